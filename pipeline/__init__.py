@@ -1,0 +1,1 @@
+"""The data path at run time and the format it reads."""

@@ -1,0 +1,49 @@
+"""Packaging of lmdali: three top-level folders imported as one namespace, `lmdali.*`.
+
+There is no `lmdali/` folder on purpose: `pipeline/`, `model/` and `tools/` are generic names, so they are mapped below
+`lmdali.` at install time and nothing is importable without an install.
+"""
+
+from setuptools import setup
+
+ROOMS = ["pipeline", "model", "tools"]
+
+CORE = [
+    "numpy>=1.26",
+    # The headless build is the same cv2 without GUI libraries; never install it beside `opencv-python`.
+    "opencv-python-headless>=4.10",
+    "lmdb>=2.3",  # older ones: double-open crashes, false MDB_CORRUPTED, CVE-2019-16224 to -16228
+    "click>=8.1",
+    "rich>=13",
+    "simplejpeg>=1.8",
+    "google-crc32c>=1.6",
+    "pyarrow>=17",
+]
+# numba compiles the one pass that crops, flips, subtracts and reorders a decoded image on the CPU.
+TRAIN = ["torch>=2.10", "numba>=0.61"]
+REPORT = ["matplotlib>=3.9"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6"]
+
+setup(
+    name="lmdali",
+    version="0.1.0",
+    description="LMDB shards and DALI loaders: from image files to batches to an AlexNet, in one ledger",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[f"lmdali.{room}" for room in ROOMS],
+    package_dir={f"lmdali.{room}": room for room in ROOMS},
+    package_data={f"lmdali.{room}": ["py.typed"] for room in ROOMS},
+    install_requires=CORE,
+    extras_require={
+        "train": TRAIN,
+        "report": REPORT,
+        "tensorboard": ["tensorboard>=2.17"],
+        # `pip install nvidia-dali` is a placeholder package; the real ones are named by CUDA major version.
+        "dali-cuda12": ["nvidia-dali-cuda120>=1.50"],
+        "dali-cuda13": ["nvidia-dali-cuda130>=2.0"],
+        "dev": DEV,
+    },
+    entry_points={"console_scripts": ["lmdali = lmdali.tools.cli:main"]},
+)
