@@ -78,7 +78,9 @@ class MissingExtraError(MachineError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: pip install 'lmdali[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed: pip install 'lmdali[{extra}]'"
+        )
 
 
 class ThresholdError(LmdaliError):

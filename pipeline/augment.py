@@ -1,0 +1,254 @@
+"""Augmentation: what may be drawn, the draws themselves, and the NumPy reference that applies them.
+
+Draws are made on the host, once, as a function of (seed, epoch, sample number); every backend only applies them. The
+paper (section 4.1) takes 224x224 patches of the 256x256 image, mirrors them, subtracts the mean image of the training
+set, and adds to every pixel of an image the same multiple of each principal component of RGB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.counter_random import sample_words
+from lmdali.pipeline.eigenbasis import Eigenbasis
+from lmdali.pipeline.errors import ConfigError
+
+Crop = Literal["random", "center", "ten"]
+Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "none"]
+Lighting = Literal["none", "eigenvalues", "roots"]
+
+_CROP_STREAM, _LIGHTING_STREAM_A, _LIGHTING_STREAM_B = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What happens to a decoded image on its way into a batch.
+
+    Attributes:
+        crop_size: side of the patch, pixels.
+        crop: "random" draws uniformly over all offsets (33 x 33 for 224 of 256); "center"; "ten" gives the four corners
+            and the centre, then the mirror images of these five, as ten adjacent views (section 4.1, test time).
+        flip: mirror with probability 1/2; only with crop "random".
+        normalize: "mean_image" subtracts the mean at each pixel, aligned with the crop (the paper); "channel_mean" one
+            number per channel; "channel_mean_std" also divides by the channel's standard deviation; "none".
+        lighting: "eigenvalues" adds sum_i p_i a_i lambda_i with pixels on the scale 0..1 (the paper's text);
+            "roots" uses the roots of lambda_i (the 2012 code); a_i ~ N(0, lighting_std) per image.
+        lighting_std: standard deviation of a_i.
+        lighting_rescale: divide the image by 1 + lighting_std after adding (the 2012 code).
+    """
+
+    crop_size: int = 224
+    crop: Crop = "random"
+    flip: bool = True
+    normalize: Normalize = "mean_image"
+    lighting: Lighting = "eigenvalues"
+    lighting_std: float = 0.1
+    lighting_rescale: bool = False
+
+    def __post_init__(self) -> None:
+        _choice("crop", self.crop, ("random", "center", "ten"))
+        _choice("normalize", self.normalize, ("mean_image", "channel_mean", "channel_mean_std", "none"))
+        _choice("lighting", self.lighting, ("none", "eigenvalues", "roots"))
+        if self.crop_size < 1:
+            raise ConfigError(f"crop_size must be at least 1 pixel, found {self.crop_size}")
+        if not 0 <= self.lighting_std < 10:
+            raise ConfigError(f"lighting_std must be in 0..10, found {self.lighting_std}")
+        if self.crop != "random" and (self.flip or self.lighting != "none"):
+            raise ConfigError(f'crop "{self.crop}" is for evaluation: set flip=False and lighting="none"')
+
+    @classmethod
+    def paper(cls) -> AugmentConfig:
+        """The text of the paper, section 4.1."""
+        return cls()
+
+    @classmethod
+    def original2012(cls) -> AugmentConfig:
+        """The released code: roots of the eigenvalues, and the division by 1.1."""
+        return cls(lighting="roots", lighting_rescale=True)
+
+    @classmethod
+    def center(cls) -> AugmentConfig:
+        """One central view, for validation."""
+        return cls(crop="center", flip=False, lighting="none")
+
+    @classmethod
+    def ten_crop(cls) -> AugmentConfig:
+        """Ten views per sample, for the paper's test-time average."""
+        return cls(crop="ten", flip=False, lighting="none")
+
+    @classmethod
+    def pixels(cls) -> AugmentConfig:
+        """Random crops and flips of the stored pixels, nothing subtracted: what a uint8 batch holds."""
+        return cls(normalize="none", lighting="none")
+
+    @property
+    def num_views(self) -> int:
+        """Views per sample."""
+        return 10 if self.crop == "ten" else 1
+
+    @property
+    def needs_basis(self) -> bool:
+        """Whether the statistics of a dataset are needed."""
+        return self.normalize != "none" or self.lighting != "none"
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentParams:
+    """The draws for the V views of B samples, views of one sample adjacent.
+
+    Attributes:
+        crop_yx: (B * V, 2) int64, top-left corner of each patch, pixels.
+        flip: (B * V,) bool.
+        alphas: (B * V, 3) float32, a_i of each sample; zeros without lighting.
+    """
+
+    crop_yx: NDArray[np.int64]
+    flip: NDArray[np.bool_]
+    alphas: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.flip)
+
+    def part(self, start: int, stop: int) -> AugmentParams:
+        """Views start..stop-1."""
+        return AugmentParams(self.crop_yx[start:stop], self.flip[start:stop], self.alphas[start:stop])
+
+
+def draw_params(
+    config: AugmentConfig, *, seed: int, epoch: int, indices: NDArray[np.int64], image_size: int
+) -> AugmentParams:
+    """All random numbers for some samples of one epoch.
+
+    Args:
+        config: what may be drawn.
+        seed: the run's seed.
+        epoch: the epoch; a sample is drawn anew each time it is used.
+        indices: (B,) int64 sample numbers, in any order.
+        image_size: side of the stored images, pixels.
+
+    Raises:
+        ConfigError: the crop is larger than the images.
+    """
+    room = image_size - config.crop_size
+    if room < 0:
+        raise ConfigError(f"crop_size {config.crop_size} is larger than the stored images ({image_size} pixels)")
+    count = len(indices)
+    if config.crop == "ten":
+        return _ten_views(room, count)
+    alphas = np.zeros((count, 3), np.float32)
+    if config.crop == "center":
+        return AugmentParams(np.full((count, 2), room // 2, np.int64), np.zeros(count, np.bool_), alphas)
+    w0, w1, w2, _ = sample_words(seed, epoch, indices, _CROP_STREAM)
+    # Multiply and shift: uniform over the offsets to one part in 2**32 / 33.
+    crop_yx = (np.stack([w0, w1], axis=1) * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
+    flip = (w2 >> np.uint64(31)).astype(np.bool_) if config.flip else np.zeros(count, np.bool_)
+    if config.lighting != "none":
+        alphas = (_normals(seed, epoch, indices) * config.lighting_std).astype(np.float32)
+    return AugmentParams(crop_yx, flip, alphas)
+
+
+def _ten_views(room: int, count: int) -> AugmentParams:
+    corners = [(0, 0), (0, room), (room // 2, room // 2), (room, 0), (room, room)]
+    crop_yx = np.tile(np.array(corners * 2, np.int64), (count, 1))
+    flip = np.tile(np.repeat([False, True], 5), count)
+    return AugmentParams(crop_yx, flip, np.zeros((10 * count, 3), np.float32))
+
+
+def _normals(seed: int, epoch: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(B, 3) standard normal numbers by Box and Muller's transform (1958)."""
+    a0, a1, a2, a3 = sample_words(seed, epoch, indices, _LIGHTING_STREAM_A)
+    b0, b1, b2, b3 = sample_words(seed, epoch, indices, _LIGHTING_STREAM_B)
+    # 64-bit uniforms in (0, 1]: the logarithm never sees zero.
+    radius = [np.sqrt(-2.0 * np.log(((hi << np.uint64(32) | lo) + 0.5) * 2.0**-64)) for hi, lo in ((a0, a1), (b0, b1))]
+    angle = [2.0 * np.pi * ((hi << np.uint64(32) | lo) * 2.0**-64) for hi, lo in ((a2, a3), (b2, b3))]
+    normals = [radius[0] * np.cos(angle[0]), radius[0] * np.sin(angle[0]), radius[1] * np.cos(angle[1])]
+    return np.stack(normals, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelTransform:
+    """The arithmetic of one dataset and config: out = (pixel - mean + shift) * scale, in gray levels.
+
+    Attributes:
+        mean: (H, W, 3) float32, the mean image or a constant; zeros for "none".
+        scale: (3,) float32 factors per channel.
+        vectors: (3, 3) float32; `alphas @ vectors.T` is the shift of each image, gray levels.
+    """
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+
+    def shifts(self, params: AugmentParams) -> NDArray[np.float32]:
+        """(B * V, 3) float32 lighting shift of each view, gray levels."""
+        return np.asarray(params.alphas.astype(np.float64) @ self.vectors.T.astype(np.float64), np.float32)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether pixels pass unchanged."""
+        return not self.mean.any() and bool((self.scale == 1).all()) and not self.vectors.any()
+
+
+def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size: int) -> PixelTransform:
+    """Resolve a config against the statistics of a dataset.
+
+    Raises:
+        ConfigError: statistics are needed and not there, or the mean image has another size.
+    """
+    mean = np.zeros((image_size, image_size, 3), np.float32)
+    scale, vectors = np.ones(3, np.float32), np.zeros((3, 3), np.float32)
+    if not config.needs_basis:
+        return PixelTransform(mean, scale, vectors)
+    if basis is None:
+        raise ConfigError("mean subtraction and lighting need statistics: run `lmdali pca` on the training set")
+    if config.normalize == "mean_image":
+        if basis.mean_image is None or basis.mean_image.shape != mean.shape:
+            found = None if basis.mean_image is None else basis.mean_image.shape
+            raise ConfigError(f'normalize="mean_image" needs a mean image of {mean.shape}, the statistics have {found}')
+        mean = basis.mean_image
+    elif config.normalize != "none":
+        mean = np.broadcast_to(basis.mean.astype(np.float32), mean.shape).copy()
+    if config.normalize == "channel_mean_std":
+        scale = (1.0 / np.maximum(basis.std, 1e-6)).astype(np.float32)
+    if config.lighting == "eigenvalues":
+        # The text's rule is not free of units: lambda is meant on the scale 0..1 (docs/format.md, statistics).
+        vectors = (basis.eigenvectors * (255.0 * basis.unit_eigenvalues)).astype(np.float32)
+    elif config.lighting == "roots":
+        vectors = (basis.eigenvectors * np.sqrt(basis.eigenvalues)).astype(np.float32)
+    if config.lighting_rescale:
+        scale = scale / np.float32(1.0 + config.lighting_std)
+    return PixelTransform(mean, scale, vectors)
+
+
+def apply_params(
+    pixels: NDArray[np.uint8], params: AugmentParams, transform: PixelTransform, crop_size: int
+) -> NDArray[np.float32]:
+    """The reference: views of decoded images, one plain NumPy step after the other.
+
+    Args:
+        pixels: (B, H, W, 3) uint8 RGB.
+        params: draws for the B * V views.
+        transform: the arithmetic.
+        crop_size: side S of a view.
+
+    Returns:
+        (B * V, S, S, 3) float32, gray levels minus the mean, times the scale.
+    """
+    views_per_image = len(params) // len(pixels)
+    shifts = transform.shifts(params)
+    out = np.empty((len(params), crop_size, crop_size, 3), np.float32)
+    for view, (y, x) in enumerate(params.crop_yx):
+        window = (slice(y, y + crop_size), slice(x, x + crop_size))
+        patch = pixels[view // views_per_image][window].astype(np.float32) - transform.mean[window]
+        patch = (patch + shifts[view]) * transform.scale
+        out[view] = patch[:, ::-1] if params.flip[view] else patch
+    return out
+
+
+def _choice(name: str, found: str, allowed: tuple[str, ...]) -> None:
+    if found not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {found!r}")

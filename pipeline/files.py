@@ -1,0 +1,123 @@
+"""Files that are whole or absent: written aside, synced, renamed; and JSON read with the errors a person can act on."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lmdali.pipeline.errors import InputError, IntegrityError, StorageError
+
+MAX_JSON_BYTES = 256_000_000
+"""A manifest names shards, not records: 14 million records need 100 kB. More than this is not a manifest."""
+
+
+def write_atomic(path: Path, payload: bytes) -> None:
+    """Publish `payload` under `path` in one step that survives a power cut.
+
+    Raises:
+        StorageError: the disk is full or refuses; nothing is left under the final name that was not there before.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with storage_errors(path):
+        try:
+            with aside.open("xb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """`write_atomic` of indented JSON with a final newline; NaN is refused."""
+    write_atomic(path, (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size.
+
+    Raises:
+        InputError: there is no such file.
+        IntegrityError: it is too large or not a JSON object.
+        StorageError: it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise IntegrityError(f"{path}: {size} bytes are more than any manifest has: this is another file")
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: not valid JSON ({error}): the file is damaged") from error
+    if not isinstance(document, dict):
+        raise IntegrityError(f"{path}: found a JSON {type(document).__name__}, expected an object")
+    return document
+
+
+def canonical_digest(document: dict[str, Any]) -> str:
+    """sha256 of a document that does not depend on key order or white space."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """fsync one file; a failure means that its data must be treated as lost."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory, which makes the names created or renamed in it durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `StorageError` that names the file and, for a full disk, what is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from error
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def disk_full(path: Path) -> StorageError:
+    """The error for a disk without room, with what is left on it."""
+    return StorageError(
+        f"{path}: the disk is full ({free_bytes(path.parent)} bytes free): make room and run again with --resume"
+    )
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes a user may still write on the filesystem of `directory` (or of its nearest existing parent)."""
+    while not directory.exists():
+        directory = directory.parent
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,203 @@
+"""`manifest.json`: what a dataset is. Written last and atomically; whoever finds one may trust every file it names."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lmdali.pipeline.errors import InputError, ManifestError
+from lmdali.pipeline.files import canonical_digest, read_json, write_json
+
+MANIFEST_FILE = "manifest.json"
+SHARDS_DIRECTORY = "shards"
+RECORDS_FILE = "records.parquet"
+REJECTS_FILE = "rejects.parquet"
+FORMAT = "lmdali"
+FORMAT_VERSION = (1, 0)
+"""(major, minor): a reader refuses a newer major and ignores what a newer minor added."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard.
+
+    Attributes:
+        name: directory below `shards/`; also the shard's number, five digits.
+        num_records: records stored in it.
+        first_position: number of its first source in the plan; a source's number is the `%08d` of its key.
+        num_sources: sources planned for it, stored or rejected.
+        rejected: positions of those that were not stored, ascending.
+        file_bytes: size of `data.mdb`.
+        payload_bytes: image bytes inside, without any overhead.
+        sha256: hash of `data.mdb`.
+    """
+
+    name: str
+    num_records: int
+    first_position: int
+    num_sources: int
+    rejected: tuple[int, ...]
+    file_bytes: int
+    payload_bytes: int
+    sha256: str
+
+    def position(self, row: int) -> int:
+        """Plan position of the shard's `row`-th stored record."""
+        position = self.first_position + row
+        for rejected in self.rejected:
+            if rejected > position:
+                break
+            position += 1
+        return position
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contract between whoever wrote a dataset and whoever reads it.
+
+    Attributes:
+        image_size: side of the square stored images, pixels.
+        encoding: "jpeg" or "raw" (binary PPM).
+        class_names: position is label.
+        class_counts: stored records of each class.
+        num_records: stored records; record numbers are 0..num_records - 1, in shard order.
+        num_rejected: sources that were not stored.
+        shards: in record order.
+        recipe: how pixels were made: sizes, filters, quality, orientation policy, decoder versions.
+        source: kind and fingerprint of what was converted.
+        tables: sha256 of the record and reject tables.
+        digest: sha256 over everything else.
+    """
+
+    image_size: int
+    encoding: str
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    num_records: int
+    num_rejected: int
+    shards: tuple[ShardInfo, ...]
+    recipe: dict[str, Any]
+    source: dict[str, Any]
+    tables: dict[str, str]
+    digest: str = ""
+
+    def save(self, directory: Path) -> Manifest:
+        """Publish the dataset: write `manifest.json` with its digest, and return the manifest that has it."""
+        document = self._document()
+        digest = canonical_digest(document)
+        write_json(directory / MANIFEST_FILE, document | {"digest": digest})
+        return Manifest(**{**self.__dict__, "digest": digest})
+
+    def _document(self) -> dict[str, Any]:
+        fields = asdict(self)
+        del fields["digest"]
+        fields["shards"] = [shard | {"rejected": list(shard["rejected"])} for shard in fields["shards"]]
+        fields["class_names"], fields["class_counts"] = list(self.class_names), list(self.class_counts)
+        return {"format": FORMAT, "format_version": list(FORMAT_VERSION), "channel_order": "RGB", **fields}
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of a dataset directory.
+
+    Raises:
+        InputError: the directory is not a (finished) dataset.
+        ManifestError: the manifest is damaged, was edited, or was written by a newer major version.
+    """
+    path = directory / MANIFEST_FILE
+    if not path.is_file():
+        raise InputError(_not_a_dataset(directory))
+    document = read_json(path)
+    if document.get("format") != FORMAT:
+        raise ManifestError(
+            f"{path}: format is {document.get('format')!r}, expected {FORMAT!r}: not one of our datasets"
+        )
+    version = document.get("format_version")
+    if not (isinstance(version, list) and len(version) == 2 and all(isinstance(part, int) for part in version)):
+        raise ManifestError(f"{path}: format_version is {version!r}, expected two integers: the file is damaged")
+    if version[0] > FORMAT_VERSION[0]:
+        raise ManifestError(
+            f"{path}: written by format {version[0]}.{version[1]}, this version reads up to {FORMAT_VERSION[0]}.x: "
+            "upgrade lmdali"
+        )
+    claimed = document.pop("digest", None)
+    found = canonical_digest(document)
+    if claimed != found:
+        raise ManifestError(
+            f"{path}: its digest is {str(claimed)[:12]}..., its content gives {found[:12]}...: the file was edited or "
+            "damaged; restore it or convert again"
+        )
+    try:
+        manifest = _parse(document, found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"{path}: field {error} is missing or of the wrong kind") from error
+    _check(manifest, path)
+    return manifest
+
+
+def _parse(document: dict[str, Any], digest: str) -> Manifest:
+    shard_fields = set(ShardInfo.__dataclass_fields__)
+    shards = tuple(
+        ShardInfo(
+            **{key: value for key, value in shard.items() if key in shard_fields}
+            | {"rejected": tuple(shard["rejected"])}
+        )
+        for shard in document["shards"]
+    )
+    known = {key: document[key] for key in Manifest.__dataclass_fields__ if key != "digest"}
+    known["shards"] = shards
+    known["class_names"], known["class_counts"] = tuple(document["class_names"]), tuple(document["class_counts"])
+    return Manifest(**known, digest=digest)
+
+
+def _check(manifest: Manifest, path: Path) -> None:
+    """Cross checks that a right digest cannot replace: whoever edits a manifest can also recompute its digest."""
+    for shard in manifest.shards:
+        if not (len(shard.name) == 5 and shard.name.isascii() and shard.name.isdigit()):
+            raise ManifestError(f"{path}: shard name {shard.name!r} is not five digits")
+        if shard.num_records < 0 or shard.num_records + len(shard.rejected) != shard.num_sources:
+            raise ManifestError(f"{path}: shard {shard.name}: records and rejects do not add up to its sources")
+    total = sum(shard.num_records for shard in manifest.shards)
+    if total != manifest.num_records or total != sum(manifest.class_counts):
+        raise ManifestError(
+            f"{path}: num_records is {manifest.num_records}, shards hold {total}, classes {sum(manifest.class_counts)}"
+        )
+    if len(manifest.class_names) != len(manifest.class_counts):
+        raise ManifestError(f"{path}: {len(manifest.class_names)} class names, {len(manifest.class_counts)} counts")
+    if manifest.encoding not in ("jpeg", "raw"):
+        raise ManifestError(f"{path}: encoding {manifest.encoding!r} is neither 'jpeg' nor 'raw'")
+
+
+def _not_a_dataset(directory: Path) -> str:
+    if not directory.is_dir():
+        return f"{directory}: no such directory: expected a dataset made by `lmdali convert`"
+    if (directory / SHARDS_DIRECTORY).is_dir():
+        return (
+            f"{directory}: has shards but no {MANIFEST_FILE}, so its conversion did not finish: "
+            "run the same `lmdali convert` again with --resume"
+        )
+    return f"{directory}: no {MANIFEST_FILE} here: expected a dataset made by `lmdali convert`"
+
+
+class RecordIndex:
+    """Record number -> (shard, row), by the running counts of a manifest."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._starts: list[int] = []
+        total = 0
+        for shard in manifest.shards:
+            self._starts.append(total)
+            total += shard.num_records
+        self.num_records = total
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Shard number and row of record `index`.
+
+        Raises:
+            IndexError: `index` is not in 0..num_records - 1.
+        """
+        if not 0 <= index < self.num_records:
+            raise IndexError(f"record {index} of {self.num_records}")
+        shard = bisect_right(self._starts, index) - 1
+        return shard, index - self._starts[shard]

@@ -1,0 +1,136 @@
+"""One LMDB shard: written aside, hashed, synced, renamed. After the rename its bytes never change.
+
+The file depends on its records alone, so a resumed conversion equals an uninterrupted one byte for byte: one
+transaction per shard (another batching of commits moves pages), keys in order, and a map size that follows from the
+number of planned sources. The map is an upper bound in address space, not on disk; no user ever sees it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lmdb
+
+from lmdali.pipeline.errors import IntegrityError, StorageError
+from lmdali.pipeline.files import disk_full, file_sha256, storage_errors, sync_directory, sync_file, write_json
+from lmdali.pipeline.manifest import ShardInfo
+from lmdali.pipeline.records import pack_record, record_key
+from lmdali.pipeline.shard_header import DATA_FILE, read_header
+
+SHARD_FILE = "shard.json"
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class ShardWriter:
+    """Collects the records of one shard and publishes them in one step.
+
+    Use as a context manager: leaving it without `publish` removes everything written.
+
+    Args:
+        directory: the dataset's `shards/`.
+        name: five digits.
+        first_position: plan position of the first source.
+        num_sources: sources planned for this shard.
+        image_size: side of the stored images; bounds the size of a record.
+    """
+
+    def __init__(self, directory: Path, name: str, *, first_position: int, num_sources: int, image_size: int) -> None:
+        self._final = directory / name
+        self._aside = directory / f".{name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+        self._name, self._first_position, self._num_sources = name, first_position, num_sources
+        self._stored: list[int] = []
+        self._payload_bytes = 0
+        # A JPEG of noise at quality 100 can be larger than its pixels, hence the factor.
+        record_limit_bytes = 2 * image_size * image_size * 3 + 65_536
+        with storage_errors(self._aside):
+            self._aside.mkdir(parents=True)
+        self._environment: lmdb.Environment | None = lmdb.open(
+            str(self._aside),
+            map_size=1 << max(26, (num_sources * record_limit_bytes).bit_length()),
+            # Never writemap: there a full disk is a SIGBUS. No sync per commit: one fsync at the end is as safe.
+            sync=False,
+            lock=False,
+            **_FORMAT_0_9,
+        )
+        self._transaction = self._environment.begin(write=True)
+
+    def put(self, position: int, path: str, data: bytes, *, label: int, height: int, width: int) -> None:
+        """Append one image file; positions must ascend."""
+        value = pack_record(data, label=label, height=height, width=width)
+        try:
+            self._transaction.put(record_key(position, path), value, append=True)
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        self._stored.append(position)
+        self._payload_bytes += len(data)
+
+    def publish(self, document: dict[str, Any]) -> ShardInfo:
+        """Commit, sync, hash and rename; `document` is kept in `shard.json` beside the shard's own figures."""
+        assert self._environment is not None
+        try:
+            self._transaction.commit()
+            self._environment.sync(True)
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        self._environment.close()
+        self._environment = None
+        data_file = self._aside / DATA_FILE
+        header = read_header(data_file)
+        if header.format_version != 1 or header.num_entries != len(self._stored):
+            raise IntegrityError(
+                f"{data_file}: holds {header.num_entries} records in LMDB format {header.format_version}, expected "
+                f"{len(self._stored)} in format 1: unset LMDB_DEFAULT_LIB_VERSION and use the lmdb wheel from PyPI"
+            )
+        stored = set(self._stored)
+        planned = range(self._first_position, self._first_position + self._num_sources)
+        with storage_errors(data_file):
+            sync_file(data_file)
+            info = ShardInfo(
+                name=self._name,
+                num_records=len(self._stored),
+                first_position=self._first_position,
+                num_sources=self._num_sources,
+                rejected=tuple(position for position in planned if position not in stored),
+                file_bytes=data_file.stat().st_size,
+                payload_bytes=self._payload_bytes,
+                sha256=file_sha256(data_file),
+            )
+            write_json(self._aside / SHARD_FILE, {"shard": shard_to_json(info), **document})
+            os.rename(self._aside, self._final)  # noqa: PTH104  # Path.rename would replace an empty directory silently
+            sync_directory(self._final.parent)
+        return info
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._environment is not None:
+            self._transaction.abort()
+            self._environment.close()
+            self._environment = None
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _translate(self, error: lmdb.Error) -> StorageError:
+        full = isinstance(error, lmdb.DiskError) or "No space left" in str(error)
+        return disk_full(self._final) if full else StorageError(f"{self._final}: LMDB: {error}")
+
+
+def shard_to_json(info: ShardInfo) -> dict[str, Any]:
+    """A `ShardInfo` as `shard.json` keeps it."""
+    return {**info.__dict__, "rejected": list(info.rejected)}
+
+
+def shard_from_json(fields: dict[str, Any]) -> ShardInfo:
+    """Inverse of `shard_to_json`."""
+    return ShardInfo(**{**fields, "rejected": tuple(fields["rejected"])})
+
+
+# py-lmdb 3 carries two engines; DALI, Caffe and every older reader need the 0.9 file format.
+_FORMAT_0_9: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
