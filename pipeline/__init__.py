@@ -1,1 +1,53 @@
-"""The data path at run time and the format it reads."""
+"""The data path at run time and the format it reads: shards, order, draws, loaders.
+
+```python
+from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
+```
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.errors import LmdaliError
+from lmdali.pipeline.manifest import Manifest, load_manifest
+
+if TYPE_CHECKING:
+    from lmdali.pipeline.batch import Batch, Loader
+    from lmdali.pipeline.dataset_loader import DatasetLoader
+    from lmdali.pipeline.eigenbasis import Eigenbasis, load_eigenbasis
+    from lmdali.pipeline.loader import LoaderConfig, create_loader
+
+__all__ = [
+    "AugmentConfig",
+    "Batch",
+    "DatasetLoader",
+    "Eigenbasis",
+    "LmdaliError",
+    "Loader",
+    "LoaderConfig",
+    "Manifest",
+    "create_loader",
+    "load_eigenbasis",
+    "load_manifest",
+]
+
+# Looked up when first used: torch takes two seconds to import, and converting or checking a dataset does without it.
+_HOMES = {
+    "Batch": "batch",
+    "DatasetLoader": "dataset_loader",
+    "Eigenbasis": "eigenbasis",
+    "Loader": "batch",
+    "LoaderConfig": "loader",
+    "create_loader": "loader",
+    "load_eigenbasis": "eigenbasis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,15 @@ class Manifest:
     tables: dict[str, str]
     digest: str = ""
 
+    def with_digest(self) -> Manifest:
+        """The same manifest with its digest worked out."""
+        return replace(self, digest=canonical_digest(self._document()))
+
     def save(self, directory: Path) -> Manifest:
         """Publish the dataset: write `manifest.json` with its digest, and return the manifest that has it."""
-        document = self._document()
-        digest = canonical_digest(document)
-        write_json(directory / MANIFEST_FILE, document | {"digest": digest})
-        return Manifest(**{**self.__dict__, "digest": digest})
+        manifest = self.with_digest()
+        write_json(directory / MANIFEST_FILE, self._document() | {"digest": manifest.digest})
+        return manifest
 
     def _document(self) -> dict[str, Any]:
         fields = asdict(self)

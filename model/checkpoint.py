@@ -1,0 +1,232 @@
+"""Checkpoints: everything a run needs to go on, in one file that is whole or absent and proves it when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import pickle
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
+from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
+
+BEST_NAME = "best.pt"
+_FORMAT = "lmdali-checkpoint"
+_VERSION = 1
+_STEP_NAME = re.compile(r"step-(\d{9,})\.pt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The state of a run between two steps. All tensors are on the CPU once loaded.
+
+    Attributes:
+        model: the network's `state_dict`.
+        optimizer: the optimiser's.
+        schedule: the schedule's.
+        progress: the trainer's position and sums, see `trainer.TrainState`.
+        train_loader: the training loader's position.
+        rng: generator states by device kind, `(n,)` uint8.
+        model_config: `AlexNetConfig.to_json()`.
+        train_config: `TrainConfig.to_json()`.
+        loader_config: how the training images were made, as the caller described it.
+        class_names: the position is the label.
+        manifest_digest: identity of the training set.
+        lmdali_version: the version that wrote it.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    progress: dict[str, Any]
+    train_loader: dict[str, Any]
+    rng: dict[str, Tensor]
+    model_config: dict[str, Any]
+    train_config: dict[str, Any]
+    loader_config: dict[str, Any]
+    class_names: tuple[str, ...]
+    manifest_digest: str
+    lmdali_version: str
+
+
+def lmdali_version() -> str:
+    """The installed version, or `unknown` when run from somewhere else."""
+    try:
+        return version("lmdali")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def content_digest(value: Any) -> str:
+    """sha256 of nested plain values and tensors: equal for equal content, on whatever device and in whatever file."""
+    digest = hashlib.sha256()
+    _feed(digest.update, value)
+    return digest.hexdigest()
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    if isinstance(value, Tensor):
+        update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, dict):
+        update(f"dict {len(value)}:".encode())
+        for key, item in value.items():
+            _feed(update, key)
+            _feed(update, item)
+    elif isinstance(value, list | tuple):
+        update(f"list {len(value)}:".encode())
+        for item in value:
+            _feed(update, item)
+    elif value is None or isinstance(value, bool | int | float | str):
+        text = repr(value).encode()
+        update(f"{type(value).__name__} {len(text)}:".encode() + text)
+    else:
+        raise TypeError(f"a checkpoint holds plain values and tensors, not {type(value).__name__}")
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write one checkpoint: aside, synced, renamed.
+
+    Raises:
+        StorageError: the disk is full or refuses; what was under `path` before is still there.
+    """
+    content = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    document = {"format": _FORMAT, "version": _VERSION, "digest": content_digest(content), "content": content}
+    # Through memory, because torch reports a full disk as a RuntimeError that does not say so.
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint; nothing in the file is executed.
+
+    Raises:
+        InputError: there is no such file, or it is not a checkpoint of lmdali.
+        IntegrityError: it is truncated, or its content is not what was written.
+        StorageError: it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    with storage_errors(path):
+        payload = path.read_bytes()
+    try:
+        document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: refused, it is damaged or holds more than tensors and plain values: {reason}") from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError ... for damaged archives
+        raise IntegrityError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}), damaged or truncated: use an earlier one"
+        ) from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise InputError(f"{path}: a torch file, but not a checkpoint of lmdali")
+    if document.get("version") != _VERSION:
+        raise InputError(
+            f"{path}: checkpoint format {document.get('version')}, this lmdali reads {_VERSION}: use the version that wrote it"
+        )
+    try:
+        whole = document["digest"] == content_digest(document["content"])
+        fields = {**document["content"], "class_names": tuple(document["content"]["class_names"])}
+        checkpoint = Checkpoint(**fields)
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{path}: a field is missing or of another kind ({error}): use an earlier one") from error
+    if not whole:
+        raise IntegrityError(f"{path}: the content differs from its digest, the file is damaged: use an earlier one")
+    return checkpoint
+
+
+def require_same_run(
+    checkpoint: Checkpoint, *, model_config: dict[str, Any], class_names: tuple[str, ...], manifest_digest: str
+) -> None:
+    """Refuse to continue another run's checkpoint.
+
+    Raises:
+        InputError: names every field that differs, with both values.
+    """
+    differences = [
+        f"{name} is {checkpoint.model_config.get(name)!r} in the checkpoint and {value!r} here"
+        for name, value in model_config.items()
+        if checkpoint.model_config.get(name) != value
+    ]
+    if checkpoint.class_names != class_names:
+        differences.append(f"class names: {_class_difference(checkpoint.class_names, class_names)}")
+    if checkpoint.manifest_digest != manifest_digest:
+        differences.append(
+            f"training set {checkpoint.manifest_digest[:12]} in the checkpoint and {manifest_digest[:12]} here"
+        )
+    if differences:
+        raise InputError(
+            f"the checkpoint is of another run: {'; '.join(differences)}. Use its settings or another run directory"
+        )
+
+
+def _class_difference(theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
+    if len(theirs) != len(ours):
+        return f"{len(theirs)} in the checkpoint and {len(ours)} here"
+    label = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+    return f"label {label} is {theirs[label]!r} in the checkpoint and {ours[label]!r} here"
+
+
+class CheckpointDirectory:
+    """`step-<nine digits>.pt` files of one run, the newest few, and `best.pt`.
+
+    Args:
+        directory: made when first written to.
+        keep: newest checkpoints that are kept, at least 1; two or more survive damage to the newest.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 3) -> None:
+        if keep < 1:
+            raise ConfigError(f"at least one checkpoint must be kept, found {keep}")
+        self.directory, self.keep = directory, keep
+
+    def paths(self) -> list[Path]:
+        """Checkpoints, oldest first, `best.pt` not among them."""
+        if not self.directory.is_dir():
+            return []
+        found = ((_STEP_NAME.fullmatch(path.name), path) for path in self.directory.iterdir())
+        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+    def save(self, checkpoint: Checkpoint, *, step: int, best: bool = False) -> Path:
+        """Write the checkpoint of `step`, point `best.pt` to it if `best`, and remove those that are too many."""
+        with storage_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"step-{step:09d}.pt"
+        save_checkpoint(path, checkpoint)
+        if best:
+            self._mark_best(path)
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest(self, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+        """The newest whole checkpoint, or None; each damaged one on the way to it is reported through `warn`."""
+        for path in reversed(self.paths()):
+            try:
+                return path, load_checkpoint(path)
+            except (IntegrityError, InputError) as error:
+                warn(f"checkpoint passed over: {error}")
+        return None
+
+    def _mark_best(self, path: Path) -> None:
+        aside = self.directory / f".{BEST_NAME}.{secrets.token_hex(4)}.tmp"
+        with storage_errors(self.directory / BEST_NAME):
+            try:
+                os.link(path, aside)
+            except OSError:  # a file system without hard links
+                write_atomic(self.directory / BEST_NAME, path.read_bytes())
+                return
+            aside.replace(self.directory / BEST_NAME)
+            sync_directory(self.directory)

@@ -1,0 +1,133 @@
+"""Evaluation: each sample exactly once, one view or ten, probabilities averaged over views."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmdali.model.metrics import average_log_probabilities, top_k_error
+from lmdali.pipeline.batch import Loader
+from lmdali.pipeline.errors import InputError, IntegrityError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """Errors over a whole dataset.
+
+    Attributes:
+        top1_error: 0..1, ties shared (see `metrics.top_k_error`).
+        top5_error: 0..1.
+        loss: mean of -log p(label), p averaged over the views; nats.
+        num_samples: samples counted.
+        num_views: views per sample, 1 or 10.
+        probabilities: `(N, C)` float32 on the CPU, row i for sample i, where asked for.
+    """
+
+    top1_error: float
+    top5_error: float
+    loss: float
+    num_samples: int
+    num_views: int
+    probabilities: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, without the probabilities."""
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if name != "probabilities"}
+
+
+def network_input(images: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
+    """A batch as the network takes it: `(B, 3, H, W)` floating point on `device`.
+
+    Args:
+        images: `(B, 3, H, W)` or `(B, H, W, 3)`, any dtype; uint8 becomes float32.
+        device: where the network is.
+        channels_last: the memory format that the network's weights have.
+    """
+    if images.shape[1] != 3 and images.shape[-1] == 3:
+        images = images.movedim(-1, 1)
+    images = images.to(device, non_blocking=True)
+    if not images.is_floating_point():
+        images = images.float()
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    device: torch.device | str = "cpu",
+    *,
+    channels_last: bool = True,
+    precision: torch.dtype = torch.float32,
+    keep_probabilities: bool = False,
+) -> EvalResult:
+    """Run `model` over one epoch of `loader` in evaluation mode; the model's mode is restored.
+
+    Args:
+        model: maps `(B, 3, S, S)` images to `(B, C)` logits.
+        loader: delivers every sample, with 1 view or 10.
+        device: where the model is.
+        channels_last: memory format of the input; the answer does not depend on it.
+        precision: float32, or bfloat16 for autocast; softmax and averages are float32 in any case.
+        keep_probabilities: return the averaged probabilities of every sample.
+
+    Raises:
+        IntegrityError: the loader delivered a sample twice or not at all, or labels that the model does not have.
+    """
+    device = torch.device(device)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    seen = torch.zeros(loader.num_samples, dtype=torch.int64)
+    kept: Tensor | None = None
+    was_training = model.training
+    model.eval()
+    try:
+        loader.set_epoch(0)
+        for batch in loader:
+            images = network_input(batch.images, device, channels_last=channels_last)
+            with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+                logits = model(images)
+            log_p = average_log_probabilities(logits, loader.num_views)
+            labels = batch.labels.to(device)
+            _require_labels(labels, log_p.shape[1])
+            loss = -log_p.gather(1, labels[:, None])[:, 0]
+            errors = (top_k_error(log_p, labels, 1), top_k_error(log_p, labels, 5))
+            sums += torch.stack([loss.double().sum(), errors[0].double().sum(), errors[1].double().sum()])
+            seen.index_add_(0, batch.indices, torch.ones_like(batch.indices))
+            if keep_probabilities:
+                kept = torch.empty(loader.num_samples, log_p.shape[1]) if kept is None else kept
+                kept[batch.indices] = log_p.exp().cpu()
+    finally:
+        model.train(was_training)
+    _require_once(seen)
+    loss_mean, top1, top5 = (sums / loader.num_samples).tolist()
+    return EvalResult(
+        top1_error=top1,
+        top5_error=top5,
+        loss=loss_mean,
+        num_samples=loader.num_samples,
+        num_views=loader.num_views,
+        probabilities=kept,
+    )
+
+
+def _require_labels(labels: Tensor, num_classes: int) -> None:
+    highest = int(labels.max())
+    if highest >= num_classes:
+        raise InputError(
+            f"the dataset has label {highest}, the model has {num_classes} classes: evaluate on a dataset of the same classes"
+        )
+
+
+def _require_once(seen: Tensor) -> None:
+    wrong = torch.nonzero(seen != 1)[:, 0]
+    if len(wrong):
+        first = int(wrong[0])
+        raise IntegrityError(
+            f"evaluation needs every sample once: {len(wrong)} of {len(seen)} were not, "
+            f"the first is sample {first}, delivered {int(seen[first])} times"
+        )

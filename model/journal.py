@@ -1,0 +1,107 @@
+"""The run's record: `metrics.jsonl`, which a resumed run continues without a gap or a repeat, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from lmdali.pipeline.errors import InputError, IntegrityError, MissingExtraError
+from lmdali.pipeline.files import storage_errors
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class _ScalarWriter(Protocol):
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Journal:
+    """Appends one JSON object per line; every line has `kind` (`step` or `epoch`), `epoch` and `step`.
+
+    Args:
+        run_dir: existing directory; the file is `metrics.jsonl` in it.
+        resume_bytes: length of the part that a checkpoint knows of. What follows was written by steps that will be
+            taken again, and is cut off. None starts a new file.
+        tensorboard: write the same numbers as TensorBoard events below `run_dir/tensorboard`.
+        resume_step: the step that TensorBoard continues after.
+
+    Raises:
+        MissingExtraError: TensorBoard was asked for and is not installed.
+        StorageError: the file cannot be written.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, resume_bytes: int | None = None, tensorboard: bool = False, resume_step: int = 0
+    ) -> None:
+        self.path = run_dir / METRICS_FILE
+        self.shortfall_bytes = 0
+        self._scalars = _open_tensorboard(run_dir, resume_step) if tensorboard else None
+        with storage_errors(self.path):
+            self._file = self.path.open("wb" if resume_bytes is None else "ab")
+            if resume_bytes is not None:
+                self.shortfall_bytes = max(0, resume_bytes - self.path.stat().st_size)
+                os.truncate(self.path, min(resume_bytes, self.path.stat().st_size))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one line; numbers also go to TensorBoard under `kind/name`.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        with storage_errors(self.path):
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        if self._scalars is not None:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._scalars.add_scalar(f"{record['kind']}/{name}", float(value), int(record["step"]))
+
+    def position_bytes(self) -> int:
+        """Length of the file, once all of it is on the disk: what a checkpoint keeps."""
+        with storage_errors(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Close both files; may be called twice."""
+        self._file.close()
+        if self._scalars is not None:
+            self._scalars.close()
+            self._scalars = None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All lines of a `metrics.jsonl`; a last line that was cut off in writing is left out.
+
+    Raises:
+        InputError: there is no such file.
+        IntegrityError: another line is not a JSON object.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: give a run directory with a {METRICS_FILE}")
+    with storage_errors(path):
+        lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is empty or incomplete
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise IntegrityError(f"{path}, line {number}: not JSON ({error}): the file was edited or is damaged") from error
+        if not isinstance(record, dict):
+            raise IntegrityError(f"{path}, line {number}: found a {type(record).__name__}, expected an object")
+        records.append(record)
+    return records
+
+
+def _open_tensorboard(run_dir: Path, resume_step: int) -> _ScalarWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", "tensorboard", "TensorBoard output") from None
+    writer: _ScalarWriter = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
+    return writer

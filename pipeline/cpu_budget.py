@@ -1,0 +1,34 @@
+"""How many threads this process may really use: affinity and container limits, not the machine's core count."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on, at least 1.
+
+    `os.cpu_count()` counts the machine's; in a container or under `taskset` that starts too many threads.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def _cgroup_cpus() -> float | None:
+    try:
+        quota, period = _CGROUP_V2.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota_us = int((_CGROUP_V1 / "cpu.cfs_quota_us").read_text())
+        period_us = int((_CGROUP_V1 / "cpu.cfs_period_us").read_text())
+        return quota_us / period_us if quota_us > 0 else None
+    except (OSError, ValueError):
+        return None

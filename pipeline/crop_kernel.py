@@ -1,0 +1,123 @@
+"""The one pass over a decoded image: crop, flip, subtract, shift, scale and reorder, compiled by numba.
+
+Separate NumPy or torch passes cost as much as the JPEG decode; one compiled loop over rows that are still in the cache
+costs a fifth of it (docs/performance.md). numba is the best-kept way to such a loop that needs no compiler on the
+user's machine; it releases the GIL, and keeps its machine code on disk between runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.errors import MissingExtraError
+
+try:
+    import numba
+except ImportError as error:  # the converter and the tools that only read need none of this
+    raise MissingExtraError("numba", "train", "the CPU loader's compiled crop") from error
+
+_Function = TypeVar("_Function", bound=Callable[..., None])
+_compiled: Callable[[_Function], _Function] = numba.njit(nogil=True, cache=True, boundscheck=False)
+
+
+# The loops below walk flat rows: there the compiler sees unit strides and vectorises, which halves the time.
+
+
+@_compiled
+def crop_pixels(pixels: NDArray[np.uint8], y0: int, x0: int, flip: bool, out: NDArray[np.uint8]) -> None:
+    """Copy a patch of (H, W, 3) uint8 `pixels` into (S, S, 3) uint8 `out`."""
+    size = out.shape[0]
+    for y in range(size):
+        row = pixels[y0 + y, x0 : x0 + size].reshape(3 * size)
+        target = out[y].reshape(3 * size)
+        if flip:
+            for x in range(size):
+                source = 3 * (size - 1 - x)
+                target[3 * x] = row[source]
+                target[3 * x + 1] = row[source + 1]
+                target[3 * x + 2] = row[source + 2]
+        else:
+            for i in range(3 * size):
+                target[i] = row[i]
+
+
+@_compiled
+def crop_pixels_planar(pixels: NDArray[np.uint8], y0: int, x0: int, flip: bool, out: NDArray[np.uint8]) -> None:
+    """Copy a patch of (H, W, 3) uint8 `pixels` into (3, S, S) uint8 `out`."""
+    size = out.shape[1]
+    for y in range(size):
+        row = pixels[y0 + y, x0 : x0 + size].reshape(3 * size)
+        for c in range(3):
+            target = out[c, y]
+            if flip:
+                for x in range(size):
+                    target[size - 1 - x] = row[3 * x + c]
+            else:
+                for x in range(size):
+                    target[x] = row[3 * x + c]
+
+
+@_compiled
+def crop_normalized(
+    pixels: NDArray[np.uint8],
+    y0: int,
+    x0: int,
+    flip: bool,
+    mean: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """`(pixel - mean + shift) * scale` of a patch into (S, S, 3) float32 `out`; `mean` is (H, W, 3)."""
+    size = out.shape[0]
+    add0, add1, add2 = shift[0], shift[1], shift[2]
+    factor0, factor1, factor2 = scale[0], scale[1], scale[2]
+    for y in range(size):
+        row = pixels[y0 + y, x0 : x0 + size].reshape(3 * size)
+        row_mean = mean[y0 + y, x0 : x0 + size].reshape(3 * size)
+        target = out[y].reshape(3 * size)
+        if flip:
+            for x in range(size):
+                k = 3 * (size - 1 - x)
+                target[3 * x] = (np.float32(row[k]) - row_mean[k] + add0) * factor0
+                target[3 * x + 1] = (np.float32(row[k + 1]) - row_mean[k + 1] + add1) * factor1
+                target[3 * x + 2] = (np.float32(row[k + 2]) - row_mean[k + 2] + add2) * factor2
+        else:
+            for x in range(size):
+                k = 3 * x
+                target[k] = (np.float32(row[k]) - row_mean[k] + add0) * factor0
+                target[k + 1] = (np.float32(row[k + 1]) - row_mean[k + 1] + add1) * factor1
+                target[k + 2] = (np.float32(row[k + 2]) - row_mean[k + 2] + add2) * factor2
+
+
+@_compiled
+def crop_normalized_planar(
+    pixels: NDArray[np.uint8],
+    y0: int,
+    x0: int,
+    flip: bool,
+    mean: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """`(pixel - mean + shift) * scale` of a patch into (3, S, S) float32 `out`; `mean` is (H, W, 3)."""
+    size = out.shape[1]
+    line = np.empty(3 * size, np.float32)
+    for y in range(size):
+        row = pixels[y0 + y, x0 : x0 + size].reshape(3 * size)
+        row_mean = mean[y0 + y, x0 : x0 + size].reshape(3 * size)
+        for i in range(3 * size):
+            line[i] = np.float32(row[i]) - row_mean[i]
+        for c in range(3):
+            target, add, factor = out[c, y], shift[c], scale[c]
+            if flip:
+                for x in range(size):
+                    target[size - 1 - x] = (line[3 * x + c] + add) * factor
+            else:
+                for x in range(size):
+                    target[x] = (line[3 * x + c] + add) * factor

@@ -1,0 +1,253 @@
+"""The DALI backend: the same order and draws, decoded and augmented by NVIDIA DALI on a GPU, or without one.
+
+DALI's own LMDB readers shuffle in a buffer of about a thousand samples and give no sample numbers, so they cannot keep
+the contract. Here our threads read the records in our order, and the graph takes ready buffers and draws through
+`external_source`. Lighting needs no operator of its own: it rides in the per-sample `mean` of `crop_mirror_normalize`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmdali.pipeline.augment import PixelTransform
+from lmdali.pipeline.backend import BatchPlan, OutputSpec
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.errors import MissingExtraError, RecordError
+from lmdali.pipeline.records import Record
+from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.timing import StageTimers
+from lmdali.pipeline.transfer import torch_dtype
+from lmdali.pipeline.verify_policy import CrcPolicy
+
+try:
+    from nvidia.dali import fn, types
+    from nvidia.dali.pipeline import Pipeline
+    from nvidia.dali.plugin.pytorch import feed_ndarray
+except ImportError as error:
+    raise MissingExtraError("nvidia-dali", "dali-cuda13", "the DALI backend") from error
+
+_SAMPLES_PER_TASK = 16
+_MAX_SCHEDULED = 2
+"""Batches inside DALI at a time; each costs the device one batch of decoded images."""
+
+
+@dataclass(eq=False)
+class _Pending:
+    plan: BatchPlan
+    encoded: list[NDArray[np.uint8]]
+    labels: NDArray[np.int64]
+    tasks: list[Future[None]]
+    scheduled: bool = False
+
+
+class DaliBackend:
+    """Batches made by a DALI pipeline.
+
+    Args:
+        reader: the dataset.
+        transform: the arithmetic of normalisation and lighting.
+        spec: form and place of the batches; device "cpu" runs DALI's CPU operators.
+        num_threads: threads that read records, and as many inside DALI.
+        crc: which records have their checksum compared.
+        timers: where stages are counted.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        transform: PixelTransform,
+        spec: OutputSpec,
+        *,
+        num_threads: int,
+        crc: CrcPolicy,
+        timers: StageTimers,
+    ) -> None:
+        self._reader, self._spec, self._crc, self._timers = reader, spec, crc, timers
+        self._room = reader.manifest.image_size - spec.crop_size
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="lmdali-dali")
+        self._waiting: deque[_Pending] = deque()
+        self._in_pipeline: deque[_Pending] = deque()
+        self._lock = threading.Lock()
+        self._pipeline = _build(reader.manifest.image_size, transform, spec, num_threads)
+        self._closed = False
+
+    def start(self, plan: BatchPlan) -> _Pending:
+        """Queue the batch's records on the reader threads."""
+        count = len(plan.indices)
+        pending = _Pending(plan, [np.empty(0, np.uint8)] * count, np.empty(count, np.int64), [])
+        for first in range(0, count, _SAMPLES_PER_TASK):
+            last = min(first + _SAMPLES_PER_TASK, count)
+            pending.tasks.append(self._pool.submit(self._read, pending, first, last))
+        self._waiting.append(pending)
+        self._schedule(block=False)
+        return pending
+
+    def finish(self, pending: _Pending) -> Batch:
+        """Outputs of the oldest batch, which must be this one."""
+        try:
+            while not pending.scheduled:
+                self._schedule(block=True)
+        except BaseException:
+            self.cancel(pending)
+            raise
+        images = self._collect()
+        labels = torch.from_numpy(pending.labels).to(self._spec.device)
+        self._schedule(block=False)
+        return Batch(images, labels, torch.from_numpy(pending.plan.indices))
+
+    def cancel(self, pending: _Pending) -> None:
+        """Drop a batch; what is already inside DALI is taken out and thrown away."""
+        for task in pending.tasks:
+            task.cancel()
+        wait_for(pending.tasks)
+        if pending in self._waiting:
+            self._waiting.remove(pending)
+        while pending in self._in_pipeline:
+            self._collect()
+
+    def close(self) -> None:
+        """Join the readers and free DALI's memory."""
+        if not self._closed:
+            self._closed = True
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            while self._in_pipeline:
+                self._collect()
+            del self._pipeline
+
+    def _read(self, pending: _Pending, first: int, last: int) -> None:
+        begin = perf_counter()
+        for sample in range(first, last):
+            index = int(pending.plan.indices[sample])
+
+            def use(record: Record, sample: int = sample) -> None:
+                # A copy of the encoded bytes: DALI reads them later, when the shard may have been closed.
+                pending.encoded[sample] = np.frombuffer(bytes(record.data), np.uint8)
+                pending.labels[sample] = record.label
+
+            self._reader.read(index, use, verify=self._crc.wanted(index))
+        self._timers.add("read", perf_counter() - begin)
+
+    def _schedule(self, *, block: bool) -> None:
+        """Move batches whose records have been read into DALI, oldest first."""
+        while self._waiting and len(self._in_pipeline) < _MAX_SCHEDULED:
+            pending = self._waiting[0]
+            if not block and not all(task.done() for task in pending.tasks):
+                return
+            for task in pending.tasks:
+                task.result()
+            block = False
+            self._feed(pending)
+            self._waiting.popleft()
+            self._in_pipeline.append(pending)
+            pending.scheduled = True
+
+    def _feed(self, pending: _Pending) -> None:
+        params, views = pending.plan.params, self._spec.num_views
+        # crop_pos is a fraction of the free room; k / room comes back as offset k exactly (tests/test_dali.py).
+        position = params.crop_yx.astype(np.float32) / np.float32(max(self._room, 1))
+        pipe = self._pipeline
+        pipe.feed_input("encoded", pending.encoded)
+        for view in range(views):
+            part = slice(view, None, views)
+            pipe.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
+            pipe.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
+            pipe.feed_input(f"flip_{view}", params.flip[part].astype(np.int32))
+            if _needs_shift(self._spec):
+                pipe.feed_input(f"shift_{view}", np.ascontiguousarray(-pending.plan.shifts[part]))
+        pipe.schedule_run()
+
+    def _collect(self) -> torch.Tensor:
+        """Take the oldest batch out of DALI into a tensor of our own."""
+        pending = self._in_pipeline.popleft()
+        start = perf_counter()
+        try:
+            outputs = self._pipeline.share_outputs()
+        except RuntimeError as error:
+            numbers = ", ".join(str(index) for index in pending.plan.indices[:8])
+            raise RecordError(
+                f"{self._reader.directory}: DALI could not decode a batch with records {numbers}, ...: {error}; "
+                "run `lmdali verify`"
+            ) from error
+        views = [_to_torch(output, self._spec) for output in outputs]
+        self._pipeline.release_outputs()
+        self._timers.add("copy", perf_counter() - start)
+        images = views[0] if len(views) == 1 else torch.stack(views, dim=1).flatten(0, 1)
+        return images.to(torch_dtype(self._spec.dtype))
+
+
+def _needs_shift(spec: OutputSpec) -> bool:
+    return spec.dtype != "uint8"
+
+
+def _to_torch(output: Any, spec: OutputSpec) -> torch.Tensor:
+    dense = output.as_tensor()
+    dtype = torch.uint8 if spec.dtype == "uint8" else torch.float32
+    tensor = torch.empty(tuple(dense.shape()), dtype=dtype, device=spec.device)
+    if spec.device.type == "cuda":
+        feed_ndarray(dense, tensor, cuda_stream=torch.cuda.current_stream(spec.device))
+    else:
+        feed_ndarray(dense, tensor)
+    return tensor
+
+
+def _build(image_size: int, transform: PixelTransform, spec: OutputSpec, num_threads: int) -> Pipeline:
+    """The graph: decode once, then one `crop_mirror_normalize` per view."""
+    on_gpu = spec.device.type == "cuda"
+    pipeline = Pipeline(
+        batch_size=spec.batch_size,
+        num_threads=num_threads,
+        device_id=(spec.device.index or 0) if on_gpu else None,
+        # Batches are pushed in by `feed_input`, as many as we like: DALI must not run ahead of what it was fed.
+        exec_pipelined=False,
+        exec_async=True,
+        prefetch_queue_depth=_MAX_SCHEDULED,
+    )
+    with pipeline:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=False)
+        pixels = fn.decoders.image(
+            encoded,
+            device="mixed" if on_gpu else "cpu",
+            output_type=types.RGB,
+            adjust_orientation=False,
+            # The accurate IDCT and upsampling, as libjpeg-turbo's defaults are: the same pixels as the CPU backend.
+            use_fast_idct=False,
+            jpeg_fancy_upsampling=True,
+        )
+        normalized = spec.dtype != "uint8"
+        if normalized:
+            pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
+        views = [_view(pixels, view, normalized, transform, spec) for view in range(spec.num_views)]
+        pipeline.set_outputs(*views)
+    pipeline.build()
+    return pipeline
+
+
+def _view(pixels: Any, view: int, normalized: bool, transform: PixelTransform, spec: OutputSpec) -> Any:
+    scalars = {
+        name: fn.external_source(name=f"{name}_{view}", dtype=types.FLOAT, ndim=0) for name in ("crop_y", "crop_x")
+    }
+    flip = fn.external_source(name=f"flip_{view}", dtype=types.INT32, ndim=0)
+    arithmetic: dict[str, Any] = {}
+    if normalized:
+        shift = fn.external_source(name=f"shift_{view}", dtype=types.FLOAT, ndim=1)
+        arithmetic = {"mean": shift, "std": [1.0 / float(factor) for factor in transform.scale]}
+    return fn.crop_mirror_normalize(
+        pixels,
+        crop=(spec.crop_size, spec.crop_size),
+        crop_pos_y=scalars["crop_y"],
+        crop_pos_x=scalars["crop_x"],
+        mirror=flip,
+        dtype=types.FLOAT if normalized else types.UINT8,
+        output_layout="CHW" if spec.layout == "NCHW" else "HWC",
+        **arithmetic,
+    )

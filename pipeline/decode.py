@@ -1,0 +1,294 @@
+"""The one decode policy: bytes of any source file become 8-bit RGB or a named rejection; and the codec of our records.
+
+What a source becomes, whatever its name says:
+
+* JPEG: libjpeg-turbo through simplejpeg, which decodes bit for bit as `cv2.imdecode` does and, unlike it, reports
+  damage instead of printing it. Baseline, progressive and (where the build can) arithmetic; gray, YCbCr, RGB, CMYK
+  and YCCK. CMYK is taken as inverted, as Adobe writes it and every common reader assumes. A file cut off is
+  `truncated`, never filled with gray. One that is whole but damaged inside gives what libjpeg makes of it, as it does
+  in every other training pipeline, and the oddity `damaged`.
+* PNG, WebP, BMP, GIF, TIFF, binary PNM: OpenCV. The first frame or page.
+* Gray, palette and 1-bit become RGB; deeper samples become round(255 * value / maximum).
+* Alpha is dropped, not blended: the colour that lies under it is what is stored.
+* ICC profiles and gamma are ignored. Exif orientation is ignored unless the policy applies it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from lmdali.pipeline.errors import ConfigError, RecordError
+from lmdali.pipeline.image_header import ImageHeader, read_header
+from lmdali.pipeline.rejection import Rejection as Rejection
+from lmdali.pipeline.rejection import SourceRejected as SourceRejected
+
+Pixels = npt.NDArray[np.uint8]
+"""`(H, W, 3)` uint8, RGB, 0..255."""
+
+MAX_PIXELS = 178_956_970
+"""Where Pillow, too, refuses: twice its warning level. One such image is 537 MB of RGB."""
+
+_CV2_MAX_PIXELS = 1 << 30
+_CV2_MAX_SIDE = 1 << 20
+_CV2_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_EXTENSIONS = {
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "png": (".png", ".apng"),
+    "webp": (".webp",),
+    "bmp": (".bmp", ".dib"),
+    "gif": (".gif",),
+    "tiff": (".tif", ".tiff"),
+    "pnm": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+# A whole GIF of one black pixel: what no picture can fail on but a build without GIF.
+_ONE_PIXEL_GIF = bytes.fromhex("47494638396101000100800000000000ffffff2c00000000010001000002024401003b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodePolicy:
+    """What may be chosen about decoding sources; recorded in the manifest.
+
+    Attributes:
+        orientation: "ignore" the Exif orientation tag, as the 2012 data did, or "apply" it.
+        max_pixels: larger sources are rejected by their header, before anything is allocated.
+    """
+
+    orientation: Literal["ignore", "apply"] = "ignore"
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.orientation not in ("ignore", "apply"):
+            raise ConfigError(f"orientation is {self.orientation!r}: choose 'ignore' or 'apply'")
+        if not 1 <= self.max_pixels <= _CV2_MAX_PIXELS:
+            raise ConfigError(f"max_pixels is {self.max_pixels}: choose 1 to {_CV2_MAX_PIXELS}")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSource:
+    """A decoded source.
+
+    Attributes:
+        pixels: `(H, W, 3)` uint8 RGB, C-contiguous; turned where the policy applies orientation.
+        width: of the source as stored, pixels.
+        height: of the source as stored, pixels.
+        format: by magic bytes: jpeg, png, webp, bmp, gif, tiff or pnm.
+        oddities: names of what was unusual: gray, cmyk, palette, alpha, sixteen_bit, animated, orientation_tag,
+            arithmetic, damaged, not_jpeg, misnamed.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    format: str
+    oddities: tuple[str, ...]
+
+
+def decode_source(data: bytes, policy: DecodePolicy | None = None, *, name: str | None = None) -> DecodedSource:
+    """Decode one source file.
+
+    Args:
+        data: the whole file.
+        policy: default: `DecodePolicy()`.
+        name: the file's name, used for nothing but the oddity `misnamed`.
+
+    Raises:
+        SourceRejected: with a named reason, for anything that does not become right RGB.
+    """
+    policy = policy or DecodePolicy()
+    header = read_header(data)
+    if header.width * header.height > policy.max_pixels:
+        raise SourceRejected(
+            Rejection.TOO_MANY_PIXELS,
+            f"{header.width} x {header.height} pixels are more than the limit of {policy.max_pixels}",
+        )
+    damaged = False
+    if header.format == "jpeg":
+        pixels, damaged = _decode_jpeg(data, header)
+    else:
+        pixels = _decode_with_cv2(data, header)
+    if pixels.shape != (header.height, header.width, 3):
+        raise SourceRejected(
+            Rejection.CORRUPT, f"header says {header.width} x {header.height}, decoder gave {pixels.shape[:2][::-1]}"
+        )
+    if policy.orientation == "apply":
+        pixels = _turn(pixels, header.orientation)
+    oddities = list(header.oddities)
+    if damaged:
+        oddities.append("damaged")
+    if header.format != "jpeg":
+        oddities.append("not_jpeg")
+    if name is not None and PurePosixPath(name).suffix.rstrip().lower() not in _EXTENSIONS[header.format]:
+        oddities.append("misnamed")
+    return DecodedSource(pixels, header.width, header.height, header.format, tuple(oddities))
+
+
+@contextmanager
+def native_messages_silenced() -> Iterator[None]:
+    """Keep what C libraries print about bad files off the terminal; every such file gets its own named rejection.
+
+    libpng and libtiff write to file descriptor 2 past all of Python and OpenCV, so the descriptor itself is pointed
+    at the null device for the while. Only for processes that decode in one thread: another thread's messages would be
+    lost, too.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        os.close(sink)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _decode_jpeg(data: bytes, header: ImageHeader) -> tuple[Pixels, bool]:
+    """Pixels, and whether libjpeg complained on the way to them."""
+    try:
+        if header.channels == 4:
+            return _from_inverted_cmyk(simplejpeg.decode_jpeg(data, "CMYK", fastdct=False, fastupsample=False)), False
+        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False), False
+    except ValueError as error:
+        complaint = str(error)
+    # Either damage or a layout TurboJPEG's interface does not name (odd sampling factors). OpenCV is the judge of both:
+    # it reads on past damage but gives nothing when bytes are missing at the end.
+    pixels = _imdecode(data, _CV2_FLAGS)
+    odd_sampling = "subsampling" in complaint
+    if pixels is None:
+        is_cut = data.rfind(b"\xff\xd9") < header.body_offset or "Premature end of JPEG file" in complaint
+        raise SourceRejected(
+            Rejection.TRUNCATED if is_cut else Rejection.CORRUPT,
+            "the sampling factors or tables make no JPEG" if odd_sampling else complaint,
+        )
+    # libjpeg leaves blocks that never arrived at zero coefficients, which is mid gray in every channel.
+    if not odd_sampling and (pixels[-8:, -8:] == 128).all():
+        raise SourceRejected(Rejection.TRUNCATED, f"the last rows of the picture are missing ({complaint})")
+    return _rgb(pixels), not odd_sampling
+
+
+def _from_inverted_cmyk(cmyk: Pixels) -> Pixels:
+    """`(H, W, 4)` with 255 meaning no ink -> `(H, W, 3)` RGB: each colour times black, rounded."""
+    black = cmyk[..., 3].astype(np.uint16)
+    pixels = np.empty((*cmyk.shape[:2], 3), np.uint8)
+    for channel in range(3):
+        pixels[..., channel] = (cmyk[..., channel] * black + 127) // 255
+    return pixels
+
+
+def _decode_with_cv2(data: bytes, header: ImageHeader) -> Pixels:
+    if max(header.width, header.height) > _CV2_MAX_SIDE:
+        raise SourceRejected(Rejection.TOO_MANY_PIXELS, f"a side of more than {_CV2_MAX_SIDE} pixels")
+    if header.patches:
+        patched = bytearray(data)
+        for offset, replacement in header.patches:
+            patched[offset : offset + len(replacement)] = replacement
+        data = bytes(patched)
+    is_deep = header.maximum > 255
+    decoded = _imdecode(data, _CV2_FLAGS | cv2.IMREAD_ANYDEPTH if is_deep else _CV2_FLAGS)
+    if decoded is None:
+        if header.format == "gif" and _imdecode(_ONE_PIXEL_GIF, _CV2_FLAGS) is None:
+            raise SourceRejected(Rejection.UNSUPPORTED, f"OpenCV {cv2.__version__} reads no GIF: install 4.11 or later")
+        raise SourceRejected(Rejection.CORRUPT, f"the decoder refused this {header.format.upper()}")
+    if header.maximum != 255:
+        maximum = header.maximum if decoded.dtype == np.uint16 or not is_deep else 255
+        decoded = ((decoded.astype(np.uint32) * 510 + maximum) // (2 * maximum)).astype(np.uint8)
+    return _rgb(decoded)
+
+
+def _rgb(bgr: npt.NDArray[Any]) -> Pixels:
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _imdecode(data: bytes, flags: int) -> npt.NDArray[Any] | None:
+    """`cv2.imdecode` that gives None in both cases: where OpenCV does, and where it raises."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an Exif orientation (TIFF 6.0, tag 274)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def ppm_header(size: int = 256) -> bytes:
+    """The header of every raw record: the pixels start right after it, at the same offset in all records."""
+    return b"P6\n%d %d\n255\n" % (size, size)
+
+
+def encode_ppm(pixels: Pixels) -> bytes:
+    """A square `(S, S, 3)` uint8 RGB image as binary PPM (P6)."""
+    return ppm_header(_square_side(pixels)) + pixels.tobytes()
+
+
+def encode_jpeg(pixels: Pixels, quality: int = 95) -> bytes:
+    """A square `(S, S, 3)` uint8 RGB image as baseline JPEG, YCbCr 4:2:0, accurate integer DCT."""
+    _square_side(pixels)
+    if not 1 <= quality <= 100:
+        raise ConfigError(f"JPEG quality is {quality}: choose 1 to 100")
+    encoded: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=False
+    )
+    return encoded
+
+
+def decode_stored(data: bytes | memoryview, size: int = 256, out: Pixels | None = None) -> Pixels:
+    """Decode one of our own records, JPEG or PPM; equal to `cv2.imdecode` bit for bit.
+
+    Args:
+        data: the image file inside a record.
+        size: side of the stored images, pixels.
+        out: `(size, size, 3)` uint8, C-contiguous, to decode into; it is also what is returned.
+
+    Returns:
+        `(size, size, 3)` uint8 RGB. Without `out`, a raw record is a read-only view of `data`: no copy is made.
+
+    Raises:
+        RecordError: damaged, of another size, or no record of ours.
+    """
+    if bytes(data[:2]) == b"P6":
+        return _decode_ppm(data, size, out)
+    if out is not None and (out.shape != (size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous):
+        raise ValueError(f"out must be ({size}, {size}, 3) uint8, C-contiguous; it is {out.shape} {out.dtype}")
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out)
+    except ValueError as error:
+        raise RecordError(f"a stored image does not decode ({error}): run `lmdali verify` on the dataset") from None
+    if pixels.shape != (size, size, 3):
+        raise RecordError(f"a stored image is {pixels.shape[1]} x {pixels.shape[0]}, the dataset is {size} x {size}")
+    return pixels if out is None else out
+
+
+def _decode_ppm(data: bytes | memoryview, size: int, out: Pixels | None) -> Pixels:
+    header = ppm_header(size)
+    if bytes(data[: len(header)]) != header or len(data) != len(header) + 3 * size * size:
+        raise RecordError(f"a stored raw image is not the {size} x {size} pixels the dataset has: run `lmdali verify`")
+    pixels = np.frombuffer(data, np.uint8, offset=len(header)).reshape(size, size, 3)
+    if out is None:
+        return pixels
+    out[:] = pixels
+    return out
+
+
+def _square_side(pixels: Pixels) -> int:
+    if pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"expected square (S, S, 3) uint8 pixels, found {pixels.shape} {pixels.dtype}")
+    return int(pixels.shape[0])

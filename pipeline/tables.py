@@ -1,0 +1,136 @@
+"""`records.parquet` and `rejects.parquet`: one row per source file, stored or not.
+
+Parquet because pandas, DuckDB and Polars read it; its rows are for people and for repair, the loader never needs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmdali.pipeline.errors import IntegrityError
+from lmdali.pipeline.files import storage_errors, sync_directory, sync_file
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """A stored source.
+
+    Attributes:
+        position: number in the plan, and in the key.
+        shard: shard name.
+        row: row within the shard.
+        key: LMDB key.
+        label: class number.
+        source: path below the source's root; bytes that are not UTF-8 are written as backslash escapes.
+        source_bytes: size of the source file.
+        source_sha256: hash of the source file.
+        source_width: pixels, as stored in the file.
+        source_height: pixels, as stored in the file.
+        oddities: comma-separated names, such as "gray" or "cmyk".
+        stored_bytes: size of the stored image file.
+        crc32c: checksum of the stored image file.
+    """
+
+    position: int
+    shard: str
+    row: int
+    key: str
+    label: int
+    source: str
+    source_bytes: int
+    source_sha256: str
+    source_width: int
+    source_height: int
+    oddities: str
+    stored_bytes: int
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True)
+class RejectRow:
+    """A source that was not stored.
+
+    Attributes:
+        position: number in the plan.
+        label: class number.
+        source: as in `RecordRow`.
+        reason: one of a small set of names.
+        detail: what exactly was found.
+        source_bytes: size, -1 where the file could not be read.
+        source_sha256: hash, empty where the file could not be read.
+    """
+
+    position: int
+    label: int
+    source: str
+    reason: str
+    detail: str
+    source_bytes: int
+    source_sha256: str
+
+
+Row = RecordRow | RejectRow
+
+_TYPES = {"int": pa.int64(), "str": pa.string()}
+
+
+def write_rows(path: Path, kind: type[Row], rows: list[Row]) -> None:
+    """Write rows to a new file and make it durable."""
+    table = pa.table(
+        {f.name: pa.array([getattr(row, f.name) for row in rows], _TYPES[str(f.type)]) for f in fields(kind)}
+    )
+    with storage_errors(path):
+        pq.write_table(table, path, compression="zstd")
+        sync_file(path)
+
+
+def concatenate(parts: list[Path], target: Path, kind: type[Row], *, index: bool) -> None:
+    """Join the tables of all shards, in order, into one.
+
+    Args:
+        parts: files made by `write_rows`.
+        target: file to write; appears whole or not at all.
+        kind: row type, for the schema of no rows.
+        index: put a running number in front, the record number.
+    """
+    schema = pa.schema([(f.name, _TYPES[str(f.type)]) for f in fields(kind)])
+    if index:
+        schema = schema.insert(0, pa.field("index", pa.int64()))
+    aside = target.with_name(f".{target.name}.tmp")
+    count = 0
+    with storage_errors(target):
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            for part in parts:
+                table = pq.read_table(part)
+                if index:
+                    numbers = pa.array(range(count, count + len(table)), pa.int64())
+                    table = table.add_column(0, "index", numbers)
+                count += len(table)
+                writer.write_table(table)
+        sync_file(aside)
+        aside.replace(target)
+        sync_directory(target.parent)
+
+
+def read_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """Rows as dictionaries.
+
+    Raises:
+        IntegrityError: the file is missing or not Parquet.
+    """
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
+    return rows
+
+
+def printable(path: str) -> str:
+    """A path as UTF-8 text: undecodable bytes as backslash escapes, control characters as well."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,44 @@
+"""Stage timers: where a loader's seconds go, summed over threads, at well under 1 % of the time they measure."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+STAGES = ("plan", "read", "decode", "augment", "copy", "wait")
+"""plan: order and draws; read: LMDB and CRC; decode: file bytes to pixels; augment: crop to normalise; copy: to the
+device; wait: what the consumer spends in `next()`."""
+
+
+class StageTimers:
+    """Seconds per stage. Each thread adds to numbers of its own, so no lock is taken where time is measured."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._all: list[dict[str, float]] = []
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count `seconds` of this thread for `stage`."""
+        totals: dict[str, float] | None = getattr(self._local, "totals", None)
+        if totals is None:
+            totals = self._local.totals = dict.fromkeys(STAGES, 0.0)
+            with self._lock:
+                self._all.append(totals)
+        totals[stage] += seconds
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, perf_counter() - start)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every stage so far, over all threads."""
+        with self._lock:
+            return {stage: sum(totals[stage] for totals in self._all) for stage in STAGES}

@@ -1,0 +1,53 @@
+"""The program `lmdali`: one verb per file, imported when it is used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+from lmdali.tools.exit_codes import run_command
+
+VERBS = {
+    "demo": "demo",
+    "convert": "convert",
+    "pca": "pca",
+    "info": "describe",
+    "verify": "verify",
+    "preview": "preview",
+    "train": "train",
+    "eval": "evaluate",
+    "profile": "profiler",
+}
+"""Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
+
+
+class _Verbs(click.Group):
+    """Looks a verb up when it is asked for: `lmdali convert` must not wait for torch to be imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = import_module(f"lmdali.tools.{VERBS[cmd_name]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("lmdali"), prog_name="lmdali")
+def cli() -> None:
+    """LMDB shards and DALI loaders: from image files to training batches, in one ledger.
+
+    Exit codes: 0 good, 2 usage, 3 input refused, 4 disk, 5 integrity, 6 locked, 8 environment, 9 threshold not met,
+    130 and 143 on signals.
+    """
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command(lambda: cli(standalone_mode=False)))

@@ -1,0 +1,64 @@
+"""From an exception to a line on stderr and an exit code: the one border between errors and the shell."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from lmdali.pipeline.errors import LmdaliError, StorageError
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived."""
+
+
+def run_command(main: Callable[[], object]) -> int:
+    """Run a click program; returns the exit code that documents its outcome (see `lmdali.pipeline.errors`)."""
+    try:
+        main()
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except LmdaliError as error:
+        print(f"lmdali: {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has left; the work is done.
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        print(f"lmdali: {StorageError.__name__}: {_one_line(str(error))}", file=sys.stderr)
+        return StorageError.exit_code
+    return 0
+
+
+@contextmanager
+def termination_as_exception() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that half-written files are removed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -1,0 +1,37 @@
+"""Results on stdout: a table for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on one line."""
+    print(json.dumps(document, allow_nan=False))
+
+
+def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
+    """A two-column table of names and values."""
+    print_table(title, ("", ""), [(name, str(value)) for name, value in pairs], header=False)
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], *, header: bool = True) -> None:
+    """A table that fits its content; columns after the first are right-aligned."""
+    table = Table(title=title, title_justify="left", show_header=header, title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 or not header else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # Without a terminal rich would fold at 80 columns; results in a file or a pipe keep their lines.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, soft_wrap=False).print(table)
+
+
+def megabytes(size_bytes: float) -> str:
+    """Bytes as MB of 10**6 bytes."""
+    return f"{size_bytes / 1e6:,.1f} MB"

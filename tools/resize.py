@@ -1,0 +1,99 @@
+"""The geometry of conversion: any picture becomes a square of one size, by the recipe the 2012 data were made with.
+
+The shorter side becomes `size`, the other keeps its proportion, and the central square is cut out: the paper's
+section 2, with OpenCV's area filter down and cubic filter up as the author's own batch maker used them (alexnet.md
+D1). The area filter gives the same bytes whatever the threads and instruction set; the cubic one whatever the threads,
+but a build of OpenCV without vector code differs by one gray level here and there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from lmdali.pipeline.decode import Pixels
+from lmdali.pipeline.errors import ConfigError
+
+_FILTERS = {"area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeRecipe:
+    """How pixels are made, for the manifest.
+
+    Attributes:
+        size: side of the stored square, pixels.
+        down: filter where the picture shrinks.
+        up: filter where it grows.
+        crop: which part is kept.
+        max_resized_side: a picture that must grow so far that its longer side would pass this many pixels loses its
+            ends first, because the whole would need memory out of all proportion: 1 x 65500 pixels would grow to
+            12.9 GB. What is kept reaches far beyond the central square on both sides, so the square shows the same
+            pixels, moved by half of one of its pixels at most. At the default this begins at 256 : 1.
+    """
+
+    size: int = 256
+    down: Literal["area"] = "area"
+    up: Literal["cubic"] = "cubic"
+    crop: Literal["center"] = "center"
+    max_resized_side: int = 65536
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise ConfigError(f"size is {self.size}: choose 1 to 4096 pixels")
+        if self.down not in _FILTERS or self.up not in _FILTERS:
+            raise ConfigError(f"filters are {self.down!r} and {self.up!r}: choose among {', '.join(_FILTERS)}")
+        if self.crop != "center":
+            raise ConfigError(f"crop is {self.crop!r}: only 'center' is known")
+        if self.max_resized_side < 4 * self.size:
+            raise ConfigError(
+                f"max_resized_side is {self.max_resized_side}: choose at least 4 * size = {4 * self.size}"
+            )
+
+
+def resize_and_crop(pixels: Pixels, recipe: ResizeRecipe | None = None) -> Pixels:
+    """Resize by the shorter side and cut out the central square.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+        recipe: default: `ResizeRecipe()`.
+
+    Returns:
+        `(size, size, 3)` uint8, C-contiguous, never a view of `pixels`.
+    """
+    recipe = recipe or ResizeRecipe()
+    size = recipe.size
+    shorter = min(pixels.shape[:2])
+    if shorter < size:
+        pixels = _central_strip(pixels, recipe.max_resized_side * shorter // size)
+    height, width = pixels.shape[:2]
+    new_height, new_width = scaled_sides(height, width, size)
+    if (new_height, new_width) != (height, width):
+        interpolation = _FILTERS[recipe.down if shorter > size else recipe.up]
+        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=interpolation).astype(np.uint8, copy=False)
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    return np.array(pixels[top : top + size, left : left + size], order="C")
+
+
+def scaled_sides(height: int, width: int, size: int) -> tuple[int, int]:
+    """Sides after resizing: floor(scale * side + 0.5) with scale = size / shorter side, in exact integer arithmetic.
+
+    The shorter side comes out as `size` and the other as at least that.
+    """
+    shorter = min(height, width)
+    return (2 * size * height + shorter) // (2 * shorter), (2 * size * width + shorter) // (2 * shorter)
+
+
+def _central_strip(pixels: Pixels, longest: int) -> Pixels:
+    """A view of `pixels` whose sides are at most `longest` (or one more), with as much cut off at either end."""
+    height, width = pixels.shape[:2]
+    if width > longest:
+        keep = longest + (width - longest) % 2
+        return pixels[:, (width - keep) // 2 : (width + keep) // 2]
+    if height > longest:
+        keep = longest + (height - longest) % 2
+        return pixels[(height - keep) // 2 : (height + keep) // 2]
+    return pixels

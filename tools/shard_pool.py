@@ -1,0 +1,106 @@
+"""The worker processes of a conversion: whole shards out, counters back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import cv2
+
+from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.errors import LmdaliError
+from lmdali.tools.conversion import ShardJob, make_shard
+
+
+class Stopped(BaseException):
+    """Raised inside a worker whose run was told to stop; its shard is dropped."""
+
+
+class ShardPool:
+    """Worker processes that each take whole shards.
+
+    Args:
+        workers: processes; None means every CPU this process may use.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or usable_cpus()
+
+    def run(self, jobs: Iterator[ShardJob], progress: Callable[[int], None]) -> None:
+        """Do all jobs; `progress` receives the number of sources done, several times a second.
+
+        Raises:
+            LmdaliError: the first error of any worker, or a worker that died.
+        """
+        context = multiprocessing.get_context("spawn")  # fork would copy threads and open shards
+        done, stop = context.Value("q", 0), context.Event()
+        pool = ProcessPoolExecutor(self.workers, context, initializer=_begin_worker, initargs=(done, stop))
+        try:
+            self._drain(pool, jobs, lambda: progress(done.value))
+        except BrokenProcessPool as error:
+            raise LmdaliError(
+                "a worker process died (killed by the system for memory, or crashed in a decoder): "
+                "run again with --resume, with fewer workers if memory was short"
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+        progress(done.value)
+
+    def _drain(self, pool: ProcessPoolExecutor, jobs: Iterator[ShardJob], progress: Callable[[], None]) -> None:
+        running: set[Future[None]] = set()
+        more = True
+        while more or running:
+            # A few jobs ahead of the workers: their entries are made when needed, not all at once.
+            while more and len(running) < self.workers + 2:
+                job = next(jobs, None)
+                more = job is not None
+                if job is not None:
+                    running.add(pool.submit(_work, job))
+            finished, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            progress()
+
+
+_done: Any = None
+_stop: Any = None
+
+
+def _begin_worker(done: Any, stop: Any) -> None:
+    global _done, _stop
+    _done, _stop = done, stop
+    cv2.setNumThreads(1)
+    # The parent decides what a signal means; a terminal sends it to the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed outright cannot stop its workers: they notice by themselves."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _work(job: ShardJob) -> None:
+    try:
+        make_shard(job, _tick)
+    except Stopped:
+        return
+
+
+def _tick() -> None:
+    with _done.get_lock():
+        _done.value += 1
+    if _stop.is_set():
+        raise Stopped
