@@ -16,7 +16,7 @@ CORE = [
     "click>=8.1",
     "rich>=13",
     "simplejpeg>=1.8",
-    "google-crc32c>=1.6",
+    "crc32c>=2.7",
     "pyarrow>=17",
 ]
 # numba compiles the one pass that crops, flips, subtracts and reorders a decoded image on the CPU.

@@ -155,8 +155,8 @@ class AlexNet(nn.Module):
         x = self.features(images)
         # Channel-major, so that the first half of fc6's columns belongs to the first tower.
         x = self.dropout(self.relu(self.fc6(torch.flatten(x, 1))))
-        x = self.dropout(self.relu(self.fc7(x)))
-        return x
+        units: Tensor = self.dropout(self.relu(self.fc7(x)))
+        return units
 
     def features(self, images: Tensor) -> Tensor:
         """Maps `(B, 256 * width, 6, 6)` behind the fifth layer's pooling."""
@@ -164,8 +164,8 @@ class AlexNet(nn.Module):
         x = self.pool(self.norm(self.relu(self.conv2(x))))  # 27 -> 13
         x = self.relu(self.conv3(x))
         x = self.relu(self.conv4(x))
-        x = self.pool(self.relu(self.conv5(x)))  # 13 -> 6
-        return x
+        maps: Tensor = self.pool(self.relu(self.conv5(x)))  # 13 -> 6
+        return maps
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:

@@ -78,7 +78,7 @@ def content_digest(value: Any) -> str:
 def _feed(update: Callable[[bytes], None], value: Any) -> None:
     if isinstance(value, Tensor):
         update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
-        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, dict):
         update(f"dict {len(value)}:".encode())
         for key, item in value.items():
@@ -125,7 +125,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: refused, it is damaged or holds more than tensors and plain values: {reason}") from error
+        raise InputError(f"{path}: refused, damaged or more than tensors and plain values: {reason}") from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError ... for damaged archives
         raise IntegrityError(
             f"{path}: not a readable checkpoint ({type(error).__name__}), damaged or truncated: use an earlier one"
@@ -134,7 +134,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: a torch file, but not a checkpoint of lmdali")
     if document.get("version") != _VERSION:
         raise InputError(
-            f"{path}: checkpoint format {document.get('version')}, this lmdali reads {_VERSION}: use the version that wrote it"
+            f"{path}: checkpoint format {document.get('version')}, this lmdali reads {_VERSION}: "
+            "use the version that wrote it"
         )
     try:
         whole = document["digest"] == content_digest(document["content"])

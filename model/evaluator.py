@@ -119,7 +119,7 @@ def _require_labels(labels: Tensor, num_classes: int) -> None:
     highest = int(labels.max())
     if highest >= num_classes:
         raise InputError(
-            f"the dataset has label {highest}, the model has {num_classes} classes: evaluate on a dataset of the same classes"
+            f"the dataset has label {highest}, the model has {num_classes} classes: use a dataset of the same classes"
         )
 
 

@@ -91,7 +91,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise IntegrityError(f"{path}, line {number}: not JSON ({error}): the file was edited or is damaged") from error
+            raise IntegrityError(f"{path}, line {number}: not JSON ({error}): edited or damaged") from error
         if not isinstance(record, dict):
             raise IntegrityError(f"{path}, line {number}: found a {type(record).__name__}, expected an object")
         records.append(record)

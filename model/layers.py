@@ -13,8 +13,8 @@ from lmdali.pipeline.errors import ConfigError
 class ResponseNorm(nn.Module):
     """Local response normalisation across channels that never crosses from one tower to the other.
 
-    `y_i = x_i / (k + alpha / size * sum_j x_j**2) ** beta`, the sum running over the `size` channels nearest to i within
-    i's own tower (paper section 3.3; the towers are separate devices there, so the sum stops at the seam).
+    `y_i = x_i / (k + alpha / size * sum_j x_j**2) ** beta`, the sum running over the `size` channels nearest to i
+    within i's own tower (paper section 3.3; the towers are separate devices there, so the sum stops at the seam).
 
     `alpha` is divided by `size`, as torch, Caffe and the original code all do. The paper's formula has no division: its
     printed 1e-4 with size 5 is `alpha=5e-4` here, while the original code's 1e-4 is `alpha=1e-4` here.
@@ -39,7 +39,9 @@ class ResponseNorm(nn.Module):
         """Normalise `(B, C, H, W)` maps, any floating dtype; the arithmetic is float32 or better."""
         # Squares of activations overflow float16 and keep three digits in bfloat16.
         wide = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
-        out: Tensor = _Normalize.apply(wide, self.groups, self.size, self.alpha, self.beta, self.k)  # type: ignore[no-untyped-call]
+        out: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
+            wide, self.groups, self.size, self.alpha, self.beta, self.k
+        )
         return out.to(maps.dtype)
 
     def extra_repr(self) -> str:
@@ -57,9 +59,7 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch declares *args
-        ctx: Any, maps: Tensor, groups: int, size: int, alpha: float, beta: float, k: float
-    ) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, groups: int, size: int, alpha: float, beta: float, k: float) -> Tensor:
         denominator = window_sum(maps * maps, groups, size).mul_(alpha / size).add_(k)
         # d**-.75 without pow, which is several times slower than two square roots.
         scale = (denominator * denominator.sqrt()).rsqrt_() if beta == 0.75 else denominator.pow(-beta)
@@ -76,7 +76,7 @@ class _Normalize(torch.autograd.Function):
 
 
 def window_sum(maps: Tensor, groups: int, size: int) -> Tensor:
-    """Sum of each channel with its `size // 2` neighbours on either side, within its own group: same shape and dtype."""
+    """Sum of each channel with its `size // 2` neighbours on either side, within its own group; same shape."""
     channels = maps.shape[1]
     if channels % groups:
         raise ConfigError(f"{channels} channels cannot be divided into {groups} towers")
@@ -85,12 +85,12 @@ def window_sum(maps: Tensor, groups: int, size: int) -> Tensor:
         # convolution may round its inputs to TF32.
         with torch.autocast("cpu", enabled=False):
             return nn.functional.conv2d(maps, _band(channels, groups, size, maps.dtype))
-    towers = maps.unflatten(1, (groups, channels // groups))
+    towers = maps.reshape(len(maps), groups, channels // groups, *maps.shape[2:])
     total = towers.clone()
     for shift in range(1, min(size // 2, channels // groups - 1) + 1):
         total[:, :, shift:] += towers[:, :, :-shift]
         total[:, :, :-shift] += towers[:, :, shift:]
-    return total.flatten(1, 2)
+    return total.reshape(maps.shape)
 
 
 def _band(channels: int, groups: int, size: int, dtype: torch.dtype) -> Tensor:
@@ -118,7 +118,7 @@ class PaperDropout(nn.Module):
         self.rate = rate
 
     def forward(self, units: Tensor) -> Tensor:
-        """Mask (training) or scale (evaluation) `units` of any shape; masks come from torch's generator of the device."""
+        """Mask (training) or scale (evaluation) `units` of any shape; the masks come from torch's generator."""
         if self.rate == 0.0:
             return units
         if not self.training:

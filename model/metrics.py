@@ -11,9 +11,9 @@ from torch import Tensor
 def top_k_error(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     """Share of the blame each sample gets: 0 where the label is among the k best scores, 1 where it is not.
 
-    Where scores tie with the label's, the places left among the k best are shared equally, as in the original code: with
-    n equal scores the top-1 error is `1 - 1/n`, whatever order a sort would have put them in. Low-precision logits tie
-    often.
+    Where scores tie with the label's, the places left among the k best are shared equally, as in the original code:
+    with n equal scores the top-1 error is `1 - 1/n`, whatever order a sort would have put them in. Low-precision
+    logits tie often.
 
     Args:
         scores: `(B, C)` logits or probabilities, any floating dtype, no NaN.
@@ -41,5 +41,5 @@ def average_log_probabilities(logits: Tensor, num_views: int) -> Tensor:
     Returns:
         `(B, C)` float32 log probabilities.
     """
-    log_probabilities = torch.log_softmax(logits.float(), dim=1).unflatten(0, (-1, num_views))
+    log_probabilities = torch.log_softmax(logits.float(), dim=1).reshape(-1, num_views, logits.shape[1])
     return torch.logsumexp(log_probabilities, dim=1) - math.log(num_views)

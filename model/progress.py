@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import TextIO
@@ -36,7 +37,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.step_seconds, self.data_seconds, self.images = Meter(), Meter(), Meter()
 
-    def add(self, *, step_seconds: float, data_seconds: float, num_images: int) -> None:
+    def add(self, step_seconds: float, data_seconds: float, num_images: int) -> None:
         """Take one step; `step_seconds` includes `data_seconds`."""
         self.step_seconds.add(step_seconds)
         self.data_seconds.add(data_seconds)
@@ -53,7 +54,7 @@ class Stopwatch:
         return self.data_seconds.total / self.step_seconds.total if self.step_seconds.total else 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StepFigures:
     """What one step showed: the batch's own values, and the means over the epoch so far (errors 0..1)."""
 
@@ -63,6 +64,10 @@ class StepFigures:
     mean_loss: float
     mean_top1_error: float
     mean_top5_error: float
+
+    def to_json(self) -> dict[str, float]:
+        """All fields."""
+        return dataclasses.asdict(self)
 
 
 class ProgressLine:

@@ -153,8 +153,8 @@ def create_schedule(text: str, epochs: int) -> Schedule:
     """The schedule that a specification names.
 
     Args:
-        text: `plateau`, `plateau:PATIENCE`, `plateau:PATIENCE,THRESHOLD`; `fixed:23,51,78` (epochs, counted from 0, that
-            begin at a tenth of the rate), `fixed:23,51,78:93` (and stop after 93); `cosine`, `cosine:WARMUP_EPOCHS`;
+        text: `plateau`, `plateau:PATIENCE`, `plateau:PATIENCE,THRESHOLD`; `fixed:23,51,78` (epochs, from 0, that begin
+            at a tenth of the rate), `fixed:23,51,78:93` (and stop after 93); `cosine`, `cosine:WARMUP_EPOCHS`;
             `constant`.
         epochs: epochs of the whole run, which cosine needs.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lmdali.model.alexnet import AlexNet
 from lmdali.model.checkpoint import (
@@ -22,177 +21,40 @@ from lmdali.model.checkpoint import (
     lmdali_version,
     require_same_run,
 )
-from lmdali.model.evaluator import EvalResult, evaluate, network_input
-from lmdali.model.journal import METRICS_FILE, Journal
-from lmdali.model.metrics import top_k_error
+from lmdali.model.evaluator import EvalResult, evaluate
+from lmdali.model.journal import METRICS_FILE
 from lmdali.model.optim import PaperSGD, parameter_groups
-from lmdali.model.progress import ProgressLine, StepFigures, Stopwatch
+from lmdali.model.recorder import Recorder
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
+from lmdali.model.train_config import PRECISIONS, TrainConfig
+from lmdali.model.train_state import TrainResult, TrainState
+from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.batch import Batch, Loader
-from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import storage_errors
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHECKPOINT_DIR = "checkpoints"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a network is trained; the defaults are the paper's (section 5).
-
-    Attributes:
-        epochs: passes over the training set, at most; a schedule may stop earlier.
-        lr: base learning rate, for weights and biases alike.
-        momentum: of the paper's update rule.
-        weight_decay: of weights.
-        bias_decay: decay biases too.
-        schedule: see `schedule.create_schedule`.
-        label_smoothing: 0..1, share of the target spread over all classes.
-        seed: of the initial weights, the dropout masks, and the loader's order and draws.
-        precision: `float32` or `bfloat16` (autocast; weights, updates and losses stay float32).
-        channels_last: memory format; the same numbers up to rounding, about twice as fast on a CPU.
-        log_steps: steps between two `step` lines in the metrics file.
-        checkpoint_seconds: time between two checkpoints inside an epoch; 0 for none. Each epoch ends with one anyway.
-        checkpoint_steps: the same, counted in steps; 0 for none.
-        keep_checkpoints: newest checkpoints that are kept, besides the best one.
-        tensorboard: also write TensorBoard events.
-    """
-
-    epochs: int = 90
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    bias_decay: bool = False
-    schedule: str = "plateau"
-    label_smoothing: float = 0.0
-    seed: int = 0
-    precision: str = "float32"
-    channels_last: bool = True
-    log_steps: int = 20
-    checkpoint_seconds: float = 600.0
-    checkpoint_steps: int = 0
-    keep_checkpoints: int = 3
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.log_steps < 1 or self.keep_checkpoints < 1:
-            raise ConfigError(
-                "epochs, log_steps and keep_checkpoints must be at least 1, "
-                f"found {self.epochs}, {self.log_steps} and {self.keep_checkpoints}"
-            )
-        if not self.lr > 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0:
-            raise ConfigError(
-                "training needs lr > 0, 0 <= momentum < 1 and weight_decay >= 0, "
-                f"found {self.lr}, {self.momentum} and {self.weight_decay}"
-            )
-        if not 0 <= self.label_smoothing < 1 or self.checkpoint_seconds < 0 or self.checkpoint_steps < 0:
-            raise ConfigError("label_smoothing must be in 0..1, checkpoint_seconds and checkpoint_steps at least 0")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, found {self.precision!r}")
-        create_schedule(self.schedule, self.epochs)
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields, for checkpoints and reports."""
-        return dataclasses.asdict(self)
-
-
-@dataclass
-class TrainState:
-    """Where a run is. Sums are over the current epoch; together with the loader's position they make resuming exact.
-
-    Attributes:
-        epoch: the one being trained or validated, from 0; after the last one, their number.
-        step: updates made.
-        samples_seen: images trained on, all epochs together.
-        epoch_samples: images of this epoch trained on.
-        epoch_steps: updates of this epoch.
-        trained: this epoch's updates are done, its validation is not.
-        stopped: the schedule ended the run.
-        loss_sum: over the epoch's steps, of the batch means.
-        top1_sum: same, of the top-1 errors.
-        top5_sum: same, of the top-5 errors.
-        best_top1_error: lowest validation error so far.
-        best_epoch: when it was reached, or -1.
-        metrics_bytes: length of the metrics file.
-        seconds: training time, all sessions together.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    samples_seen: int = 0
-    epoch_samples: int = 0
-    epoch_steps: int = 0
-    trained: bool = False
-    stopped: bool = False
-    loss_sum: float = 0.0
-    top1_sum: float = 0.0
-    top5_sum: float = 0.0
-    best_top1_error: float = math.inf
-    best_epoch: int = -1
-    metrics_bytes: int = 0
-    seconds: float = 0.0
-
-    def begin_next_epoch(self) -> None:
-        """Clear what belongs to one epoch."""
-        self.epoch += 1
-        self.epoch_samples = self.epoch_steps = 0
-        self.loss_sum = self.top1_sum = self.top5_sum = 0.0
-        self.trained = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """How a call of `Trainer.fit` ended.
-
-    Attributes:
-        epochs: epochs finished, those before a resume included.
-        steps: updates made, likewise.
-        seconds: training time, likewise.
-        val: the last validation, or None if none was reached in this session.
-        best_top1_error: lowest validation top-1 error (0..1), or None.
-        best_epoch: when it was reached, from 0, or -1.
-        images_per_second: of this session's training steps, waiting for data included.
-        stall: share of this session's training time spent waiting for data.
-        weights_sha256: digest of the final weights.
-        stopped_by: number of the signal that ended the session early, or None.
-    """
-
-    epochs: int
-    steps: int
-    seconds: float
-    val: EvalResult | None
-    best_top1_error: float | None
-    best_epoch: int
-    images_per_second: float
-    stall: float
-    weights_sha256: str
-    stopped_by: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields; `val` as its own object."""
-        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return {**fields, "val": None if self.val is None else self.val.to_json()}
 
 
 class Trainer:
     """Trains one network on one device, and can be stopped after any step.
 
-    A run stopped by a signal, or killed and resumed from its last checkpoint, ends with the weights and the metrics of a
-    run that was never stopped: bit for bit on a CPU.
+    A run that was stopped by a signal, or killed and resumed from its last checkpoint, ends with the weights and the
+    metrics of a run that was never stopped: bit for bit on a CPU.
 
     Args:
         model: the network; moved to `device`.
         config: see `TrainConfig`.
         train_loader: one view per sample, shuffled.
-        val_loader: every sample once, one view, the same classes.
+        val_loader: every sample once, the same classes.
         run_dir: gets `metrics.jsonl` and `checkpoints/`.
         device: where to train.
         loader_config: how the training images are made, kept in the checkpoints for whoever evaluates them.
         progress: stream for the progress line, None for silence.
 
     Raises:
-        InputError: the classes of model and loaders differ, or `run_dir` holds another run.
+        InputError: the classes of model and loaders differ.
     """
 
     def __init__(
@@ -213,29 +75,49 @@ class Trainer:
         self.state = TrainState()
         self.checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR, keep=config.keep_checkpoints)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.model = model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = PaperSGD(
             parameter_groups(model, weight_decay=config.weight_decay, bias_decay=config.bias_decay),
             config.lr,
             momentum=config.momentum,
-            weight_decay=config.weight_decay,
         )
         self.schedule = create_schedule(config.schedule, config.epochs)
+        self._step = TrainStep(
+            model,
+            self.optimizer,
+            device=self.device,
+            precision=PRECISIONS[config.precision],
+            channels_last=config.channels_last,
+            label_smoothing=config.label_smoothing,
+        )
+        self._record = Recorder(run_dir, self.state, log_steps=config.log_steps, progress=progress)
         self._loader_config = loader_config or {}
-        self._progress = ProgressLine(progress)
-        self._watch = Stopwatch()
-        self._session = Stopwatch()
         self._resumed: Checkpoint | None = None
-        self._pending: tuple[Tensor, Batch] | None = None
+        self._may_replace = False
         self._val: EvalResult | None = None
-        self._journal: Journal
         self._saved_at = 0.0
 
-    def resume(self, checkpoint: Checkpoint) -> list[str]:
-        """Continue from a checkpoint when `fit` is called.
+    def resume_latest(self) -> None:
+        """Continue from the newest whole checkpoint of `run_dir`, or from the beginning if none was written yet.
 
-        Returns:
-            Training settings that differ from the checkpoint's, in words; the ones given here are used.
+        Raises:
+            InputError: the checkpoint is of another network, other classes or another training set.
+            IntegrityError: there are checkpoints, but all of them are damaged.
+        """
+        self._may_replace = True
+        found = self.checkpoints.latest(self._record.say)
+        if found is not None:
+            path, checkpoint = found
+            self.resume(checkpoint)
+            self._record.say(f"resuming at step {self.state.step} (epoch {self.state.epoch}) from {path}")
+        elif self.checkpoints.paths():
+            raise IntegrityError(
+                f"{self.checkpoints.directory}: every checkpoint is damaged: train again in another --run-dir"
+            )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint when `fit` is called. Training settings may differ from the checkpoint's; those
+        given here are used, and each difference is shown.
 
         Raises:
             InputError: the checkpoint is of another network, other classes or another training set.
@@ -254,86 +136,164 @@ class Trainer:
         then, now = checkpoint.train_config, self.config.to_json()
         if then.get("schedule") == now["schedule"]:
             self.schedule.load_state_dict(checkpoint.schedule)
-        self.state = TrainState(**checkpoint.progress)
-        self._resumed = checkpoint
-        return [f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]]
+        for name in now:
+            if then.get(name) != now[name]:
+                self._record.say(f"changed on resuming: {name} {then.get(name)} -> {now[name]}")
+        self.state.restore(checkpoint.progress)
+        self._resumed, self._may_replace = checkpoint, True
 
     def fit(self) -> TrainResult:
-        """Train to the end, or until SIGINT or SIGTERM: then the step is finished, saved, and the result says so.
+        """Train to the end, or until SIGINT or SIGTERM: then the step is finished and saved, and the result says so.
 
         Raises:
             InputError: `run_dir` holds a run that this one does not resume.
             LmdaliError: the loss is not finite; names the step and the samples.
             StorageError: a checkpoint or the metrics could not be written.
         """
+        if not self._may_replace and (self.checkpoints.paths() or (self.run_dir / METRICS_FILE).exists()):
+            raise InputError(
+                f"{self.run_dir}: holds a run already: continue it with --resume, or use another --run-dir"
+            )
         with storage_errors(self.run_dir):
             self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._journal = self._open_journal()
-        self._restore_generators()
+        self._set_generators()
         self._saved_at = time.monotonic()
-        try:
-            with StopSignal() as stop:
-                while self.state.epoch < self.config.epochs and not self.state.stopped:
-                    if not self.state.trained and not self._train_epoch(stop):
-                        break
+        with (
+            self._record.opened(resumed=self._resumed is not None, tensorboard=self.config.tensorboard),
+            StopSignal() as stop,
+        ):
+            while self.state.epoch < self.config.epochs and not self.schedule.finished and stop.received is None:
+                if self._train_epoch(stop):
                     self._end_epoch()
-                    if stop.received is not None:
-                        break
-        finally:
-            self._journal.close()
         return self._result(stop.received)
 
     def _train_epoch(self, stop: StopSignal) -> bool:
         """Train what is left of the epoch; False if a signal ended it early (and the state is saved)."""
         self.model.train()
-        self._watch = Stopwatch()
+        self._record.begin_epoch(len(self.train_loader))
         batches = self._open_epoch()
         while True:
             began = time.perf_counter()
-            batch = next(batches, None)
-            data_seconds = time.perf_counter() - began
+            batch = self._next(batches)
+            waited = time.perf_counter() - began
             if batch is None:
                 break
-            self._step(batch)
-            self._account(len(batch.labels), time.perf_counter() - began, data_seconds)
+            self._train_on(batch)
+            self._record.time_step(time.perf_counter() - began, waited, len(batch.labels))
             if stop.received is not None:
                 self._save()
                 return False
             if self._checkpoint_is_due():
                 self._save()
-        self._settle()
-        self.state.trained = True
+        self._record.settle()
         return True
 
     def _open_epoch(self) -> Iterator[Batch]:
         resumed, self._resumed = self._resumed, None
         if resumed is not None and self.state.epoch_steps > 0:
             self.train_loader.load_state_dict(resumed.train_loader)
+            if self.train_loader.epoch != self.state.epoch:
+                return iter(())  # stopped behind the last step of its epoch: only the validation is missing
         else:
             self.train_loader.set_epoch(self.state.epoch)
         return iter(self.train_loader)
 
-    def _step(self, batch: Batch) -> None:
-        """One update: forward, backward, and the paper's rule at this position's learning rate."""
-        images = network_input(batch.images, self.device, channels_last=self.config.channels_last)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        precision = PRECISIONS[self.config.precision]
-        with torch.autocast(self.device.type, precision, enabled=precision is not torch.float32):
-            logits = self.model(images)
-        logits = logits.float()
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        # Only now is the step before this one waited for, so a GPU never runs dry between two steps.
-        self._settle()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimizer.step()
-        scores = logits.detach()
-        figures = [loss.detach(), top_k_error(scores, labels, 1).mean(), top_k_error(scores, labels, 5).mean()]
-        self._pending = (torch.stack(figures), batch)
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        try:
+            return next(batches, None)
+        except LmdaliError:
+            # A damaged record must not cost the steps since the last checkpoint.
+            with contextlib.suppress(LmdaliError):
+                self._save()
+            raise
 
-    def learning_rate(self) -> float:
-        """The rate of the next update."""
+    def _train_on(self, batch: Batch) -> None:
         position = self.state.epoch + self.state.epoch_samples / self.train_loader.num_samples
-        return self.config.lr * self.schedule.factor(position)
+        lr = self.config.lr * self.schedule.factor(position)
+        figures = self._step(batch, lr)
+        # Only now is the step before this one waited for, so a GPU always has work queued.
+        self._record.settle()
+        self.state.count_step(len(batch.labels))
+        self._record.expect(figures, batch, lr)
+
+    def _end_epoch(self) -> None:
+        """Validate, tell the schedule, record, save."""
+        self._val = evaluate(
+            self.model,
+            self.val_loader,
+            self.device,
+            channels_last=self.config.channels_last,
+            precision=PRECISIONS[self.config.precision],
+        )
+        best = self.state.note_validation(self._val.top1_error)
+        self.schedule.end_epoch(self._val.top1_error)
+        self._record.end_epoch(self._val, lr=self.optimizer.param_groups[0]["lr"], best=best)
+        self.state.begin_next_epoch()
+        self._save(best=best)
+
+    def _checkpoint_is_due(self) -> bool:
+        seconds, steps = self.config.checkpoint_seconds, self.config.checkpoint_steps
+        if steps and self.state.step % steps == 0:
+            return True
+        return bool(seconds) and time.monotonic() - self._saved_at >= seconds
+
+    def _save(self, *, best: bool = False) -> None:
+        self._record.settle()
+        self._record.synchronise()
+        checkpoint = Checkpoint(
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            schedule=self.schedule.state_dict(),
+            progress=dataclasses.asdict(self.state),
+            train_loader=self.train_loader.state_dict(),
+            rng=self._generators(),
+            model_config=self.model.config.to_json(),
+            train_config=self.config.to_json(),
+            loader_config=self._loader_config,
+            class_names=self.train_loader.class_names,
+            manifest_digest=self.train_loader.manifest_digest,
+            lmdali_version=lmdali_version(),
+        )
+        self.checkpoints.save(checkpoint, step=self.state.step, best=best)
+        self._saved_at = time.monotonic()
+
+    def _generators(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set_generators(self) -> None:
+        """Seed the dropout masks, or put their generators back where the checkpoint found them."""
+        if self._resumed is None:
+            torch.manual_seed(self.config.seed)
+            return
+        torch.set_rng_state(self._resumed.rng["cpu"])
+        if self.device.type == "cuda" and "cuda" in self._resumed.rng:
+            torch.cuda.set_rng_state(self._resumed.rng["cuda"], self.device)
+
+    def _result(self, stopped_by: int | None) -> TrainResult:
+        best = self.state.best_top1_error
+        return TrainResult(
+            epochs=self.state.epoch,
+            steps=self.state.step,
+            seconds=self.state.seconds,
+            val=self._val,
+            best_top1_error=None if math.isinf(best) else best,
+            best_epoch=self.state.best_epoch,
+            images_per_second=self._record.session.images_per_second,
+            stall=self._record.session.stall,
+            weights_sha256=content_digest(dict(self.model.state_dict())),
+            stopped_by=stopped_by,
+        )
+
+
+def _require_same_classes(model: AlexNet, train_loader: Loader, val_loader: Loader) -> None:
+    train, val = train_loader.class_names, val_loader.class_names
+    if train != val:
+        raise InputError(
+            f"training and validation set have different classes ({len(train)} and {len(val)}): convert the validation "
+            "set with the training set's classes"
+        )
+    if len(train) != model.config.num_classes:
+        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import google_crc32c
+import crc32c as crc32c_package
 
 from lmdali.pipeline.errors import RecordError
 
@@ -49,7 +49,7 @@ class Record:
 
 def crc32c(data: bytes | memoryview) -> int:
     """CRC-32C (Castagnoli, RFC 3720 appendix B.4) of `data`."""
-    return int(google_crc32c.value(data))
+    return crc32c_package.crc32c(data)
 
 
 def pack_record(data: bytes, *, label: int, height: int, width: int) -> bytes:

@@ -200,8 +200,10 @@ def iterate_lmdb(directory: Path) -> Iterator[tuple[bytes, Record]]:
     path = directory.resolve() / DATA_FILE
     shard = _registry.acquire(path.parent, lambda: check_size(path, expected_bytes=None, expected_entries=None))
     try:
-        for key, value in shard.cursor().iternext():
-            yield bytes(key), parse_record(value)
+        # A transaction of its own: the thread's shared cursor may be moved by a read between two steps.
+        with shard.environment.begin(buffers=True) as transaction:
+            for key, value in transaction.cursor().iternext():
+                yield bytes(key), parse_record(value)
     except lmdb.Error as error:
         raise ShardError(f"{path}: LMDB: {error}") from error
     finally:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+
 from lmdali.model.alexnet import INITIALISATIONS, AlexNet, AlexNetConfig
 from lmdali.model.layers import ResponseNorm
 from lmdali.pipeline.errors import ConfigError
-from torch import nn
 
 LAYERS = {  # weight shape, output shape of one image, parameters
     "conv1": ((96, 3, 11, 11), (96, 55, 55), 34_944),

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lmdali.model.layers import PaperDropout, ResponseNorm, window_sum
-from lmdali.pipeline.errors import ConfigError
 from torch import Tensor
 from torch.nn import functional
+
+from lmdali.model.layers import PaperDropout, ResponseNorm, window_sum
+from lmdali.pipeline.errors import ConfigError
 
 
 def literal(maps: Tensor, groups: int, size: int, alpha: float, beta: float, k: float) -> Tensor:

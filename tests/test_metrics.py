@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lmdali.model.metrics import average_log_probabilities, top_k_error
 
 

@@ -6,9 +6,10 @@ import io
 
 import pytest
 import torch
+from torch import nn
+
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.pipeline.errors import ConfigError
-from torch import nn
 
 GRADIENTS = (1.0, -2.0, 0.5)
 RATES = (0.01, 0.01, 0.001)

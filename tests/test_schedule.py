@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from lmdali.model.schedule import Plateau, create_schedule
 from lmdali.pipeline.errors import ConfigError
 

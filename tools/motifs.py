@@ -124,7 +124,7 @@ def daisy(s: Sketch) -> None:
     """A flower seen from the front: a wreath of petals around a dotted heart, sometimes on a stem."""
     main, mark, accent, draw = s.palette.main, s.palette.mark, s.palette.accent, s.rng.uniform
     if draw() < 0.5:
-        s.add(limb(s, (0, 0.2), (draw(-0.5, 0.5), 1.6), 0.05, 0.06), accent)
+        s.add(limb(s, (0, 0.2), (draw(-0.4, 0.4), 1.12), 0.05, 0.06), accent)
     petals, heart, length = int(s.rng.integers(7, 15)), draw(0.24, 0.36), draw(0.82, 1.0)
     r, angle = norm(s.x, s.y), np.arctan2(s.y, s.x) + draw(0, 6)
     sector = angle * (petals / (2 * math.pi))

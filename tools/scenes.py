@@ -139,7 +139,7 @@ def _positions(scene: Scene, motif: Motif) -> list[tuple[tuple[float, float], fl
 def _place(scene: Scene, motif: Motif, centre: tuple[float, float], radius: float) -> None:
     """Draw one copy of the motif, with its shadow, into the canvas."""
     rng, (height, width) = scene.rng, scene.texture.shape
-    reach = 9.0 * radius if motif.fills_frame else 1.45 * radius
+    reach = 9.0 * radius if motif.fills_frame else 1.6 * radius
     left, right = max(int(centre[0] - reach), 0), min(int(centre[0] + reach) + 1, width)
     top, bottom = max(int(centre[1] - reach), 0), min(int(centre[1] + reach) + 1, height)
     window = np.s_[top:bottom, left:right]
@@ -195,7 +195,8 @@ def _place_clutter(scene: Scene, size: float) -> None:
     angles = np.arange(0, 2 * math.pi, 2 * math.pi / 24)
     kind = int(rng.integers(3))
     if kind == 0:  # stone
-        outline = np.stack([np.cos(angles), 0.7 * np.sin(angles)], 1) * (1 + 0.12 * rng.standard_normal((24, 1)))
+        bumps = sum(rng.normal(0, 0.22 / k) * np.cos(k * angles + rng.uniform(0, 6)) for k in range(2, 7))
+        outline = np.stack([np.cos(angles), 0.7 * np.sin(angles)], 1) * (1 + bumps)[:, None]
     elif kind == 1:  # blade
         along = np.cos(angles) * rng.uniform(2, 4)
         outline = np.stack([along, 0.22 * np.sin(angles) + 0.08 * rng.uniform(-1, 1) * along**2], 1)
@@ -203,8 +204,9 @@ def _place_clutter(scene: Scene, size: float) -> None:
         outline = np.array([[-1.6, -0.5], [1.6, -0.5], [1.6, 0.5], [-1.6, 0.5]]) * rng.uniform(0.6, 1.2)
     cosine, sine = math.cos(turn), math.sin(turn)
     points = centre + radius * outline @ np.array([[cosine, sine], [-sine, cosine]])
-    low = np.maximum(np.floor(points.min(0) - 3).astype(int), 0)
-    high = np.minimum(np.ceil(points.max(0) + 4).astype(int), (width, height))
+    margin = 0.5 * radius + 4  # room for the shadow
+    low = np.maximum(np.floor(points.min(0) - margin).astype(int), 0)
+    high = np.minimum(np.ceil(points.max(0) + margin).astype(int), (width, height))
     if (high - low < 4).any():
         return
     mask = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
@@ -242,5 +244,5 @@ def _photograph(scene: Scene, width: int, height: int) -> Pixels:
         canvas += rng.uniform(0.4, 1.2) * (canvas - cv2.GaussianBlur(canvas, (0, 0), 1.0))
     if canvas.shape[:2] != (height, width):
         canvas = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_CUBIC)
-    grain = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(1, 7))
+    grain = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(1, 6))
     return cv2.add(canvas, cv2.merge([grain, grain, grain]), dtype=cv2.CV_8U).astype(np.uint8, copy=False)

@@ -1,0 +1,50 @@
+# Everything a fresh machine needs: CPython 3.11 or newer with venv and pip, and make. Nothing outside .venv is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ROOMS := pipeline model tools
+SOURCES := $(shell find $(ROOMS) -name '*.py') setup.py pyproject.toml constraints.txt
+# DALI has Linux wheels only; elsewhere everything but its backend works.
+comma := ,
+DALI := $(if $(filter Linux,$(shell uname -s)),dali-cuda13$(comma),)
+DEMO_OUT ?= demo-out
+
+.PHONY: demo test lint types clean help
+
+help:
+	@echo 'make demo   the whole journey on a built-in dataset, a few minutes'
+	@echo 'make test   lint, strict types and all tests, against a normal install'
+	@echo 'make lint   style alone     make types   types alone     make clean   remove .venv and build leftovers'
+
+demo: $(VENV)/installed-demo
+	$(BIN)/lmdali demo --out $(DEMO_OUT)
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy -p lmdali.pipeline -p lmdali.model -p lmdali.tools
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A normal install, so that a forgotten package or data file is found here and not by a user. `build/` would bring back
+# modules that were deleted from the source.
+$(VENV)/installed-demo: $(BIN)/python $(SOURCES)
+	rm -rf build *.egg-info
+	$(BIN)/python -m pip install --quiet -c constraints.txt '.[train,report]'
+	rm -rf build *.egg-info
+	touch $@
+
+$(VENV)/installed-test: $(BIN)/python $(SOURCES)
+	rm -rf build *.egg-info
+	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,dev]'
+	rm -rf build *.egg-info
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,166 @@
+"""What a run leaves behind while it goes: sums, metrics lines, and the line on the screen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch import Tensor
+
+from lmdali.model.evaluator import EvalResult
+from lmdali.model.journal import METRICS_FILE, Journal
+from lmdali.model.progress import ProgressLine, StepFigures, Stopwatch
+from lmdali.model.train_state import TrainState
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.errors import LmdaliError
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step that the device may still be working on."""
+
+    figures: Tensor
+    batch: Batch
+    lr: float
+
+
+class Recorder:
+    """Turns steps and epochs into sums of the run's state, lines of its journal, and a progress line.
+
+    Args:
+        run_dir: where the journal is.
+        state: the run's; its sums and seconds are kept here.
+        log_steps: steps between two `step` lines of the journal.
+        progress: stream for the progress line, None for silence.
+
+    Attributes:
+        session: times of all steps since this object was made.
+    """
+
+    def __init__(self, run_dir: Path, state: TrainState, *, log_steps: int, progress: TextIO | None) -> None:
+        self.session = Stopwatch()
+        self._run_dir, self._state, self._log_steps = run_dir, state, log_steps
+        self._line = ProgressLine(progress)
+        self._watch = Stopwatch()
+        self._epoch_length = 0
+        self._pending: _Pending | None = None
+        self._journal: Journal | None = None
+        self._timed_at = 0.0
+
+    @contextmanager
+    def opened(self, *, resumed: bool, tensorboard: bool) -> Iterator[None]:
+        """Keep the journal open, continued from where the state left it or new.
+
+        Raises:
+            MissingExtraError: TensorBoard was asked for and is not installed.
+            StorageError: the journal cannot be written.
+        """
+        state = self._state
+        self._journal = Journal(
+            self._run_dir,
+            resume_bytes=state.metrics_bytes if resumed else None,
+            tensorboard=tensorboard,
+            resume_step=state.step,
+        )
+        if self._journal.shortfall_bytes:
+            self.say(f"{self._journal.path}: {self._journal.shortfall_bytes} bytes of earlier steps are missing")
+        self._timed_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self._count_seconds()
+            self._journal.close()
+
+    def say(self, text: str) -> None:
+        """Show one line."""
+        self._line.say(text)
+
+    def begin_epoch(self, num_steps: int) -> None:
+        """Start the epoch's clock; `num_steps` is what the progress line counts to."""
+        self._watch, self._epoch_length = Stopwatch(), num_steps
+
+    def time_step(self, step_seconds: float, data_seconds: float, num_images: int) -> None:
+        """Count one step's time, `data_seconds` of it spent waiting for data."""
+        for watch in (self._watch, self.session):
+            watch.add(step_seconds, data_seconds, num_images)
+
+    def expect(self, figures: Tensor, batch: Batch, lr: float) -> None:
+        """Take a step's `(3,)` figures, which its device may still be computing; `settle` waits for them."""
+        self._pending = _Pending(figures, batch, lr)
+
+    def settle(self) -> None:
+        """Wait for the last step's figures, check them, add them up and record them.
+
+        Raises:
+            LmdaliError: the loss is not finite.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        loss, top1, top5 = pending.figures.tolist()
+        if not math.isfinite(loss):
+            self._diverged(loss, pending)
+        state = self._state
+        state.add_figures(loss, top1, top5)
+        figures = StepFigures(loss, top1, top5, *state.means())
+        if state.step % self._log_steps == 0:
+            self._write("step", lr=pending.lr, **figures.to_json())
+        self._line.step(state.epoch, state.epoch_steps, self._epoch_length, figures, self._watch)
+
+    def end_epoch(self, val: EvalResult, *, lr: float, best: bool) -> None:
+        """Record an epoch and its validation."""
+        state = self._state
+        loss, top1, top5 = state.means()
+        self._write(
+            "epoch",
+            lr=lr,
+            train_loss=loss,
+            train_top1_error=top1,
+            train_top5_error=top5,
+            val_loss=val.loss,
+            val_top1_error=val.top1_error,
+            val_top5_error=val.top5_error,
+            best_top1_error=state.best_top1_error,
+        )
+        self.say(
+            f" * Epoch: [{state.epoch}]  val Acc@1 {100 * (1 - val.top1_error):.2f}  "
+            f"Acc@5 {100 * (1 - val.top5_error):.2f}  Loss {val.loss:.4f}  train Acc@1 {100 * (1 - top1):.2f}  "
+            f"lr {lr:.2g}  {state.seconds:.0f} s{'  best' if best else ''}"
+        )
+
+    def synchronise(self) -> None:
+        """Put everything written so far on the disk, and its length and the time into the state."""
+        assert self._journal is not None
+        self._state.metrics_bytes = self._journal.position_bytes()
+        self._count_seconds()
+
+    def _diverged(self, loss: float, pending: _Pending) -> None:
+        samples = pending.batch.indices.tolist()
+        # JSON has no NaN, so the loss is text here.
+        self._write("failure", loss=str(loss), lr=pending.lr, samples=samples)
+        shown = ", ".join(map(str, samples[:8])) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
+        raise LmdaliError(
+            f"step {self._state.step}: the loss is {loss} at learning rate {pending.lr:g}, samples {shown} "
+            f"(all of them in {self._run_dir / METRICS_FILE}): resume with a lower --lr"
+        )
+
+    def _write(self, kind: str, **fields: Any) -> None:
+        assert self._journal is not None
+        self._count_seconds()
+        head = {"kind": kind, "epoch": self._state.epoch, "step": self._state.step}
+        times = {
+            "images_per_second": self._watch.images_per_second,
+            "stall": self._watch.stall,
+            "seconds": self._state.seconds,
+        }
+        self._journal.write({**head, **fields, **times})
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self._state.seconds += now - self._timed_at
+        self._timed_at = now

@@ -1,0 +1,89 @@
+"""`lmdali info`: what a dataset is, from its manifest and statistics alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
+from lmdali.pipeline.manifest import FORMAT_VERSION, Manifest, load_manifest
+from lmdali.tools.report_table import megabytes, print_json, print_pairs
+
+_SHOWN_CLASSES = 8
+
+
+def dataset_facts(directory: Path) -> dict[str, Any]:
+    """Facts about a dataset, JSON-able.
+
+    Raises:
+        InputError: not a finished dataset.
+        IntegrityError: manifest or statistics are damaged.
+    """
+    manifest = load_manifest(directory)
+    facts: dict[str, Any] = {
+        "directory": str(directory),
+        "digest": manifest.digest,
+        "format_version": list(FORMAT_VERSION),
+        "num_records": manifest.num_records,
+        "num_rejected": manifest.num_rejected,
+        "num_classes": len(manifest.class_names),
+        "class_counts": dict(zip(manifest.class_names, manifest.class_counts, strict=True)),
+        "image_size": manifest.image_size,
+        "encoding": manifest.encoding,
+        "num_shards": len(manifest.shards),
+        "payload_bytes": sum(shard.payload_bytes for shard in manifest.shards),
+        "file_bytes": sum(shard.file_bytes for shard in manifest.shards),
+        "recipe": manifest.recipe,
+        "source": manifest.source,
+        "statistics": None,
+    }
+    if (directory / STATISTICS_FILE).exists():
+        basis = load_eigenbasis(directory)
+        facts["statistics"] = {
+            "mean": basis.mean.tolist(),
+            "std": basis.std.tolist(),
+            "unit_eigenvalues": basis.unit_eigenvalues.tolist(),
+            "of_this_dataset": basis.dataset_digest == manifest.digest,
+        }
+    return facts
+
+
+@click.command("info")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def command(dataset: Path, as_json: bool) -> None:
+    """Say what DATASET holds. Reads no shard; `lmdali verify` does."""
+    facts = dataset_facts(dataset)
+    if as_json:
+        print_json(facts)
+        return
+    manifest = load_manifest(dataset)
+    recipe = manifest.recipe
+    pairs: list[tuple[str, object]] = [
+        ("records", f"{manifest.num_records:,} of {manifest.image_size} x {manifest.image_size} RGB, "
+                    f"{manifest.encoding}" + (f" quality {recipe['quality']}" if recipe.get("quality") else "")),
+        ("rejected", f"{manifest.num_rejected:,} sources"),
+        ("classes", _classes(manifest)),
+        ("shards", f"{len(manifest.shards)}, {megabytes(facts['file_bytes'])} on disk, "
+                   f"{facts['payload_bytes'] / max(manifest.num_records, 1) / 1e3:.1f} kB an image"),
+        ("orientation tag", f"{recipe.get('orientation')}"),
+        ("decoder", f"{recipe.get('decoder')}"),
+        ("source", f"{manifest.source.get('kind')}, fingerprint {str(manifest.source.get('fingerprint'))[:16]}"),
+        ("digest", manifest.digest),
+    ]  # fmt: skip
+    if facts["statistics"] is None:
+        pairs.append(("statistics", "missing: run `lmdali pca`"))
+    else:
+        pairs.append(("mean, gray levels", np.round(facts["statistics"]["mean"], 2).tolist()))
+        pairs.append(("eigenvalues (0..1)", np.round(facts["statistics"]["unit_eigenvalues"], 5).tolist()))
+    print_pairs(str(dataset), pairs)
+
+
+def _classes(manifest: Manifest) -> str:
+    counts = sorted(manifest.class_counts)
+    names = ", ".join(manifest.class_names[:_SHOWN_CLASSES])
+    more = f", and {len(manifest.class_names) - _SHOWN_CLASSES} more" if len(counts) > _SHOWN_CLASSES else ""
+    return f"{len(counts)}, with {counts[0]} to {counts[-1]} records each: {names}{more}"

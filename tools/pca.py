@@ -1,0 +1,179 @@
+"""`lmdali pca`: mean, mean image and RGB covariance eigenbasis of datasets, from exact integer moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.decode import Pixels, decode_source
+from lmdali.pipeline.eigenbasis import (
+    STATISTICS_FILE,
+    Eigenbasis,
+    Moments,
+    describe,
+    load_moments,
+    save_statistics,
+    solve,
+)
+from lmdali.pipeline.errors import InputError, RecordError
+from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, load_manifest
+from lmdali.pipeline.records import Record
+from lmdali.pipeline.rejection import SourceRejected
+from lmdali.pipeline.shard_header import DATA_FILE, read_header
+from lmdali.pipeline.shard_reader import iterate_lmdb
+from lmdali.tools.progress import progress_bar
+from lmdali.tools.report_table import print_json, print_pairs, print_table
+
+PUBLISHED_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+PUBLISHED_EIGENVECTORS = np.array([[0.5675, 0.7192, 0.4009], [0.5808, -0.0045, -0.8140], [0.5836, -0.6948, 0.4203]])
+"""The ImageNet constants that went from fb.resnet.torch into most training scripts: RGB, pixels scaled to 0..1."""
+
+_CHUNK = 64
+
+
+def dataset_moments(directory: Path, *, recompute: bool = False, quiet: bool = False) -> tuple[Moments, str]:
+    """Moments of a dataset of ours or of a plain Caffe LMDB, and the manifest digest ("" for the latter).
+
+    Args:
+        directory: a dataset, or a directory with a `data.mdb`.
+        recompute: decode every record even where `statistics.json` has the moments.
+        quiet: no progress.
+
+    Raises:
+        InputError: neither a dataset nor an LMDB directory.
+        IntegrityError: a shard or record is damaged.
+    """
+    if (directory / MANIFEST_FILE).exists() or (directory / SHARDS_DIRECTORY).exists():
+        manifest = load_manifest(directory)
+        if not recompute and (directory / STATISTICS_FILE).exists():
+            moments, digest = load_moments(directory)
+            if digest != manifest.digest:
+                raise InputError(f"{directory / STATISTICS_FILE}: belongs to another dataset: add --recompute")
+            return moments, digest
+        parts = [directory / SHARDS_DIRECTORY / shard.name for shard in manifest.shards]
+        return _count(parts, manifest.num_records, quiet=quiet), manifest.digest
+    if (directory / DATA_FILE).exists():
+        return _count([directory], read_header(directory / DATA_FILE).num_entries, quiet=quiet), ""
+    raise InputError(f"{directory}: neither a dataset ({MANIFEST_FILE}) nor an LMDB directory ({DATA_FILE})")
+
+
+def datum_pixels(record: Record) -> Pixels:
+    """(H, W, 3) uint8 RGB of any Caffe Datum: an encoded image file, or planar BGR bytes.
+
+    Raises:
+        RecordError: it holds neither.
+    """
+    if record.encoded:
+        try:
+            return decode_source(bytes(record.data)).pixels
+        except SourceRejected as error:
+            raise RecordError(str(error)) from error
+    channels, height, width = record.shape
+    if channels != 3 or len(record.data) != 3 * height * width:
+        raise RecordError(f"a raw Datum of shape {record.shape} with {len(record.data)} bytes is no RGB image")
+    planar = np.frombuffer(record.data, np.uint8).reshape(3, height, width)
+    return np.ascontiguousarray(planar[::-1].transpose(1, 2, 0))
+
+
+def angles_degrees(basis: Eigenbasis) -> NDArray[np.float64]:
+    """(3,) angle between each eigenvector and the published one, degrees."""
+    cosines = np.abs((basis.eigenvectors * PUBLISHED_EIGENVECTORS).sum(axis=0))
+    norms = np.linalg.norm(PUBLISHED_EIGENVECTORS, axis=0)
+    return np.asarray(np.degrees(np.arccos(np.clip(cosines / norms, 0.0, 1.0))))
+
+
+def _count(parts: list[Path], total: int, *, quiet: bool) -> Moments:
+    """Decode everything; threads share the work, integer sums do not care in which order."""
+    result: Moments | None = None
+    with progress_bar("pca", total, quiet=quiet) as progress, ThreadPoolExecutor(usable_cpus()) as pool:
+        for part in parts:
+            chunks = _chunks(iterate_lmdb(part))
+            while batch := list(islice(chunks, usable_cpus())):
+                for moments in pool.map(_chunk_moments, batch):
+                    if result is None:
+                        result = moments
+                    else:
+                        result.merge(moments)
+                    progress(result.num_images)
+    return result if result is not None else Moments.zero()
+
+
+def _chunks(records: Iterable[tuple[bytes, Record]]) -> Iterator[list[tuple[bytes, Record]]]:
+    # The mapped bytes stay valid until the iteration over this shard ends, which is after its last chunk is done.
+    iterator = iter(records)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk
+
+
+def _chunk_moments(chunk: list[tuple[bytes, Record]]) -> Moments:
+    total: Moments | None = None
+    for key, record in chunk:
+        try:
+            pixels = datum_pixels(record)
+        except RecordError as error:
+            raise RecordError(f"record {key.decode('utf-8', 'backslashreplace')}: {error}") from error
+        if total is None:
+            total = Moments.zero(*pixels.shape[:2])
+        elif total.image_sums is not None and total.image_sums.shape != pixels.shape:
+            total.image_sums = None
+        total.add_image(pixels)
+    assert total is not None
+    return total
+
+
+@click.command("pca")
+@click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Directory to write statistics.json and mean.npy to.")
+@click.option("--recompute", is_flag=True, help="Decode every record instead of reading the stored moments.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(datasets: tuple[Path, ...], out: Path | None, recompute: bool, as_json: bool, quiet: bool) -> None:
+    """Mean and RGB covariance eigenbasis of one or more DATASETS together.
+
+    A DATASET is a directory made by `lmdali convert`, or any Caffe LMDB directory. With one dataset of ours whose
+    statistics are missing, or with --recompute, they are written into it; --out writes them elsewhere.
+    """
+    total, digest = dataset_moments(datasets[0], recompute=recompute, quiet=quiet)
+    for directory in datasets[1:]:
+        total.merge(dataset_moments(directory, recompute=recompute, quiet=quiet)[0])
+    digest = digest if len(datasets) == 1 else ""
+    basis = solve(total, digest)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        save_statistics(out, total, digest)
+    elif digest and (recompute or not (datasets[0] / STATISTICS_FILE).exists()):
+        save_statistics(datasets[0], total, digest)
+    if as_json:
+        print_json({**describe(basis, total), "angles_to_published_degrees": angles_degrees(basis).tolist()})
+    else:
+        _report(basis, total, datasets)
+
+
+def _report(basis: Eigenbasis, moments: Moments, datasets: tuple[Path, ...]) -> None:
+    names = ", ".join(str(directory) for directory in datasets)
+    per_channel = "  ".join(f"{c} {m:.2f} ± {s:.2f}" for c, m, s in zip("RGB", basis.mean, basis.std, strict=True))
+    print_pairs(names, [("images", f"{moments.num_images:,}"), ("pixels", f"{moments.num_pixels:,}"),
+                        ("mean ± std, gray levels", per_channel)])  # fmt: skip
+    angles = angles_degrees(basis)
+    rows: list[list[Any]] = [
+        [
+            str(i + 1),
+            f"{basis.unit_eigenvalues[i]:.5f}",
+            f"{PUBLISHED_EIGENVALUES[i]:.4f}",
+            f"{basis.eigenvalues[i]:.1f}",
+            f"{np.sqrt(basis.eigenvalues[i]):.2f}",
+            "  ".join(f"{value:+.4f}" for value in basis.eigenvectors[:, i]),
+            f"{angles[i]:.2f}",
+        ]
+        for i in range(3)
+    ]
+    columns = ("", "λ (0..1)", "published", "λ (0..255)", "√λ", "vector (R, G, B)", "angle to published, °")
+    print_table("eigenbasis of the RGB covariance", columns, rows)
