@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def write_atomic(path: Path, payload: bytes) -> None:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """`write_atomic` of indented JSON with a final newline; NaN is refused."""
-    write_atomic(path, (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_atomic(path, (_json_text(document, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -69,8 +70,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def canonical_digest(document: dict[str, Any]) -> str:
     """sha256 of a document that does not depend on key order or white space."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _json_text(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _json_text(document: dict[str, Any], **form: Any) -> str:
+    """JSON that is always valid UTF-8: bytes of names that are not text are surrogates here, and JSON escapes there."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, **form)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def file_sha256(path: Path) -> str:

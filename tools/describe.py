@@ -10,6 +10,7 @@ import numpy as np
 
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.manifest import FORMAT_VERSION, Manifest, load_manifest
+from lmdali.pipeline.tables import printable
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 
 _SHOWN_CLASSES = 8
@@ -84,6 +85,6 @@ def command(dataset: Path, as_json: bool) -> None:
 
 def _classes(manifest: Manifest) -> str:
     counts = sorted(manifest.class_counts)
-    names = ", ".join(manifest.class_names[:_SHOWN_CLASSES])
+    names = ", ".join(printable(name) for name in manifest.class_names[:_SHOWN_CLASSES])
     more = f", and {len(manifest.class_names) - _SHOWN_CLASSES} more" if len(counts) > _SHOWN_CLASSES else ""
     return f"{len(counts)}, with {counts[0]} to {counts[-1]} records each: {names}{more}"

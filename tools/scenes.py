@@ -195,8 +195,8 @@ def _place_clutter(scene: Scene, size: float) -> None:
     angles = np.arange(0, 2 * math.pi, 2 * math.pi / 24)
     kind = int(rng.integers(3))
     if kind == 0:  # stone
-        bumps = sum(rng.normal(0, 0.22 / k) * np.cos(k * angles + rng.uniform(0, 6)) for k in range(2, 7))
-        outline = np.stack([np.cos(angles), 0.7 * np.sin(angles)], 1) * (1 + bumps)[:, None]
+        bumps = np.stack([rng.normal(0, 0.22 / k) * np.cos(k * angles + rng.uniform(0, 6)) for k in range(2, 7)])
+        outline = np.stack([np.cos(angles), 0.7 * np.sin(angles)], 1) * (1 + bumps.sum(axis=0))[:, None]
     elif kind == 1:  # blade
         along = np.cos(angles) * rng.uniform(2, 4)
         outline = np.stack([along, 0.22 * np.sin(angles) + 0.08 * rng.uniform(-1, 1) * along**2], 1)
@@ -227,7 +227,7 @@ def _illuminate(scene: Scene) -> None:
     light = 1 + np.float32(rng.uniform(0.1, 0.4)) * across
     if rng.random() < 0.3:
         edge = across + 0.3 * scene.warp + rng.uniform(-0.5, 0.6)
-        light *= 1 - np.float32(rng.uniform(0.3, 0.6)) * coverage(edge, rng.uniform(0.1, 0.5))
+        light *= 1 - np.float32(rng.uniform(0.25, 0.5)) * coverage(edge, rng.uniform(0.1, 0.5))
     light -= np.float32(rng.uniform(0, 0.12)) * (x * x + y * y)
     scene.canvas[...] *= light
 
@@ -235,7 +235,7 @@ def _illuminate(scene: Scene) -> None:
 def _photograph(scene: Scene, width: int, height: int) -> Pixels:
     """Exposure, white balance, defocus or sharpening, sensor noise, and the 8-bit result at full size."""
     rng = scene.rng
-    balance = rng.uniform(0.75, 1.3) * (1 + rng.uniform(-0.06, 0.06, 3))
+    balance = rng.uniform(0.85, 1.3) * (1 + rng.uniform(-0.06, 0.06, 3))
     exposed = scene.canvas * balance.astype(np.float32)[:, None, None] + rng.uniform(-8, 14)
     canvas = cv2.merge(list(exposed))
     if rng.random() < 0.2:

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 
 from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.decode import native_messages_silenced
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.tools.conversion import ShardJob, make_shard
 
@@ -94,7 +95,9 @@ def _end_with_parent() -> None:
 
 def _work(job: ShardJob) -> None:
     try:
-        make_shard(job, _tick)
+        # Every bad file has a row in rejects.parquet; what libpng prints about it would bury the progress bar.
+        with native_messages_silenced():
+            make_shard(job, _tick)
     except Stopped:
         return
 

@@ -1,0 +1,93 @@
+"""A loader over pictures made on the spot: the `Loader` contract in sixty lines, for tests of what consumes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+
+from lmdali.pipeline.batch import Batch
+
+
+class MemoryLoader:
+    """Shuffled by (seed, epoch), with pictures that are a function of the sample number.
+
+    Args:
+        num_samples: sample i has label `i % num_classes`.
+        before_batch: called with (epoch, position) before a batch is delivered; raise or signal there.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 24,
+        *,
+        num_classes: int = 4,
+        batch_size: int = 8,
+        shuffle: bool = True,
+        num_views: int = 1,
+        size: int = 224,
+        before_batch: Callable[[int, int], None] = lambda epoch, position: None,
+        manifest_digest: str = "d" * 64,
+    ) -> None:
+        self.num_samples, self.num_views, self.manifest_digest = num_samples, num_views, manifest_digest
+        self.class_names = tuple(f"class {label}" for label in range(num_classes))
+        self.before_batch = before_batch
+        self._batch_size, self._shuffle, self._size = batch_size, shuffle, size
+        self._epoch, self._position, self._start = 0, 0, 0
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.num_samples, self._batch_size)
+        return whole + (rest > 0 and not self._shuffle)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, start, self._start = self._epoch, self._start, 0
+        order = torch.arange(self.num_samples)
+        if self._shuffle:
+            order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(epoch))
+        end = len(self) * self._batch_size
+        for position in range(start, end, self._batch_size):
+            self.before_batch(epoch, position)
+            indices = order[position : position + self._batch_size]
+            self._position = position + self._batch_size
+            if self._position >= end:
+                self._epoch, self._position = epoch + 1, 0
+            yield Batch(self._images(indices), indices % len(self.class_names), indices)
+
+    def _images(self, indices: torch.Tensor) -> torch.Tensor:
+        """Stripes whose direction and width say the class, and noise that says the sample."""
+        rows = torch.arange(self._size, dtype=torch.float32)[:, None]
+        pictures = []
+        for index in indices.tolist():
+            label = index % len(self.class_names)
+            along = rows if label % 2 else rows.T
+            stripes = torch.sin(along * (0.1 + 0.15 * label)) * 60 + torch.zeros(self._size, self._size)
+            noise = torch.randn(3, self._size, self._size, generator=torch.Generator().manual_seed(index)) * 20
+            pictures.extend([stripes + noise] * self.num_views)
+        return torch.stack(pictures)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch, self._position, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._start = self._position
+
+    def stage_seconds(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
