@@ -42,7 +42,7 @@ _MIN_SHARDS = 64
 
 # Bytes per pixel of 4:2:0 JPEGs of ImageNet photographs at 256x256, measured on 360 of them (docs/format.md).
 _QUALITY_POINTS = (0, 50, 75, 85, 90, 95, 100)
-_BYTES_PER_PIXEL = (0.05, 0.14, 0.22, 0.29, 0.37, 0.54, 1.3)
+_BYTES_PER_PIXEL = (0.05, 0.135, 0.198, 0.263, 0.328, 0.468, 0.89)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,6 @@ def plan_split(split: str, num_files: int, seed: int) -> list[PicturePlan]:
     """All files of a split, classes in turn, with the odd and (in train) the broken ones at places drawn by seed."""
     copies = max(1, num_files // PICTURES_PER_ODD_KIND)
     special = list(ODD) * copies + (list(BROKEN) if split == "train" else [])
-    special = special[:num_files] if num_files < len(special) else special
     places = _generator(seed, split, len(MOTIFS), 0).permutation(num_files)
     kinds = {int(place): kind for place, kind in zip(places, special, strict=False)}
     return [

@@ -187,7 +187,7 @@ def _composite(scene: Scene, window: tuple[slice, slice], mask: Field, colour: F
 
 
 def _place_clutter(scene: Scene, size: float) -> None:
-    """Something that says nothing about the class: a stone, a blade or a board, plain, striped or mottled."""
+    """Something that says nothing about the class: a stone, a blade or a board."""
     rng, (height, width) = scene.rng, scene.texture.shape
     radius = size * min(width, height)
     centre = rng.uniform((0, 0), (width, height))

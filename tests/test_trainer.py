@@ -1,0 +1,347 @@
+"""Training that learns, that can be stopped anywhere, and that goes on as if it never was."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from memory_loader import MemoryLoader
+
+from lmdali.model.alexnet import AlexNet, AlexNetConfig
+from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
+from lmdali.model.journal import read_metrics
+from lmdali.model.train_config import TrainConfig
+from lmdali.model.train_state import TrainResult
+from lmdali.model.trainer import Trainer
+from lmdali.pipeline.errors import (
+    ConfigError,
+    InputError,
+    IntegrityError,
+    LmdaliError,
+    MissingExtraError,
+    RecordError,
+)
+
+TINY = AlexNetConfig(width=1 / 32, num_classes=4, init="kaiming")
+CONFIG = TrainConfig(epochs=3, lr=0.002, schedule="cosine:1", log_steps=2, checkpoint_seconds=0, keep_checkpoints=9)
+STEPS_PER_EPOCH = 3
+TIMES = ("seconds", "images_per_second", "stall")
+
+
+def make(run_dir: Path, *, config: TrainConfig = CONFIG, net: AlexNetConfig = TINY, **fields: Any) -> Trainer:
+    train = fields.pop("train", None) or MemoryLoader(24)
+    val = fields.pop("val", None) or MemoryLoader(12, shuffle=False)
+    return Trainer(AlexNet(net, seed=config.seed), config, train, val, run_dir=run_dir, **fields)
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines without times, which differ between runs."""
+    records = read_metrics(run_dir / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, list[dict[str, Any]]]:
+    """The run that every interrupted one must equal."""
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    return make(run_dir).fit(), metrics_of(run_dir)
+
+
+def at_step(step: int, action: Callable[[], None]) -> Callable[[int, int], None]:
+    """Do something before the batch of a step (counted from 0) is delivered."""
+
+    def before_batch(epoch: int, position: int) -> None:
+        if epoch * STEPS_PER_EPOCH + position // 8 == step:
+            action()
+
+    return before_batch
+
+
+def test_a_small_set_is_learned_by_heart(tmp_path: Path) -> None:
+    net = AlexNetConfig(width=1 / 16, num_classes=8, init="kaiming", dropout=0.0)
+    config = TrainConfig(epochs=15, lr=0.003, schedule="constant", log_steps=1)
+    train = MemoryLoader(64, num_classes=8, batch_size=16)
+    val = MemoryLoader(64, num_classes=8, batch_size=16, shuffle=False)
+    result = make(tmp_path, config=config, net=net, train=train, val=val).fit()
+    losses = [record["loss"] for record in metrics_of(tmp_path) if record["kind"] == "step"]
+    assert result.steps == len(losses) == 60
+    assert losses[0] > 1.5
+    assert losses[-1] < 0.05
+    assert result.val is not None
+    assert result.val.top1_error == 0.0
+
+
+def test_the_same_seed_gives_the_same_run(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    again = make(tmp_path).fit()
+    assert again.weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_metrics_hold_each_step_and_each_epoch_once(undisturbed: tuple[TrainResult, list[dict[str, Any]]]) -> None:
+    steps = [(r["epoch"], r["step"]) for r in undisturbed[1] if r["kind"] == "step"]
+    epochs = [(r["epoch"], r["step"]) for r in undisturbed[1] if r["kind"] == "epoch"]
+    assert steps == [(0, 2), (1, 4), (1, 6), (2, 8)]
+    assert epochs == [(0, 3), (1, 6), (2, 9)]
+
+
+def test_another_seed_gives_another_run(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    other = make(tmp_path, config=TrainConfig(**CONFIG.to_json() | {"seed": 1})).fit()
+    assert other.weights_sha256 != undisturbed[0].weights_sha256
+
+
+@pytest.mark.parametrize("step", range(9))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_the_resumed_run_equals_the_undisturbed_one(
+    tmp_path: Path, step: int, number: signal.Signals, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    if number is signal.SIGINT and step != 4:
+        return  # one step shows that both signals are heard
+    handler = signal.getsignal(number)
+    train = MemoryLoader(24, before_batch=at_step(step, lambda: signal.raise_signal(number)))
+    stopped = make(tmp_path, train=train).fit()
+    assert stopped.stopped_by == number
+    assert stopped.steps == step + 1
+    assert signal.getsignal(number) is handler
+    resumed = make(tmp_path)
+    resumed.resume_latest()
+    result = resumed.fit()
+    assert result.stopped_by is None
+    assert result.weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 5, 7])
+def test_a_run_killed_at_any_step_resumes_to_the_same_end(
+    tmp_path: Path, step: int, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    class Killed(BaseException):
+        """Stands for a process that is gone: nothing is saved on the way out."""
+
+    def die() -> None:
+        raise Killed
+
+    config = TrainConfig(**CONFIG.to_json() | {"checkpoint_steps": 2})
+    with pytest.raises(Killed):
+        make(tmp_path, config=config, train=MemoryLoader(24, before_batch=at_step(step, die))).fit()
+    resumed = make(tmp_path, config=config)
+    resumed.resume_latest()
+    result = resumed.fit()
+    assert result.weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_a_run_killed_while_validating_resumes_to_the_same_end(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    def die(epoch: int, position: int) -> None:
+        raise KeyboardInterrupt
+
+    config = TrainConfig(**CONFIG.to_json() | {"checkpoint_steps": 3})
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, config=config, val=MemoryLoader(12, shuffle=False, before_batch=die)).fit()
+    resumed = make(tmp_path, config=config)
+    resumed.resume_latest()
+    assert resumed.state.step == 3
+    assert resumed.fit().weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    make(tmp_path).fit()
+    checkpoints = CheckpointDirectory(tmp_path / "checkpoints").paths()
+    assert [path.name for path in checkpoints] == [f"step-{step:09d}.pt" for step in (3, 6, 9)]
+    for path in checkpoints[1:]:
+        path.write_bytes(path.read_bytes()[:1000])
+    screen = io.StringIO()
+    resumed = make(tmp_path, progress=screen)
+    resumed.resume_latest()
+    assert screen.getvalue().count("passed over") == 2
+    assert resumed.state.step == 3
+    assert resumed.fit().weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_all_checkpoints_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    make(tmp_path, config=TrainConfig(**CONFIG.to_json() | {"epochs": 2, "schedule": "constant"})).fit()
+    for path in CheckpointDirectory(tmp_path / "checkpoints").paths():
+        path.write_bytes(b"x")
+    with pytest.raises(IntegrityError, match="every checkpoint is damaged"):
+        make(tmp_path).resume_latest()
+
+
+def test_a_damaged_record_costs_no_steps(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    def damaged() -> None:
+        raise RecordError("record 17 is damaged")
+
+    with pytest.raises(RecordError):
+        make(tmp_path, train=MemoryLoader(24, before_batch=at_step(5, damaged))).fit()
+    resumed = make(tmp_path)
+    resumed.resume_latest()
+    assert resumed.state.step == 5
+    assert resumed.fit().weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_resuming_where_nothing_was_saved_starts_from_the_beginning(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step"}\n{"ki')
+    trainer = make(tmp_path)
+    trainer.resume_latest()
+    assert trainer.fit().weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_resuming_a_finished_run_trains_nothing(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    make(tmp_path).fit()
+    again = make(tmp_path)
+    again.resume_latest()
+    result = again.fit()
+    assert result.weights_sha256 == undisturbed[0].weights_sha256
+    assert result.steps == 9
+    assert result.val is None
+    assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_a_directory_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
+    make(tmp_path, config=config).fit()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match="--resume"):
+        make(tmp_path, config=config).fit()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_changed_settings_are_used_and_shown(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
+    make(tmp_path, config=config).fit()
+    screen = io.StringIO()
+    longer = TrainConfig(**config.to_json() | {"epochs": 2, "momentum": 0.5})
+    trainer = make(tmp_path, config=longer, progress=screen)
+    trainer.resume_latest()
+    assert "changed on resuming: momentum 0.9 -> 0.5" in screen.getvalue()
+    assert trainer.optimizer.param_groups[0]["momentum"] == 0.5
+    assert trainer.fit().steps == 6
+
+
+def test_another_network_or_dataset_is_refused(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
+    make(tmp_path, config=config).fit()
+    with pytest.raises(InputError, match="width"):
+        make(tmp_path, net=AlexNetConfig(width=1 / 16, num_classes=4, init="kaiming")).resume_latest()
+    with pytest.raises(InputError, match="training set dddddddddddd in the checkpoint and eeeeeeeeeeee here"):
+        make(tmp_path, train=MemoryLoader(24, manifest_digest="e" * 64)).resume_latest()
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -> None:
+    class Poisoned(MemoryLoader):
+        def _images(self, indices: torch.Tensor) -> torch.Tensor:
+            images = super()._images(indices)
+            images[indices == 13] = torch.nan
+            return images
+
+    train = Poisoned(24)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    position = int((order == 13).nonzero())
+    step = position // 8 + 1
+    with pytest.raises(LmdaliError, match=rf"step {step}: the loss is nan .*lower --lr"):
+        make(tmp_path, train=train).fit()
+    failure = metrics_of(tmp_path)[-1]
+    assert failure["kind"] == "failure"
+    assert failure["step"] == step
+    assert failure["samples"] == order[(step - 1) * 8 : step * 8].tolist()
+    assert CheckpointDirectory(tmp_path / "checkpoints").paths() == []
+
+
+def test_the_plateau_schedule_ends_the_run(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"epochs": 50, "lr": 1e-12, "schedule": "plateau:0"})
+    result = make(tmp_path, config=config).fit()
+    rates = [record["lr"] for record in metrics_of(tmp_path) if record["kind"] == "epoch"]
+    assert rates == pytest.approx([1e-12, 1e-12, 1e-13, 1e-14, 1e-15])
+    assert result.epochs == 5
+
+
+def test_learning_rates_follow_the_position_in_samples(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"log_steps": 1, "schedule": "cosine:2"})
+    make(tmp_path, config=config).fit()
+    rates = [record["lr"] for record in metrics_of(tmp_path) if record["kind"] == "step"]
+    assert rates[:6] == pytest.approx([0.002 * step / 6 for step in range(6)])
+    assert rates[6] == pytest.approx(0.002)
+    assert rates[8] == pytest.approx(0.002 * 0.25)
+
+
+def test_checkpoints_hold_what_evaluation_needs(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
+    make(tmp_path, config=config, loader_config={"normalize": "none"}).fit()
+    checkpoint = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
+    assert checkpoint.loader_config == {"normalize": "none"}
+    assert AlexNetConfig.from_json(checkpoint.model_config) == TINY
+    assert checkpoint.train_config == config.to_json()
+    AlexNet(TINY, seed=9).load_state_dict(checkpoint.model)
+
+
+def test_different_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="different classes"):
+        make(tmp_path, val=MemoryLoader(12, num_classes=3, shuffle=False))
+    with pytest.raises(InputError, match="the network has 5 classes, the training set 4"):
+        make(tmp_path, net=AlexNetConfig(width=1 / 32, num_classes=5))
+
+
+def test_progress_lines_are_in_the_familiar_form(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    make(tmp_path, progress=screen).fit()
+    lines = screen.getvalue().splitlines()
+    assert lines[0].startswith("Epoch: [0][1/3]  Time ")
+    for word in ("Data ", "Loss ", "Acc@1 ", "Acc@5 ", "img/s", "stall"):
+        assert word in lines[0]
+    summaries = [line for line in lines if line.startswith(" * Epoch: [")]
+    assert len(summaries) == 3
+    assert "val Acc@1" in summaries[-1]
+
+
+def test_bfloat16_trains_too(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1, lr=0.001, schedule="constant", precision="bfloat16")
+    result = make(tmp_path, config=config).fit()
+    assert result.val is not None
+    assert all(parameter.dtype is torch.float32 for parameter in make(tmp_path).model.parameters())
+
+
+def test_results_are_json(undisturbed: tuple[TrainResult, list[dict[str, Any]]]) -> None:
+    document = json.loads(json.dumps(undisturbed[0].to_json()))
+    assert document["steps"] == 9
+    assert document["val"]["num_samples"] == 12
+    assert 0 <= document["stall"] <= 1
+
+
+def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    config = TrainConfig(**CONFIG.to_json() | {"tensorboard": True})
+    with pytest.raises(MissingExtraError, match=r"lmdali\[tensorboard\]"):
+        make(tmp_path, config=config).fit()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0},
+     {"precision": "float8"}, {"schedule": "never"}, {"log_steps": 0}, {"keep_checkpoints": 0},
+     {"checkpoint_steps": -1}],
+)  # fmt: skip
+def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig(**fields)
