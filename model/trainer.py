@@ -129,10 +129,10 @@ class Trainer:
             manifest_digest=self.train_loader.manifest_digest,
         )
         self.model.load_state_dict(checkpoint.model)
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        given = [(group["momentum"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        for group, given in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(given)
+        for group, (momentum, weight_decay) in zip(self.optimizer.param_groups, given, strict=True):
+            group.update(momentum=momentum, weight_decay=weight_decay)
         then, now = checkpoint.train_config, self.config.to_json()
         if then.get("schedule") == now["schedule"]:
             self.schedule.load_state_dict(checkpoint.schedule)

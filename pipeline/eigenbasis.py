@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +89,8 @@ class Moments:
     def from_json(cls, fields: dict[str, Any], image_sums: NDArray[np.int64] | None) -> Moments:
         """Inverse of `to_json`."""
         sums, products = np.array(fields["sums"], np.int64), np.array(fields["products"], np.int64)
+        if sums.shape != (3,) or products.shape != (3, 3):
+            raise ValueError(f"sums of shape {sums.shape} and products of shape {products.shape}")
         return cls(int(fields["num_images"]), int(fields["num_pixels"]), sums, products, image_sums)
 
 
@@ -203,6 +204,8 @@ def load_moments(directory: Path) -> tuple[Moments, str]:
         IntegrityError: the file is missing, damaged, or does not agree with its mean image.
     """
     path = directory / STATISTICS_FILE
+    if not path.is_file():
+        raise IntegrityError(f"{path}: no such file: run `lmdali pca {directory}` to write it")
     document = read_json(path)
     try:
         if document["format"] != _FORMAT or document["version"] > _VERSION or document["channel_order"] != "RGB":
@@ -216,7 +219,7 @@ def load_moments(directory: Path) -> tuple[Moments, str]:
                 )
             image_sums = np.lib.format.read_array(io.BytesIO(payload), allow_pickle=False)
         return Moments.from_json(document["moments"], image_sums), str(document["manifest_digest"])
-    except (KeyError, TypeError, ValueError, OSError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise IntegrityError(f"{path}: {error!r}: run `lmdali pca {directory}` to write it again") from error
 
 

@@ -23,6 +23,7 @@ MAX_KEY_BYTES = 511
 MAX_POSITION = 99_999_999
 """Eight digits; LMDB iterates in byte order, so a ninth digit would break the order of keys."""
 
+_UINT64 = (1 << 64) - 1
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _CRC_FIELD = 100
 _CRC_TAG = bytes([(_CRC_FIELD << 3 | _FIXED32) & 0x7F | 0x80, (_CRC_FIELD << 3 | _FIXED32) >> 7])
@@ -121,6 +122,7 @@ def key_prefix(position: int) -> bytes:
 
 def _varint(number: int) -> bytes:
     out = bytearray()
+    number &= _UINT64  # protobuf writes negative numbers as 64-bit two's complement
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
         number >>= 7
@@ -135,7 +137,7 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
         at += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, at
+            return number & _UINT64, at
         shift += 7
         if shift > 63:
             raise IndexError

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmdali.pipeline.counter_random import mix64, philox4x32, sample_words
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.sampler import EpochOrder, RankSlice
+
+SEEDS = st.integers(0, 2**64 - 1)
+EPOCHS = st.integers(0, 2**32 - 1)
+GOLDEN = [
+    [649, 365, 84, 837, 903, 126, 257, 851],
+    [262, 608, 890, 709, 670, 843, 143, 413],
+    [503188, 23416, 1114242, 60836, 242846, 43073, 637121, 264916],
+    [99097069, 462810295, 774079928, 896079141, 372824664, 109516965, 535770751, 956852870],
+]
+"""Frozen on the day the order was first published: whoever resumes an old run must meet the same samples."""
+
+
+def order(num_samples: int, seed: int = 0, epoch: int = 0, *, shuffle: bool = True) -> list[int]:
+    return EpochOrder(num_samples, seed, epoch, shuffle).indices(0, num_samples).tolist()
+
+
+# Philox.
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [  # the known answers of the Random123 distribution, kat_vectors
+        ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF, 0xFFFFFFFF), "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_published_answers(
+    counter: tuple[int, ...], key: tuple[int, int], expected: str
+) -> None:
+    words = tuple(np.array([word], np.uint64) for word in counter)
+    assert len(words) == 4
+    out = philox4x32(words, key[0] | key[1] << 32)
+    assert " ".join(f"{int(word[0]):08x}" for word in out) == expected
+
+
+def test_words_of_a_sample_do_not_depend_on_its_company() -> None:
+    together = np.stack(sample_words(5, 3, np.array([9, 2, 10**12, 2]), 1))
+    for column, sample in enumerate((9, 2, 10**12)):
+        alone = np.stack(sample_words(5, 3, np.array([sample]), 1))
+        assert (together[:, column] == alone[:, 0]).all()
+    assert (together[:, 1] == together[:, 3]).all()
+
+
+def test_words_differ_by_seed_epoch_sample_and_stream() -> None:
+    base = (7, 3, 11, 1)
+    variants = [base, (8, 3, 11, 1), (7 + 2**32, 3, 11, 1), (7, 4, 11, 1), (7, 3, 12, 1), (7, 3, 11 + 2**32, 1)]
+    variants.append((7, 3, 11, 2))
+    words = {
+        tuple(int(w[0]) for w in sample_words(seed, epoch, np.array([sample]), stream))
+        for seed, epoch, sample, stream in variants
+    }
+    assert len(words) == len(variants)
+
+
+def test_mix64_is_splitmix64s_finaliser() -> None:
+    # The first outputs of SplitMix64 seeded with 0: the generator adds the golden gamma, then finalises.
+    states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    assert [f"{int(x):016x}" for x in mix64(states)] == ["e220a8397b1dcdaf", "6e789e6aa1b965f4", "06c45d188009454f"]
+
+
+# The order.
+
+
+def test_the_order_never_changes_between_versions() -> None:
+    assert EpochOrder(1000, 0, 0, True).indices(0, 8).tolist() == GOLDEN[0]
+    assert EpochOrder(1000, 0, 1, True).indices(0, 8).tolist() == GOLDEN[1]
+    assert EpochOrder(1_281_167, 42, 89, True).indices(1_281_159, 1_281_167).tolist() == GOLDEN[2]
+    assert EpochOrder(10**9, 2**64 - 1, 2**32 - 1, True).indices(5, 13).tolist() == GOLDEN[3]
+
+
+def test_every_small_size_is_a_permutation() -> None:
+    for num_samples in [*range(1, 130), 255, 256, 257, 1023, 1024, 1025, 4099]:
+        assert sorted(order(num_samples, seed=num_samples)) == list(range(num_samples))
+
+
+@given(st.integers(1, 3000), SEEDS, EPOCHS)
+def test_any_seed_and_epoch_is_a_permutation(num_samples: int, seed: int, epoch: int) -> None:
+    assert sorted(order(num_samples, seed, epoch)) == list(range(num_samples))
+
+
+@given(st.integers(1, 500), st.data())
+def test_any_part_of_the_order_can_be_asked_for_alone(num_samples: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, num_samples))
+    stop = data.draw(st.integers(start, num_samples))
+    part = EpochOrder(num_samples, 1, 2, True).indices(start, stop)
+    assert part.dtype == np.int64
+    assert part.tolist() == order(num_samples, 1, 2)[start:stop]
+
+
+def test_a_billion_samples_cost_nothing() -> None:
+    part = EpochOrder(10**9, 0, 0, True).indices(10**9 - 1000, 10**9)
+    assert len(set(part.tolist())) == 1000
+    assert 0 <= part.min() and part.max() < 10**9
+
+
+def test_without_shuffle_the_order_is_storage_order() -> None:
+    assert order(7, 3, 5, shuffle=False) == list(range(7))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {tuple(order(50, seed, epoch)) for seed in range(6) for epoch in range(6)}
+    assert len(orders) == 36
+    assert order(50, 2**32) != order(50, 0), "the upper half of the seed must count"
+    assert order(50, 0, 1) != order(50, 1, 0)
+
+
+@pytest.mark.parametrize("num_samples", [2, 3, 4])
+def test_tiny_sets_meet_all_their_permutations_about_equally_often(num_samples: int) -> None:
+    trials = 6000
+    counts = Counter(tuple(order(num_samples, 9, epoch)) for epoch in range(trials))
+    permutations = list(itertools.permutations(range(num_samples)))
+    expected = trials / len(permutations)
+    chi_squared = sum((counts[p] - expected) ** 2 / expected for p in permutations)
+    freedom = len(permutations) - 1
+    assert chi_squared < freedom + 5 * (2 * freedom) ** 0.5
+
+
+def test_every_sample_is_about_equally_likely_at_every_position() -> None:
+    num_samples, trials = 10, 4000
+    table = np.zeros((num_samples, num_samples))
+    for epoch in range(trials):
+        table[np.arange(num_samples), order(num_samples, 4, epoch)] += 1
+    expected = trials / num_samples
+    chi_squared = ((table - expected) ** 2 / expected).sum()
+    freedom = (num_samples - 1) ** 2
+    assert abs(chi_squared - freedom) < 5 * (2 * freedom) ** 0.5
+
+
+def test_neighbours_in_storage_do_not_stay_neighbours() -> None:
+    shuffled = np.array(order(20_000, 3))
+    gaps = np.abs(np.diff(shuffled))
+    assert abs(gaps.mean() / (20_000 / 3) - 1) < 0.05  # the mean gap of two random numbers is a third
+    assert abs(np.corrcoef(np.arange(20_000), shuffled)[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (0, 11), (5, 4)])
+def test_positions_outside_the_epoch_are_refused(start: int, stop: int) -> None:
+    with pytest.raises(ConfigError, match="outside an epoch of 10"):
+        EpochOrder(10, 0, 0, True).indices(start, stop)
+
+
+# Ranks.
+
+
+def test_two_ranks_of_three_samples_by_hand() -> None:
+    ranks = [RankSlice(8, 3, rank, 2, drop_last=False) for rank in (0, 1)]
+    assert [r.positions(0) for r in ranks] == [(0, 3), (3, 6)]
+    assert [r.positions(1) for r in ranks] == [(6, 7), (7, 8)]
+    assert [r.num_steps() for r in ranks] == [2, 2]
+    assert RankSlice(8, 3, 0, 2, drop_last=True).num_steps() == 1
+
+
+def walked(slices: list[RankSlice], start: int = 0) -> list[list[int]]:
+    """Positions of each step, all ranks together in rank order."""
+    steps = {s.num_steps(start) for s in slices}
+    assert len(steps) == 1, "ranks differ in their number of steps"
+    out = []
+    for step in range(steps.pop()):
+        ranges = [s.positions(step, start) for s in slices]
+        sizes = [stop - first for first, stop in ranges]
+        assert min(sizes) >= 0 and max(sizes) - min(sizes) <= 1
+        out.append([p for first, stop in ranges for p in range(first, stop)])
+        assert {s.position_after(step, start) for s in slices} == {out[-1][-1] + 1}
+    return out
+
+
+def test_ranks_are_disjoint_and_complete_for_every_small_case() -> None:
+    for num_samples, batch_size, world_size in itertools.product(range(1, 26), range(1, 6), range(1, 5)):
+        ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last=False) for r in range(world_size)]
+        steps = walked(ranks)
+        assert [p for step in steps for p in step] == list(range(num_samples))
+        assert max(s.positions(0)[1] - s.positions(0)[0] for s in ranks) <= batch_size
+        global_batch = batch_size * world_size
+        if num_samples < global_batch:
+            with pytest.raises(ConfigError, match="fewer than one global batch"):
+                RankSlice(num_samples, batch_size, 0, world_size, drop_last=True)
+            continue
+        ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last=True) for r in range(world_size)]
+        steps = walked(ranks)
+        whole = num_samples // global_batch * global_batch
+        assert [p for step in steps for p in step] == list(range(whole))
+        assert {len(step) for step in steps} == {global_batch}
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 8), st.data())
+def test_from_any_start_each_remaining_position_comes_once(
+    num_samples: int, batch_size: int, world_size: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, num_samples))
+    ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last=False) for r in range(world_size)]
+    assert [p for step in walked(ranks, start) for p in step] == list(range(start, num_samples))
+
+
+def test_the_order_of_samples_does_not_depend_on_the_batch_size() -> None:
+    seen = []
+    for batch_size in (1, 3, 8, 100):
+        slice_, epoch = RankSlice(100, batch_size, drop_last=False), EpochOrder(100, 5, 1, True)
+        steps = range(slice_.num_steps())
+        seen.append([i for step in steps for i in epoch.indices(*slice_.positions(step)).tolist()])
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"rank": 2, "world_size": 2}, "rank must be in 0..1"),
+        ({"rank": -1}, "rank must be in 0..0"),
+    ],
+)
+def test_impossible_slices_are_refused(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RankSlice(**{"num_samples": 10, "batch_size": 2} | fields)  # type: ignore[arg-type]

@@ -1,0 +1,98 @@
+"""`lmdali verify` finds every damaged byte and names the place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lmdali.pipeline.files import write_json
+from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
+from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.tools.cli import cli
+from lmdali.tools.exit_codes import run_command
+from lmdali.tools.verify import verify_dataset
+
+
+@pytest.fixture
+def dataset(small_jpeg_dataset: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_jpeg_dataset, tmp_path / "dataset"))
+
+
+def run(*args: object) -> int:
+    return run_command(lambda: cli([str(arg) for arg in args], standalone_mode=False))
+
+
+def image_bytes(dataset: Path, index: int) -> bytes:
+    return ShardReader(dataset, load_manifest(dataset)).read(index, lambda record: bytes(record.data))
+
+
+def change(path: Path, before: bytes, after: bytes) -> None:
+    content = path.read_bytes()
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+
+
+def test_a_whole_dataset_has_no_problems(dataset: Path) -> None:
+    report = verify_dataset(dataset, quiet=True)
+    assert report.problems == []
+    assert report.num_records == load_manifest(dataset).num_records
+
+
+def test_one_flipped_bit_is_found_with_shard_and_key(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = image_bytes(dataset, 10)
+    path = dataset / "shards" / "00001" / "data.mdb"
+    middle = data[-40:-8]
+    change(path, middle, bytes([middle[0] ^ 4]) + middle[1:])
+    assert run("verify", dataset, "--json", "--quiet") == 5
+    captured = capsys.readouterr()
+    problems = json.loads(captured.out)["problems"]
+    assert any("sha256 differs" in problem for problem in problems)
+    assert any(problem.startswith("shard 00001, row ") and "CRC-32C" in problem for problem in problems)
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_every_single_bit_of_a_shard_counts(dataset: Path) -> None:
+    path = dataset / "shards" / "00000" / "data.mdb"
+    content = path.read_bytes()
+    for position in range(5, len(content), len(content) // 12):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        assert verify_dataset(dataset, decode=False, quiet=True).problems, f"byte {position}"
+
+
+@pytest.mark.parametrize("length", [0, 100, 4096, 8192, -4096, -1])
+def test_a_truncated_shard_is_named_without_being_mapped(dataset: Path, length: int) -> None:
+    path = dataset / "shards" / "00002" / "data.mdb"
+    path.write_bytes(path.read_bytes()[:length])
+    problems = verify_dataset(dataset, quiet=True).problems
+    assert len(problems) == 1
+    assert problems[0].startswith("shard 00002: ")
+
+
+def test_missing_and_swapped_shards_are_named(dataset: Path) -> None:
+    shards = dataset / "shards"
+    (shards / "00000").rename(shards / "aside")
+    (shards / "00001").rename(shards / "00000")
+    problems = verify_dataset(dataset, quiet=True).problems
+    assert any(problem.startswith("shard 00001: ") for problem in problems)
+    assert any(problem.startswith("shard 00000") for problem in problems)
+
+
+def test_changed_tables_and_statistics_are_named(dataset: Path) -> None:
+    (dataset / "rejects.parquet").write_bytes(b"no")
+    (dataset / "records.parquet").unlink()
+    (dataset / "mean.npy").write_bytes(b"no")
+    problems = verify_dataset(dataset, quiet=True).problems
+    assert [problem.split(":")[0].split("/")[-1] for problem in problems] == [
+        "mean.npy", "records.parquet", "rejects.parquet",
+    ]  # fmt: skip
+
+
+def test_an_edited_manifest_is_not_trusted(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((dataset / MANIFEST_FILE).read_text())
+    document["class_names"][0] = "another"
+    write_json(dataset / MANIFEST_FILE, document)
+    assert run("verify", dataset) == 5
+    assert "was edited or damaged" in capsys.readouterr().err

@@ -1,0 +1,195 @@
+"""`ThroughputReport`: everything a profile found, as data and as tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lmdali.tools.measurement import Rate
+from lmdali.tools.report_table import print_pairs, print_table
+from lmdali.tools.verdict import Verdict
+
+SCHEMA_VERSION = 1
+
+_STAGE_WORDS = {
+    "plan": "order and draws (consumer)",
+    "read": "read: LMDB and CRC",
+    "decode": "decode: file to pixels",
+    "augment": "augment: crop to normalise",
+    "copy": "copy: to the device (consumer)",
+    "wait": "wait: the consumer in next()",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputReport:
+    """What `lmdali profile run` measured. None means not measured, never zero.
+
+    Attributes:
+        dataset: directory.
+        dataset_digest: identity of the dataset.
+        num_samples: records.
+        encoding: of the records, "jpeg" or "raw".
+        mean_record_bytes: stored image bytes per record.
+        batch_size: samples per step.
+        steps_per_epoch: batches of an epoch.
+        num_threads: of the loader.
+        backend: that delivered the batches.
+        backend_reason: why it was taken.
+        device: of the batches and the model.
+        dtype: of the batches.
+        model: name of the model, None without one.
+        num_parameters: of the model.
+        read: LMDB alone.
+        decode: JPEG decoder alone; None for raw records.
+        memory_copy: memcpy alone; None for JPEG records.
+        loader: the loader alone.
+        model_alone: training steps on one cached batch.
+        together: training steps fed by the loader.
+        time_to_first_batch_seconds: from asking for a loader to its first batch.
+        epoch_gap_seconds: median of the waits for an epoch's first batch, later epochs only.
+        verdict: what holds the run back, and what to do.
+        machine: facts about where this was measured.
+        cautions: what the reader should know about these numbers.
+    """
+
+    dataset: str
+    dataset_digest: str
+    num_samples: int
+    encoding: str
+    mean_record_bytes: float
+    batch_size: int
+    steps_per_epoch: int
+    num_threads: int
+    backend: str
+    backend_reason: str
+    device: str
+    dtype: str
+    model: str | None
+    num_parameters: int | None
+    read: Rate
+    decode: Rate | None
+    memory_copy: Rate | None
+    loader: Rate | None
+    model_alone: Rate | None
+    together: Rate | None
+    time_to_first_batch_seconds: float | None
+    epoch_gap_seconds: float | None
+    verdict: Verdict
+    machine: dict[str, Any]
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def data_stall(self) -> float | None:
+        """1 - ideal step / measured step, 0..1."""
+        return self.verdict.data_stall
+
+    def shares(self) -> dict[str, float | None]:
+        """Each rate over the lowest ceiling above it, 0..1; None for what has no ceiling here."""
+        parts = [rate for rate in (self.read, self.decode, self.memory_copy) if rate is not None]
+        return {
+            "loader": _share(self.loader, parts),
+            "together": _share(self.together, [rate for rate in (self.loader, self.model_alone) if rate is not None]),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON-able document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self),
+            "shares": self.shares(),
+            "megabytes_per_second": {
+                name: rate.images_per_second * self.mean_record_bytes / 1e6 if rate is not None else None
+                for name, rate in (("read", self.read), ("loader", self.loader))
+            },
+        }
+
+
+def print_report(report: ThroughputReport) -> None:
+    """Tables of at most 100 columns on stdout."""
+    print_pairs(f"profile of {report.dataset}", _setting(report))
+    print_table(
+        "rates, each alone and then together",
+        ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image"),
+        _rate_rows(report),
+    )
+    if report.loader is not None:
+        print_table("inside the loader, alone", ("stage", "ms/image", "of thread time"), _stage_rows(report))
+    print_pairs("verdict", _outcome(report))
+
+
+def _share(rate: Rate | None, ceilings: list[Rate]) -> float | None:
+    if rate is None or not ceilings:
+        return None
+    return rate.images_per_second / min(ceiling.images_per_second for ceiling in ceilings)
+
+
+def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
+    machine = report.machine
+    return [
+        ("machine", f"{machine['cpu']}, {machine['num_cpus']} CPUs, {machine['memory_bytes'] / 1e9:.0f} GB"
+                    + (f", {machine['gpu']}" if machine["gpu"] else "")),
+        ("dataset", f"{report.num_samples:,} {report.encoding} records of {report.mean_record_bytes / 1e3:.1f} kB, "
+                    f"digest {report.dataset_digest[:12]}"),
+        ("loader", f"{report.backend} ({report.backend_reason}), {report.num_threads} threads, "
+                   f"batch {report.batch_size} {report.dtype} on {report.device}"),
+        ("model", "none" if report.model is None else f"{report.model}, {report.num_parameters:,} parameters, "
+                  f"{machine['torch_threads']} torch threads"),
+    ]  # fmt: skip
+
+
+def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
+    shares = report.shares()
+    named = (
+        ("LMDB read", report.read, None, True),
+        ("decode", report.decode, None, False),
+        ("memory copy", report.memory_copy, None, False),
+        ("loader", report.loader, shares["loader"], True),
+        ("model on a cached batch", report.model_alone, None, False),
+        ("training step fed by the loader", report.together, shares["together"], False),
+    )
+    return [
+        (
+            name,
+            f"{rate.images_per_second:,.0f}",
+            f"± {rate.spread:.0%}",
+            f"{rate.images_per_second * report.mean_record_bytes / 1e6:,.0f}" if moves_records else "",
+            "" if share is None else f"{share:.0%}",
+            f"{1e3 * rate.cpu_seconds_per_image:.3f}",
+        )
+        for name, rate, share, moves_records in named
+        if rate is not None
+    ]
+
+
+def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
+    assert report.loader is not None
+    stages = report.loader.stage_seconds_per_image
+    busy = sum(seconds for stage, seconds in stages.items() if seconds is not None and stage != "wait")
+    rows = []
+    for stage, seconds in stages.items():
+        if seconds is None:
+            rows.append((_STAGE_WORDS.get(stage, stage), "not timed", ""))
+        else:
+            share = "" if stage == "wait" else f"{seconds / busy:.0%}"
+            rows.append((_STAGE_WORDS.get(stage, stage), f"{1e3 * seconds:.3f}", share))
+    return rows
+
+
+def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
+    verdict = report.verdict
+    word = verdict.bound or "none without a model"
+    if verdict.bound == "INPUT-BOUND" and verdict.stage is not None:
+        word = f"{word} ({verdict.stage})"
+    pairs: list[tuple[str, object]] = [("verdict", word)]
+    if verdict.data_stall is not None and report.model_alone is not None and report.together is not None:
+        pairs.append(
+            ("data stall", f"{verdict.data_stall:.1%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
+                           f"{1e3 * report.model_alone.step_seconds:.1f} ms with data for free")
+        )  # fmt: skip
+    if report.time_to_first_batch_seconds is not None:
+        pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
+    if report.epoch_gap_seconds is not None:
+        pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
+    pairs += [("why", verdict.reason), ("advice", verdict.advice)]
+    return pairs + [("caution", caution) for caution in report.cautions]

@@ -1,0 +1,222 @@
+"""From measured rates to one word and one line of advice: what holds a training run back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lmdali.tools.measurement import Rate
+
+Bound = Literal["INPUT-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID"]
+
+MIN_STEPS = 8
+"""Counted steps below which a rate is an anecdote."""
+
+MIN_STEPS_PER_EPOCH = 4
+"""With fewer, the loader is always filling its queue or draining it, and never at its pace."""
+
+MAX_SPREAD = 0.5
+"""Half the range of the windows over their median; beyond it, two runs would disagree about the verdict."""
+
+STALL_OF_NOTE = 0.1
+"""Data stall that is worth somebody's time."""
+
+HEADROOM = 1.25
+"""A loader this many times faster than the model is not what holds it back."""
+
+SHARED_HIGH, SHARED_LOW = 0.55, 0.45
+"""On shared cores: share of a step that input takes, above which it is the larger half, below which the smaller."""
+
+WORKER_STAGES = ("read", "decode", "augment")
+CONSUMER_STAGES = ("plan", "copy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a verdict is made from.
+
+    Attributes:
+        loader: the loader alone; None where an epoch has no whole batch.
+        model: training steps on one cached batch; None without a model.
+        together: training steps fed by the loader.
+        steps_per_epoch: batches of an epoch.
+        num_threads: of the loader.
+        num_cpus: that this process may use.
+        on_gpu: whether the model runs on a GPU.
+        backend: of the loader.
+        encoding: of the records, "jpeg" or "raw".
+    """
+
+    loader: Rate | None
+    model: Rate | None
+    together: Rate | None
+    steps_per_epoch: int
+    num_threads: int
+    num_cpus: int
+    on_gpu: bool
+    backend: str
+    encoding: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome.
+
+    Attributes:
+        bound: what holds the run back; None without a model.
+        stage: of the loader, where most of its time goes: read, decode, augment or copy; None where that is not known.
+        data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model.
+        shared_cores: whether loader and model need more CPU together than there is.
+        reason: the numbers behind the word.
+        advice: what to do.
+    """
+
+    bound: Bound | None
+    stage: str | None
+    data_stall: float | None
+    shared_cores: bool
+    reason: str
+    advice: str
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict on a measurement.
+
+    On separate resources (a GPU, or cores to spare) the slower of loader and model sets the pace, and the stall says
+    how much. On a CPU that both need, a step is the sum of both, so a stall is certain; the verdict then goes to the
+    larger half.
+    """
+    reason, advice = _invalid(evidence)
+    stage = dominant_stage(evidence)
+    if reason:
+        return Verdict(
+            bound="INVALID", stage=None, data_stall=None, shared_cores=False, reason=reason, advice=advice
+        )
+    loader, model, together = evidence.loader, evidence.model, evidence.together
+    assert loader is not None
+    if model is None or together is None:
+        return Verdict(
+            bound=None,
+            stage=stage,
+            data_stall=None,
+            shared_cores=False,
+            reason=f"the loader alone delivers {loader.images_per_second:,.0f} images/s",
+            advice="Leave out --no-model to learn whether that is enough for a training step.",
+        )
+    stall = max(0.0, 1 - model.step_seconds / together.step_seconds)
+    shared = _shares_cores(evidence, loader, model)
+    ratio = loader.images_per_second / model.images_per_second
+    if shared:
+        bound: Bound = "INPUT-BOUND" if stall > SHARED_HIGH else "COMPUTE-BOUND" if stall < SHARED_LOW else "BALANCED"
+    elif stall >= STALL_OF_NOTE:
+        bound = "INPUT-BOUND"
+    else:
+        bound = "COMPUTE-BOUND" if ratio >= HEADROOM else "BALANCED"
+    return Verdict(
+        bound=bound,
+        stage=stage,
+        data_stall=stall,
+        shared_cores=shared,
+        reason=_reason(evidence, stall, ratio, shared=shared),
+        advice=_advice(evidence, bound, stage, ratio, shared=shared),
+    )
+
+
+def dominant_stage(evidence: Evidence) -> str | None:
+    """The stage that would have to become faster for the loader to become faster; None where it cannot be told."""
+    loader = evidence.loader
+    if loader is None:
+        return None
+    per_image = loader.stage_seconds_per_image
+    workers, consumer = _known(per_image, WORKER_STAGES), _known(per_image, CONSUMER_STAGES)
+    # Of a resource's time, the share that is busy: threads work side by side, the consumer's thread is one.
+    workers_busy = sum(workers.values()) * loader.images_per_second / evidence.num_threads
+    consumer_busy = sum(consumer.values()) * loader.images_per_second
+    if evidence.backend == "dali":
+        # DALI decodes and augments out of our sight, and its `copy` includes waiting for that.
+        return "read" if workers_busy > 0.8 else None
+    if consumer and consumer_busy > workers_busy:
+        return max(consumer, key=consumer.__getitem__)
+    return max(workers, key=workers.__getitem__) if workers else None
+
+
+def _known(per_image: Mapping[str, float | None], stages: tuple[str, ...]) -> dict[str, float]:
+    return {stage: seconds for stage in stages if (seconds := per_image.get(stage)) is not None}
+
+
+def _invalid(evidence: Evidence) -> tuple[str, str]:
+    """Reason and advice where the measurement cannot carry a verdict; empty where it can."""
+    steps = evidence.steps_per_epoch
+    if steps < MIN_STEPS_PER_EPOCH or evidence.loader is None:
+        return (
+            f"an epoch has {steps} batches, a verdict needs {MIN_STEPS_PER_EPOCH}: the loader never reaches its pace",
+            "Take a smaller batch (-b), or a larger dataset.",
+        )
+    named = (("loader", evidence.loader), ("model", evidence.model), ("training step", evidence.together))
+    for name, rate in named:
+        if rate is None:
+            continue
+        if rate.steps < MIN_STEPS:
+            return (
+                f"{rate.steps} steps of the {name} were measured, a verdict needs {MIN_STEPS}",
+                "Give it more --seconds, or more --steps.",
+            )
+        if rate.spread > MAX_SPREAD:
+            return (
+                f"the {name}'s windows range from {rate.low:,.0f} to {rate.high:,.0f} images/s: something else used "
+                "this machine meanwhile",
+                "Measure again on a quiet machine, or with more --seconds.",
+            )
+    return "", ""
+
+
+def _shares_cores(evidence: Evidence, loader: Rate, model: Rate) -> bool:
+    """Whether the cores, and not the slower of the two, limit loader and model together."""
+    if evidence.on_gpu:
+        return False
+    both = loader.cpu_seconds_per_image + model.cpu_seconds_per_image
+    return both > 0 and evidence.num_cpus / both < 0.9 * min(loader.images_per_second, model.images_per_second)
+
+
+def _reason(evidence: Evidence, stall: float, ratio: float, *, shared: bool) -> str:
+    text = f"the loader alone is {ratio:.2g} times as fast as the model alone, and {stall:.0%} of a step goes to input"
+    if shared:
+        text += f"; both share {evidence.num_cpus} CPUs, so a step costs the sum of the two even if nobody waits"
+    return text
+
+
+def _advice(evidence: Evidence, bound: Bound, stage: str | None, ratio: float, *, shared: bool) -> str:
+    if bound == "COMPUTE-BOUND":
+        if shared:
+            return (
+                "The model needs most of the cores: a smaller --width, or a GPU, helps more than any loader could. "
+                "The rest goes to input: fewer threads would not give it back."
+            )
+        return f"More threads or another loader will not help: the loader could feed {ratio:.1f} such models."
+    if bound == "BALANCED":
+        if shared:
+            return "Input and model take about half of the cores each: speeding up either one gains at most half."
+        return "Input keeps up, with less than 25 % to spare: a faster model would have to wait for it."
+    return _ADVICE.get((stage, evidence.encoding)) or _ADVICE.get((stage, "")) or _UNKNOWN_STAGE
+
+
+_ADVICE: dict[tuple[str | None, str], str] = {
+    ("decode", "jpeg"): (
+        "Decoding JPEG takes most of the loader's time: use more CPUs (-j), the dali backend where there is a GPU, or "
+        "convert with --encoding raw, which needs no decoding and about six times the room."
+    ),
+    ("read", ""): (
+        "Reading takes most of the loader's time: put the dataset on a local disk or into memory (/dev/shm), or store "
+        "JPEG instead of raw pixels."
+    ),
+    ("augment", ""): (
+        "Cropping and normalising takes most of the loader's time: use --dtype uint8 with the mean subtracted on the "
+        "device, or more CPUs (-j)."
+    ),
+    ("copy", ""): "Copying to the device takes most of the loader's time: use --dtype uint8, a quarter of float32.",
+    ("plan", ""): "Order and draws take most of the loader's time: use a larger batch (-b).",
+}
+_UNKNOWN_STAGE = (
+    "This backend does not tell decoding from augmenting: compare the decode ceiling above, and try more threads (-j)."
+)
