@@ -24,7 +24,8 @@ class Initialisation:
     """Zero-mean normal weights and constant biases, by layer name; layers not named get the default.
 
     Attributes:
-        std: standard deviation of the weights, or None for `sqrt(2 / fan_in)` (He et al., ICCV 2015, section 2.2).
+        std: standard deviation of the weights, or None for `sqrt(1 / fan_in)`, which keeps the scale of a layer's input
+            (LeCun et al., Efficient BackProp, 1998, section 4.6).
         bias: value of the biases.
         layer_std: exceptions to `std`.
         layer_bias: exceptions to `bias`.
@@ -45,9 +46,9 @@ INITIALISATIONS = {
     "original2012": Initialisation(0.01, 0.0, {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, _ONES),
     # Caffe's bvlc_alexnet: smaller biases, because ones gave "flat training loss" there.
     "caffe": Initialisation(0.01, 0.0, {"fc6": 0.005, "fc7": 0.005}, _TENTHS),
-    # For small sets: keeps the signal's scale at any width. Conv1 sees gray levels around 0 +- 70, so it and the
-    # classifier keep the paper's 0.01.
-    "kaiming": Initialisation(None, 0.0, {"conv1": 0.01, "fc8": 0.01}, {}),
+    # For small sets, where the paper's takes many epochs to leave chance level. Conv1 sees gray levels around 0 +- 70
+    # rather than unit variance, so it keeps the paper's 0.01, and so does the classifier, to begin undecided.
+    "lecun": Initialisation(None, 0.0, {"conv1": 0.01, "fc8": 0.01}, {}),
 }
 
 
@@ -177,7 +178,7 @@ class AlexNet(nn.Module):
                 continue
             std = rule.layer_std.get(name, rule.std)
             if std is None:
-                std = math.sqrt(2.0 / layer.weight[0].numel())
+                std = math.sqrt(1.0 / layer.weight[0].numel())
             # Drawn on the CPU, so that a seed means the same weights on every device.
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * std)
             assert layer.bias is not None

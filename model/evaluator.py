@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,7 @@ def evaluate(
     channels_last: bool = True,
     precision: torch.dtype = torch.float32,
     keep_probabilities: bool = False,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> EvalResult:
     """Run `model` over one epoch of `loader` in evaluation mode; the model's mode is restored.
 
@@ -75,12 +77,14 @@ def evaluate(
         channels_last: memory format of the input; the answer does not depend on it.
         precision: float32, or bfloat16 for autocast; softmax and averages are float32 in any case.
         keep_probabilities: return the averaged probabilities of every sample.
+        on_progress: told the number of samples done, after each batch.
 
     Raises:
         IntegrityError: the loader delivered a sample twice or not at all, or labels that the model does not have.
     """
     device = torch.device(device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
+    done = 0
     seen = torch.zeros(loader.num_samples, dtype=torch.int64)
     kept: Tensor | None = None
     was_training = model.training
@@ -101,6 +105,8 @@ def evaluate(
             if keep_probabilities:
                 kept = torch.empty(loader.num_samples, log_p.shape[1]) if kept is None else kept
                 kept[batch.indices] = log_p.exp().cpu()
+            done += len(labels)
+            on_progress(done)
     finally:
         model.train(was_training)
     _require_once(seen)

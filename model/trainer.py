@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor
 
 from lmdali.model.alexnet import AlexNet
 from lmdali.model.checkpoint import (
@@ -22,6 +21,7 @@ from lmdali.model.checkpoint import (
     require_same_run,
 )
 from lmdali.model.evaluator import EvalResult, evaluate
+from lmdali.model.generators import generator_states, restore_generators
 from lmdali.model.journal import METRICS_FILE
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.recorder import Recorder
@@ -142,6 +142,18 @@ class Trainer:
         self.state.restore(checkpoint.progress)
         self._resumed, self._may_replace = checkpoint, True
 
+    def require_vacant(self) -> None:
+        """Make `run_dir`, unless it holds a run that this one does not resume.
+
+        Raises:
+            InputError: it does.
+            StorageError: it cannot be made.
+        """
+        if not self._may_replace and (self.checkpoints.paths() or (self.run_dir / METRICS_FILE).exists()):
+            raise InputError(f"{self.run_dir}: holds a run: continue it with --resume, or use another --run-dir")
+        with storage_errors(self.run_dir):
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+
     def fit(self) -> TrainResult:
         """Train to the end, or until SIGINT or SIGTERM: then the step is finished and saved, and the result says so.
 
@@ -150,13 +162,11 @@ class Trainer:
             LmdaliError: the loss is not finite; names the step and the samples.
             StorageError: a checkpoint or the metrics could not be written.
         """
-        if not self._may_replace and (self.checkpoints.paths() or (self.run_dir / METRICS_FILE).exists()):
-            raise InputError(
-                f"{self.run_dir}: holds a run already: continue it with --resume, or use another --run-dir"
-            )
-        with storage_errors(self.run_dir):
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._set_generators()
+        self.require_vacant()
+        if self._resumed is None:
+            torch.manual_seed(self.config.seed)
+        else:
+            restore_generators(self._resumed.rng, self.device)
         self._saved_at = time.monotonic()
         with (
             self._record.opened(resumed=self._resumed is not None, tensorboard=self.config.tensorboard),
@@ -246,7 +256,7 @@ class Trainer:
             schedule=self.schedule.state_dict(),
             progress=dataclasses.asdict(self.state),
             train_loader=self.train_loader.state_dict(),
-            rng=self._generators(),
+            rng=generator_states(self.device),
             model_config=self.model.config.to_json(),
             train_config=self.config.to_json(),
             loader_config=self._loader_config,
@@ -256,21 +266,6 @@ class Trainer:
         )
         self.checkpoints.save(checkpoint, step=self.state.step, best=best)
         self._saved_at = time.monotonic()
-
-    def _generators(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    def _set_generators(self) -> None:
-        """Seed the dropout masks, or put their generators back where the checkpoint found them."""
-        if self._resumed is None:
-            torch.manual_seed(self.config.seed)
-            return
-        torch.set_rng_state(self._resumed.rng["cpu"])
-        if self.device.type == "cuda" and "cuda" in self._resumed.rng:
-            torch.cuda.set_rng_state(self._resumed.rng["cuda"], self.device)
 
     def _result(self, stopped_by: int | None) -> TrainResult:
         best = self.state.best_top1_error

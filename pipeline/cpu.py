@@ -116,8 +116,9 @@ class CpuBackend:
         wait_for(pending.tasks)
 
     def close(self) -> None:
-        """Join the threads."""
+        """Join the threads and close the shards that nobody else reads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
 
     def _fill(self, pending: _Pending, first: int, last: int) -> None:
         totals = [0.0, 0.0, 0.0]
@@ -142,7 +143,10 @@ class CpuBackend:
             totals[1] += decoded - read
             totals[2] += perf_counter() - decoded
 
-        self._reader.read(index, use, verify=self._crc.wanted(index))
+        verify = self._crc.wanted(index)
+        self._reader.read(index, use, verify=verify)
+        if verify:
+            self._crc.passed(index)
 
     def _crop(self, pending: _Pending, pixels: NDArray[np.uint8], views: range) -> None:
         params = pending.plan.params

@@ -120,6 +120,7 @@ class DaliBackend:
         if not self._closed:
             self._closed = True
             self._pool.shutdown(wait=True, cancel_futures=True)
+            self._reader.close()
             while self._in_pipeline:
                 self._collect()
             del self._pipeline
@@ -134,7 +135,10 @@ class DaliBackend:
                 pending.encoded[sample] = np.frombuffer(bytes(record.data), np.uint8)
                 pending.labels[sample] = record.label
 
-            self._reader.read(index, use, verify=self._crc.wanted(index))
+            verify = self._crc.wanted(index)
+            self._reader.read(index, use, verify=verify)
+            if verify:
+                self._crc.passed(index)
         self._timers.add("read", perf_counter() - begin)
 
     def _schedule(self, *, block: bool) -> None:

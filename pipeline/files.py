@@ -71,7 +71,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def canonical_digest(document: dict[str, Any]) -> str:
     """sha256 of a document that does not depend on key order or white space."""
     text = _json_text(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_utf8(text)).hexdigest()
+
+
+def _utf8(json_text: str) -> bytes:
+    # File names may hold bytes that are no UTF-8, lone surrogates in Python; their backslash escapes are JSON's own.
+    return json_text.encode("utf-8", "backslashreplace")
 
 
 def _json_text(document: dict[str, Any], **form: Any) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lmdali.pipeline.errors import InputError, ManifestError
+from lmdali.pipeline.errors import InputError, IntegrityError, ManifestError
 from lmdali.pipeline.files import canonical_digest, read_json, write_json
 
 MANIFEST_FILE = "manifest.json"
@@ -17,6 +18,9 @@ REJECTS_FILE = "rejects.parquet"
 FORMAT = "lmdali"
 FORMAT_VERSION = (1, 0)
 """(major, minor): a reader refuses a newer major and ignores what a newer minor added."""
+
+MAX_IMAGE_SIZE = 65_535
+"""The largest side a JPEG can have."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +115,16 @@ def load_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_FILE
     if not path.is_file():
         raise InputError(_not_a_dataset(directory))
-    document = read_json(path)
+    try:
+        document = read_json(path)
+    except IntegrityError as error:
+        raise ManifestError(str(error)) from error
     if document.get("format") != FORMAT:
         raise ManifestError(
             f"{path}: format is {document.get('format')!r}, expected {FORMAT!r}: not one of our datasets"
         )
     version = document.get("format_version")
-    if not (isinstance(version, list) and len(version) == 2 and all(isinstance(part, int) for part in version)):
+    if not (isinstance(version, list) and len(version) == 2 and all(type(part) is int for part in version)):
         raise ManifestError(f"{path}: format_version is {version!r}, expected two integers: the file is damaged")
     if version[0] > FORMAT_VERSION[0]:
         raise ManifestError(
@@ -125,51 +132,83 @@ def load_manifest(directory: Path) -> Manifest:
             "upgrade lmdali"
         )
     claimed = document.pop("digest", None)
-    found = canonical_digest(document)
+    try:
+        found = canonical_digest(document)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: holds what no manifest has ({error}): the file is damaged") from error
     if claimed != found:
         raise ManifestError(
             f"{path}: its digest is {str(claimed)[:12]}..., its content gives {found[:12]}...: the file was edited or "
             "damaged; restore it or convert again"
         )
     try:
-        manifest = _parse(document, found)
-    except (KeyError, TypeError, ValueError) as error:
+        manifest = Manifest(**_parse(Manifest, document), digest=found)
+    except (KeyError, TypeError) as error:
         raise ManifestError(f"{path}: field {error} is missing or of the wrong kind") from error
     _check(manifest, path)
+    if document.get("channel_order") != "RGB":
+        raise ManifestError(f"{path}: channel_order is {document.get('channel_order')!r}, only 'RGB' can be read")
     return manifest
 
 
-def _parse(document: dict[str, Any], digest: str) -> Manifest:
-    shard_fields = set(ShardInfo.__dataclass_fields__)
-    shards = tuple(
-        ShardInfo(
-            **{key: value for key, value in shard.items() if key in shard_fields}
-            | {"rejected": tuple(shard["rejected"])}
-        )
-        for shard in document["shards"]
-    )
-    known = {key: document[key] for key in Manifest.__dataclass_fields__ if key != "digest"}
-    known["shards"] = shards
-    known["class_names"], known["class_counts"] = tuple(document["class_names"]), tuple(document["class_counts"])
-    return Manifest(**known, digest=digest)
+_KINDS = {"int": int, "str": str, "dict[str, Any]": dict, "dict[str, str]": dict}
+_LISTS = {"tuple[int, ...]": int, "tuple[str, ...]": str, "tuple[ShardInfo, ...]": dict}
+
+
+def _parse(kind: type[Manifest] | type[ShardInfo], document: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `kind` from JSON, each of exactly its type: JSON's true and 3.0 are no integers here."""
+    parsed: dict[str, Any] = {}
+    for field in fields(kind):
+        if field.name == "digest":
+            continue
+        value = document[field.name]
+        item_kind = _LISTS.get(str(field.type))
+        if item_kind is None:
+            if type(value) is not _KINDS[str(field.type)]:
+                raise TypeError(repr(field.name))
+        elif type(value) is not list or any(type(item) is not item_kind for item in value):
+            raise TypeError(repr(field.name))
+        elif item_kind is dict:
+            value = tuple(ShardInfo(**_parse(ShardInfo, item)) for item in value)
+        else:
+            value = tuple(value)
+        parsed[field.name] = value
+    return parsed
 
 
 def _check(manifest: Manifest, path: Path) -> None:
     """Cross checks that a right digest cannot replace: whoever edits a manifest can also recompute its digest."""
+    position = 0
     for shard in manifest.shards:
         if not (len(shard.name) == 5 and shard.name.isascii() and shard.name.isdigit()):
             raise ManifestError(f"{path}: shard name {shard.name!r} is not five digits")
         if shard.num_records < 0 or shard.num_records + len(shard.rejected) != shard.num_sources:
             raise ManifestError(f"{path}: shard {shard.name}: records and rejects do not add up to its sources")
+        if shard.first_position != position:
+            raise ManifestError(f"{path}: shard {shard.name} starts at source {shard.first_position}, not {position}")
+        position += shard.num_sources
+        bounds = (shard.first_position - 1, *shard.rejected, position)
+        if any(before >= after for before, after in pairwise(bounds)):
+            raise ManifestError(f"{path}: shard {shard.name}: its rejects are not ascending numbers of its sources")
+    if len({shard.name for shard in manifest.shards}) != len(manifest.shards):
+        raise ManifestError(f"{path}: two shards have the same name")
     total = sum(shard.num_records for shard in manifest.shards)
-    if total != manifest.num_records or total != sum(manifest.class_counts):
+    if (
+        total != manifest.num_records
+        or total != sum(manifest.class_counts)
+        or min(manifest.class_counts, default=0) < 0
+    ):
         raise ManifestError(
             f"{path}: num_records is {manifest.num_records}, shards hold {total}, classes {sum(manifest.class_counts)}"
         )
+    if sum(len(shard.rejected) for shard in manifest.shards) != manifest.num_rejected:
+        raise ManifestError(f"{path}: num_rejected is {manifest.num_rejected}, the shards name another number")
     if len(manifest.class_names) != len(manifest.class_counts):
         raise ManifestError(f"{path}: {len(manifest.class_names)} class names, {len(manifest.class_counts)} counts")
     if manifest.encoding not in ("jpeg", "raw"):
         raise ManifestError(f"{path}: encoding {manifest.encoding!r} is neither 'jpeg' nor 'raw'")
+    if not 1 <= manifest.image_size <= MAX_IMAGE_SIZE:
+        raise ManifestError(f"{path}: image_size is {manifest.image_size}, expected 1 to {MAX_IMAGE_SIZE} pixels")
 
 
 def _not_a_dataset(directory: Path) -> str:

@@ -23,9 +23,9 @@ class CrcPolicy:
 
     def wanted(self, index: int) -> bool:
         """Whether this read compares the checksum; a second thread may be told yes as well, which is harmless."""
-        if self._seen is None:
-            return self._always
-        if self._seen[index]:
-            return False
-        self._seen[index] = True
-        return True
+        return self._always if self._seen is None else not self._seen[index]
+
+    def passed(self, index: int) -> None:
+        """Note that the checksum was right. Not before: a damaged record must not pass when it is asked for again."""
+        if self._seen is not None:
+            self._seen[index] = True

@@ -118,7 +118,7 @@ def test_towers_meet_at_conv3_and_the_full_layers_only() -> None:
 
 
 def test_normalisation_sees_responses_after_relu() -> None:
-    net = AlexNet(AlexNetConfig(width=1 / 48, num_classes=2, init="kaiming"))
+    net = AlexNet(AlexNetConfig(width=1 / 48, num_classes=2, init="lecun"))
     seen: list[torch.Tensor] = []
     net.norm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     net(torch.randn(2, 3, 224, 224) * 70)
@@ -143,7 +143,7 @@ def test_flattening_is_channel_major() -> None:
         ("paper", [0.01] * 8, [0, 1, 0, 1, 1, 1, 1, 0]),
         ("original2012", [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01], [0, 1, 0, 1, 1, 1, 1, 0]),
         ("caffe", [0.01] * 5 + [0.005, 0.005, 0.01], [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0]),
-        ("kaiming", [0.01, (2 / 300) ** 0.5, (2 / 576) ** 0.5, 0, 0, 0, 0, 0.01], [0] * 8),
+        ("lecun", [0.01, (1 / 300) ** 0.5, (1 / 576) ** 0.5, 0, 0, 0, 0, 0.01], [0] * 8),
     ],
 )
 def test_initial_weights_have_the_named_spread(init: str, std: list[float], bias: list[float]) -> None:
@@ -165,13 +165,13 @@ def test_a_seed_fixes_the_weights() -> None:
 
 
 def test_gradient_reaches_every_parameter() -> None:
-    net = AlexNet(AlexNetConfig(width=0.25, num_classes=5, init="kaiming", dropout=0.0))
+    net = AlexNet(AlexNetConfig(width=0.25, num_classes=5, init="lecun", dropout=0.0))
     net(torch.randn(4, 3, 224, 224) * 70).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
 def test_evaluation_scales_both_full_layers() -> None:
-    net = AlexNet(AlexNetConfig(width=1 / 48, num_classes=3, init="kaiming")).eval()
+    net = AlexNet(AlexNetConfig(width=1 / 48, num_classes=3, init="lecun")).eval()
     images = torch.randn(2, 3, 224, 224) * 70
     fc6 = net.relu(net.fc6(net.features(images).flatten(1))) * 0.5
     fc7 = net.relu(net.fc7(fc6)) * 0.5
@@ -209,4 +209,4 @@ def test_modules_without_weights_are_the_named_ones() -> None:
     net = meta_network()
     assert isinstance(net.norm, ResponseNorm)
     assert isinstance(net.edge, nn.ZeroPad2d)
-    assert set(INITIALISATIONS) == {"paper", "original2012", "caffe", "kaiming"}
+    assert set(INITIALISATIONS) == {"paper", "original2012", "caffe", "lecun"}

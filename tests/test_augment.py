@@ -24,7 +24,12 @@ SIX_PIXELS = ((188, 188, 188), (68, 68, 68), (140, 128, 116), (116, 128, 140), (
 
 GOLDEN_CROPS = [[13, 29], [32, 11], [0, 10], [3, 21]]
 GOLDEN_FLIPS = [True, True, False, False]
-GOLDEN_ALPHAS = [[-0.015214802697300911, -0.026035543531179428, 0.10370466858148575], [0.06315003335475922, -0.006101937033236027, 0.061065394431352615], [-0.059641215950250626, 0.06399144977331161, 0.012236608192324638], [-0.1703457236289978, 0.15166175365447998, -0.015617353841662407]]
+GOLDEN_ALPHAS = [
+    [-0.015214802697300911, -0.026035543531179428, 0.10370466858148575],
+    [0.06315003335475922, -0.006101937033236027, 0.061065394431352615],
+    [-0.059641215950250626, 0.06399144977331161, 0.012236608192324638],
+    [-0.1703457236289978, 0.15166175365447998, -0.015617353841662407],
+]
 
 
 def draw(config: AugmentConfig, indices: Any, *, seed: int = 0, epoch: int = 0, image_size: int = 256) -> AugmentParams:
@@ -168,7 +173,11 @@ def test_presets_are_what_they_are_named_after() -> None:
         crop_size=224, crop="random", flip=True, normalize="mean_image", lighting="eigenvalues", lighting_std=0.1
     )
     assert (AugmentConfig.original2012().lighting, AugmentConfig.original2012().lighting_rescale) == ("roots", True)
-    assert [c.num_views for c in (AugmentConfig.paper(), AugmentConfig.center(), AugmentConfig.ten_crop())] == [1, 1, 10]
+    assert [c.num_views for c in (AugmentConfig.paper(), AugmentConfig.center(), AugmentConfig.ten_crop())] == [
+        1,
+        1,
+        10,
+    ]
     assert not AugmentConfig.pixels().needs_basis and AugmentConfig.center().needs_basis
 
 

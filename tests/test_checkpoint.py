@@ -177,9 +177,7 @@ def test_another_run_is_refused_with_the_differing_fields() -> None:
     config = {"width": 0.25, "num_classes": 10}
     require_same_run(example(), model_config=config, class_names=("a", "b"), manifest_digest="abc")
     with pytest.raises(InputError) as caught:
-        require_same_run(
-            example(), model_config=config | {"width": 1.0}, class_names=("a", "c"), manifest_digest="xyz"
-        )
+        require_same_run(example(), model_config=config | {"width": 1.0}, class_names=("a", "c"), manifest_digest="xyz")
     text = str(caught.value)
     assert "width is 0.25 in the checkpoint and 1.0 here" in text
     assert "label 1 is 'b' in the checkpoint and 'c' here" in text

@@ -73,9 +73,7 @@ def test_two_formula_images_have_the_published_sums() -> None:
         [131754012, 151971606, 179019792],
     ]
     eigenvalues = solve(moments).eigenvalues
-    np.testing.assert_allclose(
-        eigenvalues, [8365.902139526834, 5709.0781622330605, 2232.694971956555], rtol=1e-12
-    )
+    np.testing.assert_allclose(eigenvalues, [8365.902139526834, 5709.0781622330605, 2232.694971956555], rtol=1e-12)
 
 
 def test_the_brightest_image_is_added_exactly() -> None:

@@ -42,9 +42,7 @@ def order(num_samples: int, seed: int = 0, epoch: int = 0, *, shuffle: bool = Tr
         ),
     ],
 )
-def test_philox_gives_the_published_answers(
-    counter: tuple[int, ...], key: tuple[int, int], expected: str
-) -> None:
+def test_philox_gives_the_published_answers(counter: tuple[int, ...], key: tuple[int, int], expected: str) -> None:
     words = tuple(np.array([word], np.uint64) for word in counter)
     assert len(words) == 4
     out = philox4x32(words, key[0] | key[1] << 32)

@@ -28,7 +28,7 @@ from lmdali.pipeline.errors import (
     RecordError,
 )
 
-TINY = AlexNetConfig(width=1 / 32, num_classes=4, init="kaiming")
+TINY = AlexNetConfig(width=1 / 32, num_classes=4, init="lecun")
 CONFIG = TrainConfig(epochs=3, lr=0.002, schedule="cosine:1", log_steps=2, checkpoint_seconds=0, keep_checkpoints=9)
 STEPS_PER_EPOCH = 3
 TIMES = ("seconds", "images_per_second", "stall")
@@ -73,7 +73,7 @@ def at_step(step: int, action: Callable[[], None]) -> Callable[[int, int], None]
 
 
 def test_a_small_set_is_learned_by_heart(tmp_path: Path) -> None:
-    net = AlexNetConfig(width=1 / 16, num_classes=8, init="kaiming", dropout=0.0)
+    net = AlexNetConfig(width=1 / 16, num_classes=8, init="lecun", dropout=0.0)
     config = TrainConfig(epochs=15, lr=0.003, schedule="constant", log_steps=1)
     train = MemoryLoader(64, num_classes=8, batch_size=16)
     val = MemoryLoader(64, num_classes=8, batch_size=16, shuffle=False)
@@ -101,9 +101,7 @@ def test_metrics_hold_each_step_and_each_epoch_once(undisturbed: tuple[TrainResu
     assert epochs == [(0, 3), (1, 6), (2, 9)]
 
 
-def test_another_seed_gives_another_run(
-    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
-) -> None:
+def test_another_seed_gives_another_run(tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]) -> None:
     other = make(tmp_path, config=TrainConfig(**CONFIG.to_json() | {"seed": 1})).fit()
     assert other.weights_sha256 != undisturbed[0].weights_sha256
 
@@ -190,9 +188,7 @@ def test_all_checkpoints_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -
         make(tmp_path).resume_latest()
 
 
-def test_a_damaged_record_costs_no_steps(
-    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
-) -> None:
+def test_a_damaged_record_costs_no_steps(tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]) -> None:
     def damaged() -> None:
         raise RecordError("record 17 is damaged")
 
@@ -253,7 +249,7 @@ def test_another_network_or_dataset_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
     make(tmp_path, config=config).fit()
     with pytest.raises(InputError, match="width"):
-        make(tmp_path, net=AlexNetConfig(width=1 / 16, num_classes=4, init="kaiming")).resume_latest()
+        make(tmp_path, net=AlexNetConfig(width=1 / 16, num_classes=4, init="lecun")).resume_latest()
     with pytest.raises(InputError, match="training set dddddddddddd in the checkpoint and eeeeeeeeeeee here"):
         make(tmp_path, train=MemoryLoader(24, manifest_digest="e" * 64)).resume_latest()
 

@@ -147,7 +147,9 @@ def summarize(windows: Sequence[Window]) -> Rate:
 
 def _measure_window(probe: Probe, plan: WindowPlan, number: int, synchronize: Callable[[], None]) -> Window:
     seconds = plan.seconds / plan.windows
-    wanted = None if plan.steps is None else plan.steps * (number + 1) // plan.windows - plan.steps * number // plan.windows
+    wanted = (
+        None if plan.steps is None else plan.steps * (number + 1) // plan.windows - plan.steps * number // plan.windows
+    )
     running = probe.run()
     try:
         for _ in range(probe.warmup_steps):
@@ -155,7 +157,9 @@ def _measure_window(probe: Probe, plan: WindowPlan, number: int, synchronize: Ca
         synchronize()
         stages, cpu, start = probe.stage_seconds(), process_time(), perf_counter()
         images = steps = 0
-        while steps < wanted if wanted is not None else steps < MIN_STEPS_PER_WINDOW or perf_counter() - start < seconds:
+        while (
+            steps < wanted if wanted is not None else steps < MIN_STEPS_PER_WINDOW or perf_counter() - start < seconds
+        ):
             images += next(running)
             steps += 1
         synchronize()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from platform import python_version
 from statistics import median
 from time import perf_counter
 from typing import Any, Literal
@@ -28,16 +25,18 @@ from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
+from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate, WindowPlan, measure
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json
-from lmdali.tools.throughput import ThroughputReport, print_report
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step
+from lmdali.tools.throughput import Setting, ThroughputReport, print_report
 from lmdali.tools.verdict import Evidence, judge
 
 _LEARNING_RATE = 1e-6
-"""Costs the same as any other, and keeps the weights where thousands of steps on noise find no infinity."""
+"""Costs what any other does, and leaves the weights where no number of steps on one batch finds an infinity."""
 
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _BUSY_LOAD = 0.5
@@ -50,13 +49,12 @@ class ProfileConfig:
     Attributes:
         batch_size: samples per step.
         workers: loader threads; None means every CPU this process may use.
-        backend: as in `LoaderConfig`.
+        backend: "auto", "cpu" or "dali", as in `LoaderConfig`.
         device: "auto", "cpu" or "cuda:N", for batches and model.
-        dtype: of the images; the model runs under autocast for the two half precisions.
-        width: of the AlexNet, 1 is the paper's.
-        seconds: per measurement; there are four or five.
-        steps: counted steps per measurement, instead of seconds.
-        model: measure a model too.
+        dtype: of the images; for the two half precisions the model runs under autocast.
+        width: of the AlexNet; 1 is the paper's.
+        seconds: for each of the four or five measurements, not counting warm-up.
+        steps: for each measurement, instead of seconds.
         seed: of order and draws.
     """
 
@@ -68,7 +66,6 @@ class ProfileConfig:
     width: float = 1.0
     seconds: float = 3.0
     steps: int | None = None
-    model: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,150 +73,227 @@ class ProfileConfig:
             raise ConfigError(f"backend must be auto, cpu or dali, found {self.backend!r}")
         self.window_plan()
 
+    @property
+    def num_threads(self) -> int:
+        """`workers` with its default filled in."""
+        return self.workers or usable_cpus()
+
     def window_plan(self) -> WindowPlan:
         """How long each part is measured."""
         return WindowPlan(seconds=self.seconds, steps=self.steps)
 
     def loader_config(self, dataset: Path, augment: AugmentConfig | None) -> LoaderConfig:
         """The loader to be profiled."""
-        chosen = augment or (AugmentConfig.pixels() if self.dtype == "uint8" else AugmentConfig.paper())
         return LoaderConfig(
             dataset=dataset,
             batch_size=self.batch_size,
             seed=self.seed,
-            augment=chosen,
+            augment=augment or (AugmentConfig.pixels() if self.dtype == "uint8" else AugmentConfig.paper()),
             backend=self.backend,
             dtype=self.dtype,
-            num_threads=self.workers,
+            num_threads=self.num_threads,
         )
-
-
-class LoaderProbe:
-    """A loader on its own, epoch after epoch; with a step, each batch is also trained on.
-
-    Args:
-        loader: read from where it is; its position goes on from window to window.
-        batch_size: samples per step.
-        prefetch: of the loader.
-        step: what is done with each batch.
-    """
-
-    def __init__(self, loader: DatasetLoader, prefetch: int, step: TrainStep | None = None) -> None:
-        self._loader, self._step = loader, step
-        # What was loaded ahead while nobody took it would pass for speed: it is used up before the clock starts.
-        self.warmup_steps = prefetch + 1
-        self.epoch_gaps: list[float] = []
-
-    def run(self) -> Iterator[int]:
-        """Each step is one batch."""
-        self._loader.load_state_dict(self._loader.state_dict())
-        within_epoch = False
-        while True:
-            start = perf_counter()
-            batches = iter(self._loader)
-            try:
-                for batch in batches:
-                    if within_epoch:
-                        self.epoch_gaps.append(perf_counter() - start)
-                        within_epoch = False
-                    if self._step is not None:
-                        self._step(batch, _LEARNING_RATE)
-                    yield len(batch.labels)
-            finally:
-                batches.close()  # type: ignore[attr-defined]  # cancels what was loaded ahead
-            within_epoch = True
-
-    def stage_seconds(self) -> dict[str, float]:
-        """The loader's own timers."""
-        return self._loader.stage_seconds()
-
-
-class ModelProbe:
-    """Training steps on one batch, again and again: what the model would do if data cost nothing.
-
-    Args:
-        step: the training step.
-        batch: on the model's device.
-    """
-
-    warmup_steps = 2
-
-    def __init__(self, step: TrainStep, batch: Batch) -> None:
-        self._step, self._batch = step, batch
-
-    def run(self) -> Iterator[int]:
-        """Each step is one update."""
-        while True:
-            self._step(self._batch, _LEARNING_RATE)
-            yield len(self._batch.labels)
-
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
 
 
 def profile_dataset(
     dataset: Path,
     config: ProfileConfig | None = None,
     *,
+    model: nn.Module | Literal["alexnet"] | None = "alexnet",
     augment: AugmentConfig | None = None,
-    model: nn.Module | None = None,
     quiet: bool = False,
 ) -> ThroughputReport:
-    """Measure a dataset's loader, a model, and both together.
+    """Measure the parts of a loader, the loader, a model, and the model fed by the loader.
 
     Args:
         dataset: made by `lmdali convert`.
         config: how; None takes the defaults.
-        augment: what the loader does with the images; None is the paper's, or plain pixels for uint8.
-        model: what trains on the batches; None is an AlexNet of `config.width`. It is moved to the device and trained
-            on with a learning rate that hardly moves it.
+        model: trains on the batches: a module, which is moved to the device and whose weights stay nearly what they
+            are; "alexnet" of `config.width`; or None to measure the loader only.
+        augment: what the loader does to the images; None is the paper's way, or plain pixels where the dtype is uint8.
         quiet: no progress.
 
     Raises:
-        LmdaliError: see `lmdali.pipeline.errors`.
+        ConfigError: options that cannot work together.
+        InputError: not a finished dataset.
+        IntegrityError: the dataset is damaged.
+        MachineError: the device or a package is missing.
     """
     config = config or ProfileConfig()
     device = pick_device(config.device)
+    machine = machine_facts(device)
     manifest = load_manifest(dataset)
     loader_config = config.loader_config(dataset, augment)
-    threads = config.workers or usable_cpus()
-    cautions = _cautions(device)
-    with ExitStack() as stack:
-        start = perf_counter()
-        loader = stack.enter_context(create_loader(loader_config, device, rank=0, world_size=1))
+    start = perf_counter()
+    # Rank and world size are given: under torchrun, too, this measures one process on its own.
+    with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
         first = _first_batch(loader)
         first_seconds = None if first is None else perf_counter() - start
-        probes: dict[str, Probe] = {"read": read_probe(dataset, num_threads=threads, seed=config.seed)}
-        sample = sample_records(dataset, seed=config.seed)
-        if manifest.encoding == "raw":
-            probes["memory_copy"] = copy_probe(sample, manifest.image_size, num_threads=threads)
-        else:
-            probes["decode"] = decode_probe(sample, manifest.image_size, num_threads=threads)
-        fed = trained = None
+        probes = _ceiling_probes(dataset, manifest, config)
+        trained = None
         if first is not None:
-            fed = probes["loader"] = LoaderProbe(loader, loader_config.prefetch)
-            if config.model:
-                trained = _make_model(model, config, len(manifest.class_names)).to(
-                    device=device, memory_format=torch.channels_last  # type: ignore[call-overload]
-                )
-                step = _train_step(trained, config, device)
-                probes["model_alone"] = ModelProbe(step, first)
-                fed = probes["together"] = LoaderProbe(loader, loader_config.prefetch, step)
-        rates = _measure_all(probes, config.window_plan(), device, quiet=quiet)
-        backend, reason = loader.backend_name, loader.backend_reason
-        steps_per_epoch = len(loader)
-    verdict = judge(
-        Evidence(
-            loader=rates.get("loader"),
-            model=rates.get("model_alone"),
-            together=rates.get("together"),
-            steps_per_epoch=steps_per_epoch,
-            num_threads=threads,
-            num_cpus=usable_cpus(),
-            on_gpu=device.type == "cuda",
-            backend=backend,
-            encoding=manifest.encoding,
-        )
+            trained = _place(model, config, len(manifest.class_names), device)
+            step = None if trained is None else _training_step(trained, config, device)
+            probes |= _step_probes(loader, loader_config.prefetch, first, step)
+        rates = _measure(probes, config.window_plan(), device, quiet=quiet)
+        setting = _setting(dataset, manifest, config, loader, device, trained)
+    return ThroughputReport(
+        setting=setting,
+        read=rates["read"],
+        decode=rates.get("decode"),
+        memory_copy=rates.get("memory_copy"),
+        loader=rates.get("loader"),
+        model=rates.get("model"),
+        together=rates.get("together"),
+        time_to_first_batch_seconds=first_seconds,
+        epoch_gap_seconds=_epoch_gap(probes),
+        verdict=judge(_evidence(rates, setting)),
+        machine=machine,
+        cautions=_cautions(manifest, machine),
     )
-    ...
+
+
+def _first_batch(loader: DatasetLoader) -> Batch | None:
+    with closing(iter(loader)) as batches:  # type: ignore[type-var]  # a generator
+        return next(batches, None)
+
+
+def _ceiling_probes(dataset: Path, manifest: Manifest, config: ProfileConfig) -> dict[str, Probe]:
+    threads, size = config.num_threads, manifest.image_size
+    sample = sample_records(dataset, seed=config.seed)
+    probes: dict[str, Probe] = {"read": read_probe(dataset, num_threads=threads, seed=config.seed)}
+    if manifest.encoding == "raw":
+        probes["memory_copy"] = copy_probe(sample, size, num_threads=threads)
+    else:
+        probes["decode"] = decode_probe(sample, size, num_threads=threads)
+    return probes
+
+
+def _step_probes(loader: DatasetLoader, prefetch: int, first: Batch, step: Step | None) -> dict[str, Probe]:
+    probes: dict[str, Probe] = {"loader": LoaderProbe(loader, prefetch)}
+    if step is not None:
+        probes["model"] = ModelProbe(step, first)
+        probes["together"] = LoaderProbe(loader, prefetch, step)
+    return probes
+
+
+def _place(
+    model: nn.Module | Literal["alexnet"] | None, config: ProfileConfig, num_classes: int, device: torch.device
+) -> nn.Module | None:
+    """The model on its device, ready for training."""
+    if model is None:
+        return None
+    if not isinstance(model, nn.Module):
+        model = AlexNet(AlexNetConfig(num_classes=max(num_classes, 2), width=config.width))
+    placed: nn.Module = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed.train()
+
+
+def _training_step(model: nn.Module, config: ProfileConfig, device: torch.device) -> Step:
+    optimizer = PaperSGD(parameter_groups(model, weight_decay=0.0), _LEARNING_RATE)
+    step = TrainStep(model, optimizer, device=device, precision=_AUTOCAST.get(config.dtype, torch.float32))
+    return lambda batch: step(batch, _LEARNING_RATE)
+
+
+def _measure(probes: Mapping[str, Probe], plan: WindowPlan, device: torch.device, *, quiet: bool) -> dict[str, Rate]:
+    synchronize: Callable[[], None] = lambda: None  # noqa: E731
+    if device.type == "cuda":
+        synchronize = lambda: torch.cuda.synchronize(device)  # noqa: E731
+    with progress_bar("profile", len(probes) * plan.windows, unit="windows", quiet=quiet) as progress:
+        rates = measure(list(probes.values()), plan, synchronize=synchronize, progress=progress)
+    return dict(zip(probes, rates, strict=True))
+
+
+def _setting(
+    dataset: Path,
+    manifest: Manifest,
+    config: ProfileConfig,
+    loader: DatasetLoader,
+    device: torch.device,
+    model: nn.Module | None,
+) -> Setting:
+    payload_bytes = sum(shard.payload_bytes for shard in manifest.shards)
+    return Setting(
+        dataset=str(dataset),
+        dataset_digest=manifest.digest,
+        num_samples=manifest.num_records,
+        encoding=manifest.encoding,
+        mean_record_bytes=payload_bytes / manifest.num_records,
+        batch_size=config.batch_size,
+        steps_per_epoch=len(loader),
+        num_threads=config.num_threads,
+        backend=loader.backend_name,
+        backend_reason=loader.backend_reason,
+        device=str(device),
+        dtype=config.dtype,
+        model=None if model is None else type(model).__name__,
+        num_parameters=None if model is None else sum(weights.numel() for weights in model.parameters()),
+    )
+
+
+def _evidence(rates: Mapping[str, Rate], setting: Setting) -> Evidence:
+    return Evidence(
+        loader=rates.get("loader"),
+        model=rates.get("model"),
+        together=rates.get("together"),
+        steps_per_epoch=setting.steps_per_epoch,
+        num_threads=setting.num_threads,
+        num_cpus=usable_cpus(),
+        on_gpu=setting.device.startswith("cuda"),
+        backend=setting.backend,
+        encoding=setting.encoding,
+    )
+
+
+def _epoch_gap(probes: Mapping[str, Probe]) -> float | None:
+    probe = probes.get("together") or probes.get("loader")
+    gaps = probe.epoch_gaps_seconds if isinstance(probe, LoaderProbe) else []
+    return median(gaps) if gaps else None
+
+
+def _cautions(manifest: Manifest, machine: Mapping[str, Any]) -> tuple[str, ...]:
+    """What limits these numbers, whatever they say."""
+    found = []
+    load, cpus = machine["load_average"], machine["num_cpus"]
+    if load > _BUSY_LOAD * cpus:
+        found.append(
+            f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): compare shares, not rates"
+        )
+    file_bytes = sum(shard.file_bytes for shard in manifest.shards)
+    if machine["memory_bytes"] is not None and file_bytes < machine["memory_bytes"]:
+        found.append("the dataset fits into memory: reads came from the page cache, not from the disk")
+    return tuple(found)
+
+
+@click.group("profile")
+def command() -> None:
+    """Say where a training run's time goes."""
+
+
+@command.command("run")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("-b", "--batch-size", default=ProfileConfig.batch_size, show_default=True, help="Samples per step.")
+@click.option("-j", "--workers", type=click.IntRange(1), help="Loader threads.  [default: every usable CPU]")
+@click.option("--backend", type=click.Choice(["auto", "cpu", "dali"]), default=ProfileConfig.backend, show_default=True)
+@click.option("--device", default=ProfileConfig.device, show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16", "uint8"]),
+    default=ProfileConfig.dtype,
+    show_default=True,
+    help="Of the images; uint8 leaves out mean and lighting.",
+)
+@click.option("--width", default=ProfileConfig.width, show_default=True, help="Of the AlexNet; 1 is the paper's.")
+@click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
+@click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
+@click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
+@click.option("--no-model", is_flag=True, help="Measure the loader only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def run(dataset: Path, no_model: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Measure DATASET: ceilings first, then the loader, an AlexNet, and the AlexNet fed by the loader."""
+    report = profile_dataset(dataset, ProfileConfig(**options), model=None if no_model else "alexnet", quiet=quiet)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_report(report)

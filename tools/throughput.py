@@ -22,8 +22,8 @@ _STAGE_WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputReport:
-    """What `lmdali profile run` measured. None means not measured, never zero.
+class Setting:
+    """What was profiled.
 
     Attributes:
         dataset: directory.
@@ -38,19 +38,8 @@ class ThroughputReport:
         backend_reason: why it was taken.
         device: of the batches and the model.
         dtype: of the batches.
-        model: name of the model, None without one.
+        model: class name, None without a model.
         num_parameters: of the model.
-        read: LMDB alone.
-        decode: JPEG decoder alone; None for raw records.
-        memory_copy: memcpy alone; None for JPEG records.
-        loader: the loader alone.
-        model_alone: training steps on one cached batch.
-        together: training steps fed by the loader.
-        time_to_first_batch_seconds: from asking for a loader to its first batch.
-        epoch_gap_seconds: median of the waits for an epoch's first batch, later epochs only.
-        verdict: what holds the run back, and what to do.
-        machine: facts about where this was measured.
-        cautions: what the reader should know about these numbers.
     """
 
     dataset: str
@@ -67,11 +56,33 @@ class ThroughputReport:
     dtype: str
     model: str | None
     num_parameters: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputReport:
+    """What `lmdali profile run` measured. None means not measured, never zero.
+
+    Attributes:
+        setting: what was profiled.
+        read: LMDB alone.
+        decode: the JPEG decoder alone; None for raw records.
+        memory_copy: memcpy alone; None for JPEG records.
+        loader: the loader alone.
+        model: training steps on one cached batch.
+        together: training steps fed by the loader.
+        time_to_first_batch_seconds: from asking for a loader to its first batch.
+        epoch_gap_seconds: median wait for the first batch of an epoch that follows another.
+        verdict: what holds the run back, and what to do.
+        machine: where this was measured.
+        cautions: what limits these numbers.
+    """
+
+    setting: Setting
     read: Rate
     decode: Rate | None
     memory_copy: Rate | None
     loader: Rate | None
-    model_alone: Rate | None
+    model: Rate | None
     together: Rate | None
     time_to_first_batch_seconds: float | None
     epoch_gap_seconds: float | None
@@ -89,7 +100,7 @@ class ThroughputReport:
         parts = [rate for rate in (self.read, self.decode, self.memory_copy) if rate is not None]
         return {
             "loader": _share(self.loader, parts),
-            "together": _share(self.together, [rate for rate in (self.loader, self.model_alone) if rate is not None]),
+            "together": _share(self.together, [rate for rate in (self.loader, self.model) if rate is not None]),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +110,7 @@ class ThroughputReport:
             **asdict(self),
             "shares": self.shares(),
             "megabytes_per_second": {
-                name: rate.images_per_second * self.mean_record_bytes / 1e6 if rate is not None else None
+                name: rate.images_per_second * self.setting.mean_record_bytes / 1e6 if rate is not None else None
                 for name, rate in (("read", self.read), ("loader", self.loader))
             },
         }
@@ -107,7 +118,7 @@ class ThroughputReport:
 
 def print_report(report: ThroughputReport) -> None:
     """Tables of at most 100 columns on stdout."""
-    print_pairs(f"profile of {report.dataset}", _setting(report))
+    print_pairs(f"profile of {report.setting.dataset}", _setting(report))
     print_table(
         "rates, each alone and then together",
         ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image"),
@@ -125,17 +136,22 @@ def _share(rate: Rate | None, ceilings: list[Rate]) -> float | None:
 
 
 def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
-    machine = report.machine
+    machine, setting = report.machine, report.setting
+    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] / 1e9:.0f} GB"
+    gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
+    model = "none"
+    if setting.model is not None:
+        model = f"{setting.model}, {setting.num_parameters:,} parameters, {machine['torch_threads']} torch threads"
     return [
-        ("machine", f"{machine['cpu']}, {machine['num_cpus']} CPUs, {machine['memory_bytes'] / 1e9:.0f} GB"
-                    + (f", {machine['gpu']}" if machine["gpu"] else "")),
-        ("dataset", f"{report.num_samples:,} {report.encoding} records of {report.mean_record_bytes / 1e3:.1f} kB, "
-                    f"digest {report.dataset_digest[:12]}"),
-        ("loader", f"{report.backend} ({report.backend_reason}), {report.num_threads} threads, "
-                   f"batch {report.batch_size} {report.dtype} on {report.device}"),
-        ("model", "none" if report.model is None else f"{report.model}, {report.num_parameters:,} parameters, "
-                  f"{machine['torch_threads']} torch threads"),
-    ]  # fmt: skip
+        ("machine", f"{machine['cpu']}, {machine['num_cpus']} CPUs{memory}{gpu}"),
+        (
+            "dataset",
+            f"{setting.num_samples:,} {setting.encoding} records, {setting.mean_record_bytes / 1e3:.1f} kB each",
+        ),
+        ("loader", f"{setting.backend} ({setting.backend_reason}), {setting.num_threads} threads"),
+        ("batch", f"{setting.batch_size} {setting.dtype} on {setting.device}, {setting.steps_per_epoch} an epoch"),
+        ("model", model),
+    ]
 
 
 def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
@@ -145,7 +161,7 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
         ("decode", report.decode, None, False),
         ("memory copy", report.memory_copy, None, False),
         ("loader", report.loader, shares["loader"], True),
-        ("model on a cached batch", report.model_alone, None, False),
+        ("model on a cached batch", report.model, None, False),
         ("training step fed by the loader", report.together, shares["together"], False),
     )
     return [
@@ -153,7 +169,7 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
             name,
             f"{rate.images_per_second:,.0f}",
             f"± {rate.spread:.0%}",
-            f"{rate.images_per_second * report.mean_record_bytes / 1e6:,.0f}" if moves_records else "",
+            f"{rate.images_per_second * report.setting.mean_record_bytes / 1e6:,.0f}" if moves_records else "",
             "" if share is None else f"{share:.0%}",
             f"{1e3 * rate.cpu_seconds_per_image:.3f}",
         )
@@ -182,10 +198,10 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     if verdict.bound == "INPUT-BOUND" and verdict.stage is not None:
         word = f"{word} ({verdict.stage})"
     pairs: list[tuple[str, object]] = [("verdict", word)]
-    if verdict.data_stall is not None and report.model_alone is not None and report.together is not None:
+    if verdict.data_stall is not None and report.model is not None and report.together is not None:
         pairs.append(
             ("data stall", f"{verdict.data_stall:.1%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
-                           f"{1e3 * report.model_alone.step_seconds:.1f} ms with data for free")
+                           f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
         )  # fmt: skip
     if report.time_to_first_batch_seconds is not None:
         pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))

@@ -90,9 +90,7 @@ def judge(evidence: Evidence) -> Verdict:
     reason, advice = _invalid(evidence)
     stage = dominant_stage(evidence)
     if reason:
-        return Verdict(
-            bound="INVALID", stage=None, data_stall=None, shared_cores=False, reason=reason, advice=advice
-        )
+        return Verdict(bound="INVALID", stage=None, data_stall=None, shared_cores=False, reason=reason, advice=advice)
     loader, model, together = evidence.loader, evidence.model, evidence.together
     assert loader is not None
     if model is None or together is None:

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmdali.pipeline.errors import IntegrityError
+from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, printable, read_rows, write_rows
+
+RECORD = RecordRow(
+    position=0,
+    shard="00000",
+    row=0,
+    key="00000000_cat/ö.jpg",
+    label=2,
+    source="cat/ö.jpg",
+    source_bytes=5_000_000_000,
+    source_sha256="ab" * 32,
+    source_width=500,
+    source_height=375,
+    oddities="gray,cmyk",
+    stored_bytes=21_000,
+    crc32c=0xE3069283,
+)
+REJECT = RejectRow(
+    position=4, label=1, source="x.jpg", reason="truncated", detail="cut", source_bytes=-1, source_sha256=""
+)
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    rows = [RECORD, replace(RECORD, position=1, row=1, crc32c=2**32 - 1)]
+    write_rows(tmp_path / "t", RecordRow, list(rows))
+    assert read_rows(tmp_path / "t") == [{f.name: getattr(row, f.name) for f in fields(RecordRow)} for row in rows]
+    assert read_rows(tmp_path / "t", ["label"]) == [{"label": 2}] * 2
+
+
+def test_parts_are_joined_in_order_with_a_running_number(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a", RecordRow, [RECORD, replace(RECORD, position=1)])
+    write_rows(tmp_path / "b", RecordRow, [])
+    write_rows(tmp_path / "c", RecordRow, [replace(RECORD, position=7)])
+    concatenate([tmp_path / name for name in "abc"], tmp_path / "t", RecordRow, index=True)
+    assert [(row["index"], row["position"]) for row in read_rows(tmp_path / "t")] == [(0, 0), (1, 1), (2, 7)]
+    assert pq.read_schema(tmp_path / "t").names == ["index", *(f.name for f in fields(RecordRow))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "t"]
+
+
+def test_no_rejects_still_make_a_table_with_all_columns(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a", RejectRow, [])
+    concatenate([tmp_path / "a"], tmp_path / "t", RejectRow, index=False)
+    assert read_rows(tmp_path / "t") == []
+    assert pq.read_schema(tmp_path / "t").names == [f.name for f in fields(RejectRow)]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_rows(tmp_path / name, RejectRow, [REJECT] * 100)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_missing_or_damaged_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="nowhere: cannot be read as Parquet"):
+        read_rows(tmp_path / "nowhere")
+    write_rows(tmp_path / "t", RejectRow, [REJECT])
+    whole = (tmp_path / "t").read_bytes()
+    for damaged in (b"", b"PAR1", whole[:-9], whole[: len(whole) // 2]):
+        (tmp_path / "t").write_bytes(damaged)
+        with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
+            read_rows(tmp_path / "t")
+
+
+def test_paths_are_written_as_text_a_terminal_can_show() -> None:
+    assert printable("cat/ö 1.jpg") == "cat/ö 1.jpg"
+    assert printable("a\udcffb") == "a\\xffb"
+    assert printable("a\nb\x1b[31m\u202e") == "a\\nb\\x1b[31m\\u202e"
+
+
+@given(st.binary(max_size=40))
+def test_any_file_name_becomes_printable_utf8(name: bytes) -> None:
+    text = printable(name.decode("utf-8", "surrogateescape"))
+    assert text.isprintable()
+    text.encode("utf-8")

@@ -1,0 +1,101 @@
+"""Stage timers, the count of usable CPUs, and the policy of checksum comparison."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Any
+
+import pytest
+
+from lmdali.pipeline import cpu_budget
+from lmdali.pipeline.timing import STAGES, StageTimers
+from lmdali.pipeline.verify_policy import CrcPolicy
+
+
+def test_seconds_of_all_threads_add_up() -> None:
+    timers = StageTimers()
+    threads = [threading.Thread(target=lambda: [timers.add("read", 0.5) for _ in range(10)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    timers.add("decode", 2.0)
+    assert timers.seconds() == dict.fromkeys(STAGES, 0.0) | {"read": 20.0, "decode": 2.0}
+
+
+def test_a_measured_block_counts_even_when_it_raises() -> None:
+    timers = StageTimers()
+    with pytest.raises(KeyError), timers.measure("copy"):
+        sleep(0.01)
+        raise KeyError
+    assert 0.01 <= timers.seconds()["copy"] < 1
+
+
+def test_adding_costs_less_than_a_few_microseconds() -> None:
+    timers = StageTimers()
+    start = perf_counter()
+    for _ in range(10_000):
+        timers.add("augment", 1e-9)
+    assert (perf_counter() - start) / 10_000 < 20e-6
+
+
+# CPUs.
+
+
+@pytest.fixture
+def eight_cpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(cpu_budget, "_CGROUP_V2", tmp_path / "cpu.max")
+    monkeypatch.setattr(cpu_budget, "_CGROUP_V1", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1), ("9900000 100000", 8), ("", 8)],
+)
+def test_a_containers_quota_limits_the_cpus(eight_cpus: Path, content: str, expected: int) -> None:
+    (eight_cpus / "cpu.max").write_text(content)
+    assert cpu_budget.usable_cpus() == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("300000", 3), ("x", 8)])
+def test_older_containers_have_the_quota_in_two_files(eight_cpus: Path, quota: str, expected: int) -> None:
+    (eight_cpus / "cpu.cfs_quota_us").write_text(quota)
+    (eight_cpus / "cpu.cfs_period_us").write_text("100000")
+    assert cpu_budget.usable_cpus() == expected
+
+
+def test_affinity_counts_and_not_the_machine(eight_cpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cpu_budget.usable_cpus() == 8
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert cpu_budget.usable_cpus() == 1
+
+
+def test_without_affinity_the_machines_cpus_count(eight_cpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cpu_budget.usable_cpus() == 1
+
+
+# Checksums.
+
+
+@pytest.mark.parametrize(
+    ("verify", "expected"), [("first", [True, False, False]), ("always", [True] * 3), ("never", [False] * 3)]
+)
+def test_which_reads_compare_the_checksum(verify: Any, expected: list[bool]) -> None:
+    policy, wanted = CrcPolicy(verify, 5), []
+    for _ in range(3):
+        wanted.append(policy.wanted(4))
+        policy.passed(4)
+    assert wanted == expected
+    assert policy.wanted(3) == (verify != "never")
+
+
+def test_a_record_that_did_not_pass_is_compared_again() -> None:
+    policy = CrcPolicy("first", 2)
+    assert policy.wanted(1) and policy.wanted(1)

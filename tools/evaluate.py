@@ -1,0 +1,212 @@
+"""`lmdali eval`: top-1 and top-5 error of a checkpoint, on one view per picture or ten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmdali.model.alexnet import AlexNet, AlexNetConfig
+from lmdali.model.checkpoint import BEST_NAME, Checkpoint, load_checkpoint
+from lmdali.model.device import pick_device
+from lmdali.model.evaluator import EvalResult, evaluate
+from lmdali.model.trainer import CHECKPOINT_DIR
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
+from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.loader import BackendName, LoaderConfig, create_loader
+from lmdali.tools.progress import progress_bar
+from lmdali.tools.report_table import print_json, print_pairs
+
+_VIEWS_PER_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How to evaluate.
+
+    Attributes:
+        views: 1 central crop, or 10: four corners, centre, and their mirror images.
+        batch_size: samples per step; None means as many as make 128 views.
+        device: auto, cpu or cuda:N.
+        backend: of the loader.
+        workers: loader threads; None means every CPU.
+        basis: directory with the training set's statistics; None means the run's own copy.
+        quiet: no progress.
+    """
+
+    views: int = 1
+    batch_size: int | None = None
+    device: str = "auto"
+    backend: BackendName = "auto"
+    workers: int | None = None
+    basis: Path | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.views not in (1, 10):
+            raise ConfigError(f"views must be 1 or 10, found {self.views}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """What was evaluated, and how it did."""
+
+    result: EvalResult
+    checkpoint: Path
+    dataset: Path
+    epoch: int
+    step: int
+    device: str
+    backend: str
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object."""
+        return {
+            **self.result.to_json(),
+            "checkpoint": str(self.checkpoint),
+            "dataset": str(self.dataset),
+            "epoch": self.epoch,
+            "step": self.step,
+            "device": self.device,
+            "backend": self.backend,
+        }
+
+
+def evaluation_augment(training: AugmentConfig, views: int) -> AugmentConfig:
+    """Centre or ten crops with the training images' size and normalisation, and nothing that is drawn."""
+    chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
+    return replace(chosen, crop_size=training.crop_size, normalize=training.normalize)
+
+
+def evaluate_checkpoint(dataset: Path, checkpoint: Path, config: EvalConfig | None = None) -> EvalReport:
+    """Evaluate a checkpoint on a dataset.
+
+    Args:
+        dataset: made by `lmdali convert`, of the classes that the network was trained on.
+        checkpoint: a checkpoint file, or a run directory, which means its best checkpoint.
+        config: see `EvalConfig`.
+
+    Raises:
+        InputError: no such checkpoint, other classes, or the training set's statistics are not at hand.
+        IntegrityError: the checkpoint or the dataset is damaged.
+        MachineError: the device is not there.
+    """
+    config = config or EvalConfig()
+    path = checkpoint / CHECKPOINT_DIR / BEST_NAME if checkpoint.is_dir() else checkpoint
+    stored = load_checkpoint(path)
+    device = pick_device(config.device)
+    augment = evaluation_augment(AugmentConfig(**stored.loader_config["augment"]), config.views)
+    loader_config = LoaderConfig(
+        dataset=dataset,
+        batch_size=config.batch_size or max(1, _VIEWS_PER_BATCH // config.views),
+        augment=augment,
+        shuffle=False,
+        backend=config.backend,
+        layout="NHWC",
+        num_threads=config.workers,
+        basis=_find_basis(stored, path, config.basis) if augment.needs_basis else None,
+    )
+    with create_loader(loader_config, device=device, rank=0, world_size=1) as loader:
+        if loader.class_names != stored.class_names:
+            raise InputError(
+                f"{dataset}: its {len(loader.class_names)} classes are not the {len(stored.class_names)} that {path} "
+                "was trained on: convert it with the training set's classes"
+            )
+        model = AlexNet(AlexNetConfig.from_json(stored.model_config)).to(device)
+        model.load_state_dict(stored.model)
+        with progress_bar("eval", loader.num_samples, quiet=config.quiet) as progress:
+            result = evaluate(model, loader, device, on_progress=progress)
+        return EvalReport(
+            result=result,
+            checkpoint=path,
+            dataset=dataset,
+            epoch=stored.progress["epoch"],
+            step=stored.progress["step"],
+            device=str(device),
+            backend=loader.backend_name,
+        )
+
+
+def _find_basis(stored: Checkpoint, path: Path, given: Path | None) -> Path:
+    """Directory with the statistics that the training images were normalised with."""
+    places = [given] if given is not None else [path.parent.parent, Path(stored.loader_config["dataset"])]
+    for place in places:
+        if (place / STATISTICS_FILE).is_file():
+            digest = load_moments(place)[1]
+            if digest != stored.manifest_digest:
+                raise InputError(
+                    f"{place / STATISTICS_FILE}: of dataset {digest[:12]}, the network was trained on "
+                    f"{stored.manifest_digest[:12]}: give that training set with --basis"
+                )
+            return place
+    looked = " and ".join(str(place) for place in places)
+    raise InputError(f"no {STATISTICS_FILE} of the training set in {looked}: give its directory with --basis")
+
+
+_DEFAULTS = EvalConfig()
+
+
+@click.command("eval")
+@click.argument("val", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--views",
+    type=click.Choice(["1", "10"]),
+    default=str(_DEFAULTS.views),
+    show_default=True,
+    help="Central crop, or ten crops with averaged probabilities.",
+)
+@click.option(
+    "-b",
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=_DEFAULTS.batch_size,
+    help="Samples per step.  [default: 128 divided by the views]",
+)
+@click.option("--device", default=_DEFAULTS.device, show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "cpu", "dali"]),
+    default=_DEFAULTS.backend,
+    show_default=True,
+    help="Loader backend.",
+)
+@click.option(
+    "-j",
+    "--workers",
+    type=click.IntRange(min=1),
+    default=_DEFAULTS.workers,
+    help="Loader threads.  [default: all CPUs]",
+)
+@click.option(
+    "--basis",
+    type=click.Path(path_type=Path),
+    default=_DEFAULTS.basis,
+    help="Directory with the training set's statistics.json.  [default: the run's copy]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--quiet", is_flag=True, default=_DEFAULTS.quiet, help="No progress.")
+def command(val: Path, checkpoint: Path, views: str, as_json: bool, **options: Any) -> None:
+    """Evaluate CHECKPOINT on the dataset VAL.
+
+    CHECKPOINT is a checkpoint file, or a run directory, which means its best checkpoint.
+    """
+    report = evaluate_checkpoint(val, checkpoint, EvalConfig(views=int(views), **options))
+    if as_json:
+        print_json(report.to_json())
+        return
+    result = report.result
+    print_pairs(
+        f"{report.checkpoint} on {val}",
+        [
+            ("samples, views of each", f"{result.num_samples:,}, {result.num_views}"),
+            ("top-1 error", f"{100 * result.top1_error:.2f} %   (accuracy {100 * (1 - result.top1_error):.2f} %)"),
+            ("top-5 error", f"{100 * result.top5_error:.2f} %   (accuracy {100 * (1 - result.top5_error):.2f} %)"),
+            ("loss", f"{result.loss:.4f} nats"),
+            ("trained for", f"{report.epoch} epochs, {report.step:,} steps"),
+            ("device, loader", f"{report.device}, {report.backend}"),
+        ],
+    )

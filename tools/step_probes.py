@@ -1,0 +1,74 @@
+"""What a profile measures besides ceilings: a loader alone, training steps on one batch, and both together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.dataset_loader import DatasetLoader
+
+Step = Callable[[Batch], object]
+"""Trains on a batch; may return before the device is done."""
+
+
+class LoaderProbe:
+    """A loader, epoch after epoch: alone, or with a training step on each batch.
+
+    Args:
+        loader: goes on where the last window left it, so that no window reads what another one has just warmed.
+        prefetch: batches that the loader works on ahead.
+        step: done with each batch.
+    """
+
+    def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
+        self._loader, self._step = loader, step
+        # Until the queue is as full as it will be, a step pays for more or fewer batches than the one it takes.
+        self.warmup_steps = prefetch + 1
+        self.epoch_gaps_seconds: list[float] = []
+
+    def run(self) -> Iterator[int]:
+        """Each step is one batch."""
+        self._loader.load_state_dict(self._loader.state_dict())
+        first_epoch = True
+        while True:
+            start = perf_counter()
+            batches = iter(self._loader)
+            try:
+                for number, batch in enumerate(batches):
+                    if number == 0 and not first_epoch:
+                        self.epoch_gaps_seconds.append(perf_counter() - start)
+                    if self._step is not None:
+                        self._step(batch)
+                    yield len(batch.labels)
+            finally:
+                batches.close()  # type: ignore[attr-defined]  # drops what was being loaded ahead
+            first_epoch = False
+
+    def stage_seconds(self) -> dict[str, float]:
+        """The loader's own timers."""
+        return self._loader.stage_seconds()
+
+
+class ModelProbe:
+    """Training steps on one batch, again and again: what the model would do if data cost nothing.
+
+    Args:
+        step: done with the batch.
+        batch: on the model's device.
+    """
+
+    warmup_steps = 2
+
+    def __init__(self, step: Step, batch: Batch) -> None:
+        self._step, self._batch = step, batch
+
+    def run(self) -> Iterator[int]:
+        """Each step is one update."""
+        while True:
+            self._step(self._batch)
+            yield len(self._batch.labels)
+
+    def stage_seconds(self) -> dict[str, float]:
+        """One kind of work: nothing to tell apart."""
+        return {}

@@ -1,0 +1,237 @@
+"""`lmdali train`: from two datasets to a trained network, its metrics and its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from lmdali.model.alexnet import AlexNet
+from lmdali.model.checkpoint import BEST_NAME
+from lmdali.model.device import pick_device
+from lmdali.model.figures import save_kernels, save_learning_curve
+from lmdali.model.journal import METRICS_FILE
+from lmdali.model.presets import PRESETS, Preset
+from lmdali.model.train_state import TrainResult
+from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
+from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.eigenbasis import load_moments, save_statistics
+from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.loader import BackendName, LoaderConfig, create_loader
+from lmdali.tools.evaluate import evaluation_augment
+from lmdali.tools.exit_codes import Terminated
+from lmdali.tools.preset_options import chosen_preset, preset_options
+from lmdali.tools.report_table import print_json, print_pairs
+
+LEARNING_CURVE_FILE = "learning_curve.png"
+KERNELS_FILE = "kernels.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """Everything that `lmdali train` is told.
+
+    Attributes:
+        train: training set made by `lmdali convert`.
+        val: validation set of the same classes; it is normalised with the training set's statistics.
+        run_dir: gets checkpoints, metrics, the statistics, and the pictures.
+        preset: network, training and augmentation.
+        resume: continue the run in `run_dir`, if there is one.
+        device: auto, cpu or cuda:N.
+        backend: of the loaders.
+        workers: threads of the training loader; None means every CPU.
+    """
+
+    train: Path
+    val: Path
+    run_dir: Path
+    preset: Preset = PRESETS["paper"]
+    resume: bool = False
+    device: str = "auto"
+    backend: BackendName = "auto"
+    workers: int | None = None
+
+    def loader_configs(self) -> tuple[LoaderConfig, LoaderConfig]:
+        """Of the training and the validation loader."""
+        train = LoaderConfig(
+            dataset=self.train,
+            batch_size=self.preset.batch_size,
+            seed=self.preset.train.seed,
+            augment=self.preset.augment,
+            backend=self.backend,
+            layout="NHWC" if self.preset.train.channels_last else "NCHW",
+            num_threads=self.workers,
+        )
+        augment = evaluation_augment(self.preset.augment, views=1)
+        return train, dataclasses.replace(train, dataset=self.val, augment=augment, shuffle=False, basis=self.train)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """How it went, and where everything is.
+
+    Attributes:
+        result: of the training.
+        run_dir: the run's directory.
+        best_checkpoint: lowest validation error.
+        learning_curve: picture, or None without a finished epoch or without matplotlib.
+        kernels: picture of the first layer.
+        device: trained on.
+        backend: of the training loader.
+    """
+
+    result: TrainResult
+    run_dir: Path
+    best_checkpoint: Path | None
+    learning_curve: Path | None
+    kernels: Path
+    device: str
+    backend: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The result's fields, and the rest as text."""
+        names = ("run_dir", "best_checkpoint", "learning_curve", "kernels", "device", "backend")
+        values = {name: getattr(self, name) for name in names}
+        paths = {name: None if value is None else str(value) for name, value in values.items()}
+        return {**self.result.to_json(), **paths}
+
+
+def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
+    """Train until the end or a signal, and draw the pictures.
+
+    Args:
+        job: what to do.
+        progress: stream for progress lines, usually stderr; None for silence.
+
+    Raises:
+        InputError: a dataset, its classes or the run directory cannot be used.
+        IntegrityError: a dataset or all checkpoints are damaged.
+        StorageError: the run directory cannot be written.
+        MachineError: the device is not there.
+        LmdaliError: the loss became infinite or NaN.
+    """
+    device = pick_device(job.device)
+    train_config, val_config = job.loader_configs()
+    with (
+        create_loader(train_config, device=device, rank=0, world_size=1) as train_loader,
+        create_loader(val_config, device=device, rank=0, world_size=1) as val_loader,
+    ):
+        model_config = dataclasses.replace(job.preset.model, num_classes=len(train_loader.class_names))
+        trainer = Trainer(
+            AlexNet(model_config, seed=job.preset.train.seed),
+            job.preset.train,
+            train_loader,
+            val_loader,
+            run_dir=job.run_dir,
+            device=device,
+            loader_config=_describe(train_config),
+            progress=progress,
+        )
+        if job.resume:
+            trainer.resume_latest()
+        trainer.require_vacant()
+        if progress is not None:
+            print(_opening(job, trainer, train_loader), file=progress, flush=True)
+        if job.preset.augment.needs_basis:
+            # Whoever evaluates the run later needs the training set's mean, not the training set.
+            save_statistics(job.run_dir, *load_moments(job.train))
+        result = trainer.fit()
+        return _report(job, trainer, result, train_loader.backend_name, progress)
+
+
+def _describe(config: LoaderConfig) -> dict[str, Any]:
+    return {
+        "dataset": str(Path(config.dataset).resolve()),
+        "batch_size": config.batch_size,
+        "augment": dataclasses.asdict(config.augment),
+    }
+
+
+def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    return (
+        f"{loader.num_samples:,} training and {trainer.val_loader.num_samples:,} validation samples of "
+        f"{len(loader.class_names)} classes; {parameters:,} parameters on {trainer.device}; "
+        f"loader {loader.backend_name} ({loader.backend_reason}); "
+        f"{len(loader)} steps of {job.preset.batch_size} per epoch"
+    )
+
+
+def _report(job: TrainJob, trainer: Trainer, result: TrainResult, backend: str, progress: TextIO | None) -> TrainReport:
+    curve: Path | None = None
+    try:
+        if result.epochs:
+            curve = save_learning_curve(job.run_dir / METRICS_FILE, job.run_dir / LEARNING_CURVE_FILE)
+    except MissingExtraError as error:
+        if progress is not None:
+            print(error, file=progress)
+    best = job.run_dir / CHECKPOINT_DIR / BEST_NAME
+    return TrainReport(
+        result=result,
+        run_dir=job.run_dir,
+        best_checkpoint=best if best.exists() else None,
+        learning_curve=curve,
+        kernels=save_kernels(trainer.model.conv1.weight, job.run_dir / KERNELS_FILE),
+        device=str(trainer.device),
+        backend=backend,
+    )
+
+
+@click.command("train")
+@click.argument("train", type=click.Path(path_type=Path))
+@click.argument("val", type=click.Path(path_type=Path))
+@click.option("--run-dir", type=click.Path(path_type=Path), required=True, help="Directory for everything written.")
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir, if there is one.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--backend", type=click.Choice(["auto", "cpu", "dali"]), default="auto", show_default=True, help="Loader backend."
+)
+@click.option("-j", "--workers", type=click.IntRange(min=1), help="Loader threads.  [default: all CPUs]")
+@preset_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(train: Path, val: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Train AlexNet on the dataset TRAIN, validating on VAL.
+
+    SIGINT and SIGTERM finish the step, save a checkpoint, and exit with 130 or 143; --resume continues there.
+    """
+    recipe = chosen_preset(given)
+    report = train_dataset(TrainJob(train=train, val=val, preset=recipe, **given), None if quiet else sys.stderr)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _print_report(report)
+    if report.result.stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if report.result.stopped_by is not None:
+        raise Terminated
+
+
+def _print_report(report: TrainReport) -> None:
+    result = report.result
+    rows: list[tuple[str, object]] = [
+        ("epochs, steps, time", f"{result.epochs}, {result.steps:,}, {result.seconds:.0f} s"),
+        ("training rate", f"{result.images_per_second:.0f} images/s, {100 * result.stall:.1f} % waiting for data"),
+    ]
+    if result.best_top1_error is not None:
+        accuracy = f"{100 * (1 - result.best_top1_error):.2f} % (epoch {result.best_epoch})"
+        rows.append(("best validation top-1 accuracy", accuracy))
+    if result.val is not None:
+        last = f"{100 * (1 - result.val.top1_error):.2f} %, top-5 {100 * (1 - result.val.top5_error):.2f} %"
+        rows.append(("last validation top-1 accuracy", last))
+    if result.stopped_by is not None:
+        rows.append(("stopped by", f"{signal.Signals(result.stopped_by).name}: continue with --resume"))
+    named = {
+        "best checkpoint": report.best_checkpoint,
+        "metrics": report.run_dir / METRICS_FILE,
+        "learning curve": report.learning_curve,
+        "first-layer kernels": report.kernels,
+        "weights sha256": result.weights_sha256[:16],
+    }
+    rows += [(name, value) for name, value in named.items() if value is not None]
+    print_pairs(f"run {report.run_dir}", rows)
