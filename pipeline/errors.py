@@ -78,9 +78,11 @@ class MissingExtraError(MachineError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed: pip install 'lmdali[{extra}]'"
-        )
+        super().__init__(package, extra, purpose)  # as they came: an error must survive the way out of a worker
+
+    def __str__(self) -> str:
+        package, extra, purpose = self.args
+        return f"{purpose} needs the package {package!r}, which is not installed: pip install 'lmdali[{extra}]'"
 
 
 class ThresholdError(LmdaliError):

@@ -25,7 +25,7 @@ class LmdbHeader:
     """What the newer meta page says.
 
     Attributes:
-        format_version: 1 for LMDB 0.9, 3 for LMDB 1.0.
+        format_version: 1 for LMDB 0.9.
         page_bytes: page size.
         num_entries: keys in the main database.
         needed_bytes: size the file must have: (last used page + 1) * page size.
@@ -46,6 +46,8 @@ def read_header(path: Path) -> LmdbHeader:
     try:
         with path.open("rb") as file:
             first = file.read(_META_BYTES)
+            if len(first) == _META_BYTES and _word(first, 24) == _MAGIC:  # LMDB 1.0 has longer page headers
+                raise ShardError(f"{path}: LMDB file format {_word(first, 28)}, only format 1 (LMDB 0.9) can be read")
             page_bytes = struct.unpack_from("<I", first, 40)[0] if len(first) == _META_BYTES else 0
             if page_bytes < 512 or page_bytes > 65536 or page_bytes & (page_bytes - 1):
                 raise ShardError(f"{path}: {path.stat().st_size} bytes and no LMDB header: the shard is damaged")

@@ -82,7 +82,7 @@ class Rate:
         images_per_second: median.
         low: slowest window, images/s.
         high: fastest window, images/s.
-        windows: how many.
+        per_window: every window's, in the order of the rounds: windows of one number belong together.
         steps: counted steps, all windows together.
         step_seconds: median wall time of a step.
         cpu_seconds_per_image: median, user and system time of the whole process.
@@ -92,7 +92,7 @@ class Rate:
     images_per_second: float
     low: float
     high: float
-    windows: int
+    per_window: tuple[float, ...]
     steps: int
     step_seconds: float
     cpu_seconds_per_image: float
@@ -136,7 +136,7 @@ def summarize(windows: Sequence[Window]) -> Rate:
         images_per_second=median(rates),
         low=min(rates),
         high=max(rates),
-        windows=len(windows),
+        per_window=tuple(rates),
         steps=sum(window.steps for window in windows),
         step_seconds=median(window.seconds / window.steps for window in windows),
         cpu_seconds_per_image=median(window.cpu_seconds / window.images for window in windows),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ from lmdali.tools.report_table import print_json
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step
 from lmdali.tools.throughput import Setting, ThroughputReport, print_report
 from lmdali.tools.verdict import Evidence, judge
+
+BACKENDS = ("auto", "cpu", "dali")
 
 _LEARNING_RATE = 1e-6
 """Costs what any other does, and leaves the weights where no number of steps on one batch finds an infinity."""
@@ -69,8 +71,8 @@ class ProfileConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.backend not in ("auto", "cpu", "dali"):
-            raise ConfigError(f"backend must be auto, cpu or dali, found {self.backend!r}")
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}; found {self.backend!r}")
         self.window_plan()
 
     @property
@@ -196,9 +198,10 @@ def _training_step(model: nn.Module, config: ProfileConfig, device: torch.device
 
 
 def _measure(probes: Mapping[str, Probe], plan: WindowPlan, device: torch.device, *, quiet: bool) -> dict[str, Rate]:
-    synchronize: Callable[[], None] = lambda: None  # noqa: E731
-    if device.type == "cuda":
-        synchronize = lambda: torch.cuda.synchronize(device)  # noqa: E731
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     with progress_bar("profile", len(probes) * plan.windows, unit="windows", quiet=quiet) as progress:
         rates = measure(list(probes.values()), plan, synchronize=synchronize, progress=progress)
     return dict(zip(probes, rates, strict=True))
@@ -257,7 +260,8 @@ def _cautions(manifest: Manifest, machine: Mapping[str, Any]) -> tuple[str, ...]
     load, cpus = machine["load_average"], machine["num_cpus"]
     if load > _BUSY_LOAD * cpus:
         found.append(
-            f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): compare shares, not rates"
+            f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): "
+            "compare shares, not rates"
         )
     file_bytes = sum(shard.file_bytes for shard in manifest.shards)
     if machine["memory_bytes"] is not None and file_bytes < machine["memory_bytes"]:
@@ -274,7 +278,7 @@ def command() -> None:
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("-b", "--batch-size", default=ProfileConfig.batch_size, show_default=True, help="Samples per step.")
 @click.option("-j", "--workers", type=click.IntRange(1), help="Loader threads.  [default: every usable CPU]")
-@click.option("--backend", type=click.Choice(["auto", "cpu", "dali"]), default=ProfileConfig.backend, show_default=True)
+@click.option("--backend", type=click.Choice(BACKENDS), default=ProfileConfig.backend, show_default=True)
 @click.option("--device", default=ProfileConfig.device, show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
     "--dtype",

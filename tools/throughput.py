@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from textwrap import fill
 from typing import Any
 
 from lmdali.tools.measurement import Rate
@@ -10,6 +11,8 @@ from lmdali.tools.report_table import print_pairs, print_table
 from lmdali.tools.verdict import Verdict
 
 SCHEMA_VERSION = 1
+
+_TEXT_COLUMNS = 74
 
 _STAGE_WORDS = {
     "plan": "order and draws (consumer)",
@@ -182,7 +185,7 @@ def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
     assert report.loader is not None
     stages = report.loader.stage_seconds_per_image
     busy = sum(seconds for stage, seconds in stages.items() if seconds is not None and stage != "wait")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for stage, seconds in stages.items():
         if seconds is None:
             rows.append((_STAGE_WORDS.get(stage, stage), "not timed", ""))
@@ -194,18 +197,19 @@ def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
 
 def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     verdict = report.verdict
-    word = verdict.bound or "none without a model"
+    word: str = verdict.bound or "none without a model"
     if verdict.bound == "INPUT-BOUND" and verdict.stage is not None:
         word = f"{word} ({verdict.stage})"
     pairs: list[tuple[str, object]] = [("verdict", word)]
     if verdict.data_stall is not None and report.model is not None and report.together is not None:
         pairs.append(
-            ("data stall", f"{verdict.data_stall:.1%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
+            ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
                            f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
         )  # fmt: skip
     if report.time_to_first_batch_seconds is not None:
         pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
-    pairs += [("why", verdict.reason), ("advice", verdict.advice)]
-    return pairs + [("caution", caution) for caution in report.cautions]
+    texts = [("why", verdict.reason), ("advice", verdict.advice)]
+    texts += [("caution", caution) for caution in report.cautions]
+    return pairs + [(name, fill(text, _TEXT_COLUMNS)) for name, text in texts]

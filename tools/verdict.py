@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from lmdali.tools.measurement import Rate
@@ -16,8 +17,8 @@ MIN_STEPS = 8
 MIN_STEPS_PER_EPOCH = 4
 """With fewer, the loader is always filling its queue or draining it, and never at its pace."""
 
-MAX_SPREAD = 0.5
-"""Half the range of the windows over their median; beyond it, two runs would disagree about the verdict."""
+MAX_DISSENT = 0.25
+"""Share of the rounds that may say INPUT-BOUND where the median says COMPUTE-BOUND, or the other way round."""
 
 STALL_OF_NOTE = 0.1
 """Data stall that is worth somebody's time."""
@@ -27,6 +28,12 @@ HEADROOM = 1.25
 
 SHARED_HIGH, SHARED_LOW = 0.55, 0.45
 """On shared cores: share of a step that input takes, above which it is the larger half, below which the smaller."""
+
+TOLERANCE = 0.2
+"""A step may seem this much faster with the loader than without, by noise; more, and something is wrong."""
+
+_MEASURE_AGAIN = "Measure again when it is quiet, or with more --seconds."
+_OPPOSITE: dict[Bound, Bound] = {"INPUT-BOUND": "COMPUTE-BOUND", "COMPUTE-BOUND": "INPUT-BOUND"}
 
 WORKER_STAGES = ("read", "decode", "augment")
 CONSUMER_STAGES = ("plan", "copy")
@@ -87,38 +94,67 @@ def judge(evidence: Evidence) -> Verdict:
     how much. On a CPU that both need, a step is the sum of both, so a stall is certain; the verdict then goes to the
     larger half.
     """
-    reason, advice = _invalid(evidence)
-    stage = dominant_stage(evidence)
-    if reason:
-        return Verdict(bound="INVALID", stage=None, data_stall=None, shared_cores=False, reason=reason, advice=advice)
+    invalid = _invalid(evidence)
+    if invalid:
+        return _without_word("INVALID", *invalid)
     loader, model, together = evidence.loader, evidence.model, evidence.together
     assert loader is not None
+    stage = dominant_stage(evidence)
     if model is None or together is None:
-        return Verdict(
-            bound=None,
-            stage=stage,
-            data_stall=None,
-            shared_cores=False,
-            reason=f"the loader alone delivers {loader.images_per_second:,.0f} images/s",
-            advice="Leave out --no-model to learn whether that is enough for a training step.",
+        return _without_word(
+            None,
+            f"the loader alone delivers {loader.images_per_second:,.0f} images/s",
+            "Leave out --no-model to learn whether that is enough for a training step.",
+            stage,
         )
-    stall = max(0.0, 1 - model.step_seconds / together.step_seconds)
     shared = _shares_cores(evidence, loader, model)
-    ratio = loader.images_per_second / model.images_per_second
-    if shared:
-        bound: Bound = "INPUT-BOUND" if stall > SHARED_HIGH else "COMPUTE-BOUND" if stall < SHARED_LOW else "BALANCED"
-    elif stall >= STALL_OF_NOTE:
-        bound = "INPUT-BOUND"
-    else:
-        bound = "COMPUTE-BOUND" if ratio >= HEADROOM else "BALANCED"
+    # Round by round: a machine that changes its speed meanwhile changes both sides of each quotient.
+    rounds = list(zip(loader.per_window, model.per_window, together.per_window, strict=True))
+    stall = median(_stall(m, both) for _, m, both in rounds)
+    ratio = median(alone / m for alone, m, _ in rounds)
+    if stall < -TOLERANCE:
+        return _without_word(
+            "INVALID",
+            f"with the loader a step takes {1 / (1 - stall):.0%} of what it takes without: something else used this "
+            "machine meanwhile",
+            _MEASURE_AGAIN,
+        )
+    bound = _bound(stall, ratio, shared=shared)
+    opposite = _OPPOSITE.get(bound)
+    words = [_bound(_stall(m, both), alone / m, shared=shared) for alone, m, both in rounds]
+    if opposite is not None and words.count(opposite) > MAX_DISSENT * len(words):
+        return _without_word(
+            "INVALID",
+            f"{words.count(opposite)} of {len(words)} rounds say {opposite}, the others {bound}: something else used "
+            "this machine meanwhile",
+            _MEASURE_AGAIN,
+        )
     return Verdict(
         bound=bound,
         stage=stage,
-        data_stall=stall,
+        data_stall=max(stall, 0.0),
         shared_cores=shared,
         reason=_reason(evidence, stall, ratio, shared=shared),
         advice=_advice(evidence, bound, stage, ratio, shared=shared),
     )
+
+
+def _without_word(bound: Bound | None, reason: str, advice: str, stage: str | None = None) -> Verdict:
+    return Verdict(bound=bound, stage=stage, data_stall=None, shared_cores=False, reason=reason, advice=advice)
+
+
+def _stall(model: float, together: float) -> float:
+    """1 - ideal step / measured step, from the two rates; below zero by noise alone."""
+    return 1 - together / model
+
+
+def _bound(stall: float, ratio: float, *, shared: bool) -> Bound:
+    """The word for a stall, and for the loader's rate over the model's."""
+    if shared:
+        return "INPUT-BOUND" if stall > SHARED_HIGH else "COMPUTE-BOUND" if stall < SHARED_LOW else "BALANCED"
+    if stall >= STALL_OF_NOTE:
+        return "INPUT-BOUND"
+    return "COMPUTE-BOUND" if ratio >= HEADROOM else "BALANCED"
 
 
 def dominant_stage(evidence: Evidence) -> str | None:
@@ -143,8 +179,8 @@ def _known(per_image: Mapping[str, float | None], stages: tuple[str, ...]) -> di
     return {stage: seconds for stage in stages if (seconds := per_image.get(stage)) is not None}
 
 
-def _invalid(evidence: Evidence) -> tuple[str, str]:
-    """Reason and advice where the measurement cannot carry a verdict; empty where it can."""
+def _invalid(evidence: Evidence) -> tuple[str, str] | None:
+    """Reason and advice where the measurement cannot carry a verdict."""
     steps = evidence.steps_per_epoch
     if steps < MIN_STEPS_PER_EPOCH or evidence.loader is None:
         return (
@@ -153,20 +189,12 @@ def _invalid(evidence: Evidence) -> tuple[str, str]:
         )
     named = (("loader", evidence.loader), ("model", evidence.model), ("training step", evidence.together))
     for name, rate in named:
-        if rate is None:
-            continue
-        if rate.steps < MIN_STEPS:
+        if rate is not None and rate.steps < MIN_STEPS:
             return (
                 f"{rate.steps} steps of the {name} were measured, a verdict needs {MIN_STEPS}",
                 "Give it more --seconds, or more --steps.",
             )
-        if rate.spread > MAX_SPREAD:
-            return (
-                f"the {name}'s windows range from {rate.low:,.0f} to {rate.high:,.0f} images/s: something else used "
-                "this machine meanwhile",
-                "Measure again on a quiet machine, or with more --seconds.",
-            )
-    return "", ""
+    return None
 
 
 def _shares_cores(evidence: Evidence, loader: Rate, model: Rate) -> bool:
@@ -178,7 +206,8 @@ def _shares_cores(evidence: Evidence, loader: Rate, model: Rate) -> bool:
 
 
 def _reason(evidence: Evidence, stall: float, ratio: float, *, shared: bool) -> str:
-    text = f"the loader alone is {ratio:.2g} times as fast as the model alone, and {stall:.0%} of a step goes to input"
+    times = f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
+    text = f"the loader alone is {times} times as fast as the model alone, and {max(stall, 0):.0%} of a step is input"
     if shared:
         text += f"; both share {evidence.num_cpus} CPUs, so a step costs the sum of the two even if nobody waits"
     return text
@@ -191,7 +220,7 @@ def _advice(evidence: Evidence, bound: Bound, stage: str | None, ratio: float, *
                 "The model needs most of the cores: a smaller --width, or a GPU, helps more than any loader could. "
                 "The rest goes to input: fewer threads would not give it back."
             )
-        return f"More threads or another loader will not help: the loader could feed {ratio:.1f} such models."
+        return f"More threads or another loader will not help: this one could feed {ratio:,.1f} such models."
     if bound == "BALANCED":
         if shared:
             return "Input and model take about half of the cores each: speeding up either one gains at most half."

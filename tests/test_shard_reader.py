@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lmdali.pipeline import shard_reader
+from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.eigenbasis import Moments
+from lmdali.pipeline.errors import RecordError, ShardError
+from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.records import Record, pack_record
+from lmdali.pipeline.shard_header import DATA_FILE
+from lmdali.pipeline.shard_reader import MAX_OPEN_SHARDS, ShardReader, iterate_lmdb
+from lmdali.pipeline.shard_writer import shard_from_json
+from lmdali.pipeline.tables import read_rows
+
+Kept = tuple[bytes, int]
+
+
+def keep(record: Record) -> Kept:
+    return bytes(record.data), record.label
+
+
+def reader_of(directory: Path) -> ShardReader:
+    return ShardReader(directory, load_manifest(directory))
+
+
+def everything(reader: ShardReader) -> list[Kept]:
+    return [reader.read(index, keep) for index in range(reader.manifest.num_records)]
+
+
+def tiny_dataset(directory: Path, num_shards: int, per_shard: int = 2) -> Path:
+    """Records that hold their own number, without pictures, in many shards."""
+    plan = DatasetPlan(8, "jpeg", ("a",), num_shards * per_shard, per_shard, {}, {})
+    writer = DatasetWriter(directory, plan)
+    with writer.hold(resume=False, overwrite=False):
+        for name, first, count in plan.shards():
+            with writer.open_shard(name, first, count) as shard:
+                for position in range(first, first + count):
+                    shard.put(position, "x", b"record %d" % position, label=0, height=8, width=8)
+                writer.finish_shard(name, shard, ShardContent([], [], Moments.zero(8, 8)))
+    documents = [json.loads((directory / "shards" / name / "shard.json").read_text()) for name, _, _ in plan.shards()]
+    infos = [shard_from_json(document["shard"]) for document in documents]
+    Manifest(8, "jpeg", ("a",), (plan.num_sources,), plan.num_sources, 0, tuple(infos), {}, {}, {}).save(directory)
+    return directory
+
+
+@pytest.fixture
+def damaged(small_jpeg_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the small dataset that may be changed."""
+    return Path(shutil.copytree(small_jpeg_dataset, tmp_path / "copy"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_open():  # type: ignore[no-untyped-def]
+    yield
+    shard_reader._registry.close_below(Path("/"))
+
+
+def test_records_are_those_of_the_table_in_its_order(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    rows = read_rows(small_jpeg_dataset / "records.parquet")
+    assert [row["index"] for row in rows] == list(range(37))
+    for row in rows:
+        data, label = reader.read(row["index"], keep)
+        assert (len(data), label) == (row["stored_bytes"], row["label"])
+        assert shard_reader.crc32c(data) == row["crc32c"]
+    assert {row["position"] for row in rows} == set(range(40)) - {
+        row["position"] for row in read_rows(small_jpeg_dataset / "rejects.parquet")
+    }
+
+
+def test_records_outside_the_dataset_do_not_exist(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    for index in (-1, 37, 10**12):
+        with pytest.raises(IndexError):
+            reader.read(index, keep)
+
+
+def test_data_is_a_view_of_the_shard_and_not_a_copy(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    assert reader.read(0, lambda record: record.data.readonly and record.data.contiguous)
+
+
+def test_all_missing_shards_are_named_at_once(damaged: Path) -> None:
+    reader = reader_of(damaged)
+    for name in ("00001", "00003"):
+        shutil.rmtree(damaged / "shards" / name)
+    with pytest.raises(ShardError, match=r"2 of 5 shards are missing \(00001, 00003\)"):
+        reader.check_files()
+    assert reader.read(0, keep)
+    with pytest.raises(ShardError, match="00003"):
+        reader.read(36 - 8, keep)
+
+
+def test_a_shard_of_another_size_is_named_with_both_sizes(damaged: Path) -> None:
+    path = damaged / "shards" / "00002" / DATA_FILE
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ShardError, match=rf"00002/data\.mdb: {size + 1} bytes, manifest\.json says {size}"):
+        reader_of(damaged).check_files()
+
+
+def test_swapped_shards_give_errors_and_never_each_others_records(tmp_path: Path) -> None:
+    directory = tiny_dataset(tmp_path / "d", 3, per_shard=10)
+    reader = reader_of(directory)
+    shards = directory / "shards"
+    (shards / "00000").rename(shards / "x")
+    (shards / "00001").rename(shards / "00000")
+    (shards / "x").rename(shards / "00001")
+    sizes = {info.file_bytes for info in reader.manifest.shards}
+    assert len(sizes) == 1, "the point of this test is that sizes and counts agree"
+    reader.check_files()
+    for index in range(20):
+        with pytest.raises(RecordError, match="is not in it"):
+            reader.read(index, keep)
+    assert reader.read(25, keep) == (b"record 25", 0)
+
+
+# Damage.
+
+
+def test_no_truncation_kills_the_process(damaged: Path) -> None:
+    """In a process of its own: where the check fails, the kernel sends SIGBUS."""
+    script = """
+import sys
+from pathlib import Path
+from lmdali.pipeline.errors import ShardError
+from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.shard_reader import ShardReader, iterate_lmdb
+directory = Path(sys.argv[1])
+reader = ShardReader(directory, load_manifest(directory))
+path = reader.data_file("00000")
+whole = path.read_bytes()
+refused = 0
+lengths = {0, 1, 151, 152, *range(0, len(whole), 4096), *range(4095, len(whole), 4096), *range(7, len(whole), 997)}
+for length in sorted(lengths):
+    path.write_bytes(whole[:length])
+    try:
+        reader.read(0, lambda record: bytes(record.data))
+    except ShardError:
+        refused += 1
+    try:
+        list(iterate_lmdb(path.parent))
+    except ShardError:
+        refused += 1
+assert refused == 2 * len(lengths), (refused, len(lengths))
+path.write_bytes(whole)
+reader.read(0, lambda record: bytes(record.data))
+print("ok", len(lengths))
+"""
+    done = subprocess.run([sys.executable, "-c", script, damaged], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok")
+
+
+def flip(path: Path, offset: int, bit: int = 1) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ bit]))
+
+
+def test_a_flipped_bit_names_shard_record_and_key(damaged: Path) -> None:
+    reader = reader_of(damaged)
+    data, _ = reader.read(11, keep)
+    number, _ = reader._index.locate(11)
+    path = reader.data_file(reader.manifest.shards[number].name)
+    reader.close()
+    flip(path, path.read_bytes().index(data) + 50)
+    key = read_rows(damaged / "records.parquet")[11]["key"]
+    with pytest.raises(RecordError) as caught:
+        reader.read(11, keep)
+    message = str(caught.value)
+    assert all(part in message for part in (str(path), "record 11,", key, "CRC-32C", f"lmdali verify {damaged}"))
+    assert reader.read(11, keep, verify=False)[0] != data
+    assert reader.read(10, keep)
+
+
+def test_every_flip_in_the_image_bytes_is_found(damaged: Path) -> None:
+    reader = reader_of(damaged)
+    path = reader.data_file("00000")
+    dice = random.Random(27)
+    for _ in range(120):
+        index = dice.randrange(reader.manifest.shards[0].num_records)
+        data, _ = reader.read(index, keep)
+        reader.close()
+        offset, bit = path.read_bytes().index(data) + dice.randrange(len(data)), 1 << dice.randrange(8)
+        flip(path, offset, bit)
+        with pytest.raises(RecordError):
+            reader.read(index, keep)
+        reader.close()
+        flip(path, offset, bit)
+    assert everything(reader)
+
+
+def test_a_record_without_a_checksum_does_not_pass_for_verified(tmp_path: Path) -> None:
+    directory = tiny_dataset(tmp_path / "d", 1)
+    reader = reader_of(directory)
+    assert reader.read(1, keep) == (b"record 1", 0)
+    value = pack_record(b"record 1", label=0, height=8, width=8)
+    path = reader.data_file("00000")
+    whole = path.read_bytes()
+    at = whole.index(value)
+    # Field 100 becomes field 101, which nobody knows.
+    changed = value[:-6] + bytes([value[-6] + 8]) + value[-5:]
+    reader.close()
+    path.write_bytes(whole[:at] + changed + whole[at + len(value) :])
+    with pytest.raises(RecordError, match="CRC-32C"):
+        reader.read(1, keep)
+
+
+# Many shards, threads, processes.
+
+
+def test_many_shards_work_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
+    directory = tiny_dataset(tmp_path / "d", 2 * MAX_OPEN_SHARDS)
+    script = """
+import os, random, resource, sys
+from pathlib import Path
+from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.shard_reader import MAX_OPEN_SHARDS, ShardReader
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+directory = Path(sys.argv[1])
+reader = ShardReader(directory, load_manifest(directory))
+before = len(os.listdir("/proc/self/fd"))
+indices = list(range(reader.manifest.num_records)) * 2
+random.Random(0).shuffle(indices)
+for index in indices:
+    assert reader.read(index, lambda record: bytes(record.data)) == b"record %d" % index
+opened = len(os.listdir("/proc/self/fd")) - before
+assert 1 <= opened <= MAX_OPEN_SHARDS, opened
+reader.close()
+assert len(os.listdir("/proc/self/fd")) == before
+"""
+    done = subprocess.run([sys.executable, "-c", script, directory], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_read_more_shards_than_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_reader, "MAX_OPEN_SHARDS", 3)
+    reader = reader_of(tiny_dataset(tmp_path / "d", 10))
+    wrong: list[object] = []
+
+    def work(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(300):
+            index = dice.randrange(20)
+            try:
+                found = reader.read(index, keep)
+            except Exception as error:
+                found = error
+            if found != (b"record %d" % index, 0):
+                wrong.append(found)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(shard_reader._registry._open) <= 6 + 3
+
+
+def test_two_readers_share_a_dataset_and_one_may_leave(small_jpeg_dataset: Path) -> None:
+    one, other = reader_of(small_jpeg_dataset), reader_of(small_jpeg_dataset)
+    expected = everything(one)
+
+    def read_through_the_other(record: Record) -> bytes:
+        other.close()  # closes nothing that is being read
+        assert other.read(0, keep) == expected[0]
+        assert other.read(20, keep) == expected[20]
+        return bytes(record.data)
+
+    assert one.read(1, read_through_the_other) != b""
+    one.close()
+    assert everything(other) == expected
+    assert everything(one) == expected
+
+
+def test_a_dataset_reached_by_two_paths_is_opened_once(small_jpeg_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(small_jpeg_dataset)
+    one, other = reader_of(small_jpeg_dataset), reader_of(tmp_path / "link")
+    assert one.read(3, keep) == other.read(3, keep)
+
+
+def test_reading_inside_a_read_gives_both_records(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    expected = everything(reader)
+    # The same shard, hence the same cursor: what the outer read was given must not move.
+    both = reader.read(0, lambda record: (reader.read(1, keep), keep(record)))
+    assert both == (expected[1], expected[0])
+
+
+def test_a_forked_child_reads_what_its_parent_has_open(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    expected = everything(reader)
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:  # no pytest here: whatever happens must end in _exit
+        try:
+            os.write(send, b"1" if everything(reader) == expected else b"0")
+        finally:
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as answer:
+        assert answer.read() == b"1"
+    os.waitpid(child, 0)
+    assert everything(reader) == expected
+
+
+def read_elsewhere(reader: ShardReader, index: int) -> Kept:
+    return reader.read(index, keep)
+
+
+def test_a_reader_travels_to_a_spawned_process(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    expected = reader.read(5, keep)
+    copy = pickle.loads(pickle.dumps(reader))
+    assert copy.read(5, keep) == expected
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(read_elsewhere, (reader, 5)) == expected
+
+
+def test_reading_writes_nothing(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    everything(reader)
+    for directory in (small_jpeg_dataset / "shards").iterdir():
+        assert sorted(path.name for path in directory.iterdir()) == [DATA_FILE, "shard.json"]
+
+
+# Whole LMDBs.
+
+
+def test_iteration_gives_every_record_in_key_order_every_time(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    count = reader.manifest.shards[0].num_records
+    expected = [reader.read(index, keep) for index in range(count)]
+    directory = small_jpeg_dataset / "shards" / "00000"
+    for _ in range(3):
+        found = [(key, keep(record)) for key, record in iterate_lmdb(directory)]
+        assert [kept for _, kept in found] == expected
+        assert [key for key, _ in found] == sorted(key for key, _ in found)
+
+
+def test_iteration_is_not_disturbed_by_reads_and_other_iterations(small_jpeg_dataset: Path) -> None:
+    reader = reader_of(small_jpeg_dataset)
+    count = reader.manifest.shards[0].num_records
+    expected = [reader.read(index, keep) for index in range(count)]
+    directory = small_jpeg_dataset / "shards" / "00000"
+    pairs = []
+    for (_, one), (_, other) in zip(iterate_lmdb(directory), iterate_lmdb(directory), strict=True):
+        pairs.append((keep(one), keep(other)))
+        reader.read(count - 1, keep)
+        reader.close()
+    assert pairs == [(kept, kept) for kept in expected]
+
+
+def test_an_iteration_given_up_lets_go_of_its_shard(small_jpeg_dataset: Path) -> None:
+    directory = small_jpeg_dataset / "shards" / "00000"
+    iteration = iterate_lmdb(directory)
+    next(iteration)
+    iteration.close()
+    shard_reader._registry.close_below(directory)
+    assert directory.resolve() not in shard_reader._registry._open
+
+
+def test_a_folder_without_an_lmdb_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=str(tmp_path)):
+        list(iterate_lmdb(tmp_path))
