@@ -46,7 +46,7 @@ INITIALISATIONS = {
     "original2012": Initialisation(0.01, 0.0, {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}, _ONES),
     # Caffe's bvlc_alexnet: smaller biases, because ones gave "flat training loss" there.
     "caffe": Initialisation(0.01, 0.0, {"fc6": 0.005, "fc7": 0.005}, _TENTHS),
-    # For small sets, where the paper's takes many epochs to leave chance level. Conv1 sees gray levels around 0 +- 70
+    # For small sets, where biases of one take many epochs to leave chance level. Conv1 sees gray levels around 0 +- 70
     # rather than unit variance, so it keeps the paper's 0.01, and so does the classifier, to begin undecided.
     "lecun": Initialisation(None, 0.0, {"conv1": 0.01, "fc8": 0.01}, {}),
 }

@@ -108,5 +108,6 @@ def _draw(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float) -> 
     for kind, color, label in (("train", _TRAIN_COLOR, "training"), ("val", _VAL_COLOR, "validation")):
         values = [factor * record[f"{kind}_{name}"] for record in epochs]
         axes.plot(at, values, color=color, label=label, marker=mark, linewidth=1.5)
+    axes.locator_params(axis="x", integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

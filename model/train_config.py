@@ -28,7 +28,7 @@ class TrainConfig:
         label_smoothing: 0..1, share of the target spread over all classes.
         seed: of the initial weights, the dropout masks, and the loader's order and draws.
         precision: `float32` or `bfloat16` (autocast; weights, updates and losses stay float32).
-        channels_last: memory format; the same numbers up to rounding, about twice as fast on a CPU.
+        channels_last: memory format; the same numbers up to rounding, half again as fast on a CPU.
         log_steps: steps between two `step` lines in the metrics file.
         checkpoint_seconds: time between two checkpoints inside an epoch; 0 for none. Each epoch ends with one anyway.
         checkpoint_steps: the same, counted in steps; 0 for none.

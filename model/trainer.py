@@ -25,6 +25,7 @@ from lmdali.model.generators import generator_states, restore_generators
 from lmdali.model.journal import METRICS_FILE
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.recorder import Recorder
+from lmdali.model.run_lock import run_lock
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
 from lmdali.model.train_config import PRECISIONS, TrainConfig
@@ -159,6 +160,7 @@ class Trainer:
 
         Raises:
             InputError: `run_dir` holds a run that this one does not resume.
+            LockedError: another process trains in `run_dir`.
             LmdaliError: the loss is not finite; names the step and the samples.
             StorageError: a checkpoint or the metrics could not be written.
         """
@@ -169,6 +171,7 @@ class Trainer:
             restore_generators(self._resumed.rng, self.device)
         self._saved_at = time.monotonic()
         with (
+            run_lock(self.run_dir),
             self._record.opened(resumed=self._resumed is not None, tensorboard=self.config.tensorboard),
             StopSignal() as stop,
         ):

@@ -7,11 +7,12 @@ the contract. Here our threads read the records in our order, and the graph take
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import MissingExtraError, RecordError
 from lmdali.pipeline.records import Record
 from lmdali.pipeline.shard_reader import ShardReader
@@ -47,7 +49,6 @@ class _Pending:
     encoded: list[NDArray[np.uint8]]
     labels: NDArray[np.int64]
     tasks: list[Future[None]]
-    scheduled: bool = False
 
 
 class DaliBackend:
@@ -77,8 +78,8 @@ class DaliBackend:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="lmdali-dali")
         self._waiting: deque[_Pending] = deque()
         self._in_pipeline: deque[_Pending] = deque()
-        self._lock = threading.Lock()
-        self._pipeline = _build(reader.manifest.image_size, transform, spec, num_threads)
+        self._build = partial(_build, reader.manifest.image_size, transform, spec, num_threads)
+        self._pipeline = self._build()
         self._closed = False
 
     def start(self, plan: BatchPlan) -> _Pending:
@@ -88,32 +89,40 @@ class DaliBackend:
         for first in range(0, count, _SAMPLES_PER_TASK):
             last = min(first + _SAMPLES_PER_TASK, count)
             pending.tasks.append(self._pool.submit(self._read, pending, first, last))
-        self._waiting.append(pending)
-        self._schedule(block=False)
+        if count:  # DALI takes no batch of nothing, which a rank may have at the end of an evaluation
+            self._waiting.append(pending)
+        self._schedule()
         return pending
 
     def finish(self, pending: _Pending) -> Batch:
         """Outputs of the oldest batch, which must be this one."""
+        labels, indices = torch.from_numpy(pending.labels), torch.from_numpy(pending.plan.indices)
+        if not len(indices):
+            images = torch.empty((0, *self._spec.image_shape()), dtype=torch_dtype(self._spec.dtype))
+            return Batch(images.to(self._spec.device), labels.to(self._spec.device), indices)
         try:
-            while not pending.scheduled:
-                self._schedule(block=True)
+            for task in pending.tasks:
+                task.result()
+            self._schedule()
+            images = self._collect(pending)
         except BaseException:
             self.cancel(pending)
             raise
-        images = self._collect()
-        labels = torch.from_numpy(pending.labels).to(self._spec.device)
-        self._schedule(block=False)
-        return Batch(images, labels, torch.from_numpy(pending.plan.indices))
+        self._schedule()
+        return Batch(images, labels.to(self._spec.device), indices)
 
     def cancel(self, pending: _Pending) -> None:
         """Drop a batch; what is already inside DALI is taken out and thrown away."""
         for task in pending.tasks:
             task.cancel()
         wait_for(pending.tasks)
+        try:
+            while pending in self._in_pipeline:
+                self._take_outputs()
+        except RuntimeError:
+            self._restart()
         if pending in self._waiting:
             self._waiting.remove(pending)
-        while pending in self._in_pipeline:
-            self._collect()
 
     def close(self) -> None:
         """Join the readers and free DALI's memory."""
@@ -121,8 +130,9 @@ class DaliBackend:
             self._closed = True
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._reader.close()
-            while self._in_pipeline:
-                self._collect()
+            with suppress(RuntimeError):  # an undecodable image in there is nobody's concern any more
+                while self._in_pipeline:
+                    self._take_outputs()
             del self._pipeline
 
     def _read(self, pending: _Pending, first: int, last: int) -> None:
@@ -141,19 +151,20 @@ class DaliBackend:
                 self._crc.passed(index)
         self._timers.add("read", perf_counter() - begin)
 
-    def _schedule(self, *, block: bool) -> None:
-        """Move batches whose records have been read into DALI, oldest first."""
+    def _schedule(self) -> None:
+        """Move batches whose records have been read into DALI, oldest first; a failed one waits for its `finish`."""
         while self._waiting and len(self._in_pipeline) < _MAX_SCHEDULED:
             pending = self._waiting[0]
-            if not block and not all(task.done() for task in pending.tasks):
+            if any(not task.done() or task.cancelled() or task.exception() for task in pending.tasks):
                 return
-            for task in pending.tasks:
-                task.result()
-            block = False
-            self._feed(pending)
+            try:
+                self._feed(pending)
+            except RuntimeError:
+                if not self._in_pipeline:
+                    raise
+                return  # a batch inside broke the pipeline: its `finish` finds out
             self._waiting.popleft()
             self._in_pipeline.append(pending)
-            pending.scheduled = True
 
     def _feed(self, pending: _Pending) -> None:
         params, views = pending.plan.params, self._spec.num_views
@@ -170,23 +181,55 @@ class DaliBackend:
                 pipe.feed_input(f"shift_{view}", np.ascontiguousarray(-pending.plan.shifts[part]))
         pipe.schedule_run()
 
-    def _collect(self) -> torch.Tensor:
-        """Take the oldest batch out of DALI into a tensor of our own."""
-        pending = self._in_pipeline.popleft()
+    def _collect(self, pending: _Pending) -> torch.Tensor:
+        """Images of the oldest batch.
+
+        DALI cannot skip a bad image: its whole pipeline is void then, with what else was inside. So a new one is
+        built, and where another batch was the bad one, this one goes through it alone.
+        """
         start = perf_counter()
         try:
-            outputs = self._pipeline.share_outputs()
+            images = self._take_outputs()
         except RuntimeError as error:
-            numbers = ", ".join(str(index) for index in pending.plan.indices[:8])
-            raise RecordError(
-                f"{self._reader.directory}: DALI could not decode a batch with records {numbers}, ...: {error}; "
-                "run `lmdali verify`"
-            ) from error
+            self._restart()
+            self._name_bad_record(pending)
+            self._waiting.remove(pending)
+            try:
+                self._feed(pending)
+                self._in_pipeline.append(pending)
+                images = self._take_outputs()
+            except RuntimeError:
+                raise RecordError(
+                    f"{self._reader.directory}: DALI could not decode a batch of records {_shown(pending)}: {error}; "
+                    "run `lmdali verify`"
+                ) from error
+        self._timers.add("copy", perf_counter() - start)
+        return images
+
+    def _take_outputs(self) -> torch.Tensor:
+        """Take the oldest batch out of DALI into a tensor of our own."""
+        outputs = self._pipeline.share_outputs()
+        self._in_pipeline.popleft()
         views = [_to_torch(output, self._spec) for output in outputs]
         self._pipeline.release_outputs()
-        self._timers.add("copy", perf_counter() - start)
+        # Views of one sample next to each other: (B, V, ...) -> (B * V, ...).
         images = views[0] if len(views) == 1 else torch.stack(views, dim=1).flatten(0, 1)
         return images.to(torch_dtype(self._spec.dtype))
+
+    def _restart(self) -> None:
+        """A new pipeline in place of a void one; batches that were inside wait again."""
+        self._waiting.extendleft(reversed(self._in_pipeline))
+        self._in_pipeline.clear()
+        self._pipeline = self._build()
+
+    def _name_bad_record(self, pending: _Pending) -> None:
+        size = self._reader.manifest.image_size
+        for index in pending.plan.indices:
+            self._reader.read(int(index), lambda record: decode_stored(record.data, size), verify=False)
+
+
+def _shown(pending: _Pending) -> str:
+    return ", ".join(str(index) for index in pending.plan.indices[:8]) + (", ..." if len(pending.labels) > 8 else "")
 
 
 def _needs_shift(spec: OutputSpec) -> bool:

@@ -68,6 +68,8 @@ class DatasetLoader:
         self._timers = timers
         self._epoch = 0
         self._position = 0
+        self._epoch_delivered = False
+        self._walk_number = 0
         self._resume_at: int | None = None
         self._active: Iterator[Batch] | None = None
         self._closed = False
@@ -112,20 +114,24 @@ class DatasetLoader:
             raise ConfigError("this loader was closed: make another with create_loader")
         if self._active is not None:
             self._active.close()  # type: ignore[attr-defined]
-        start, self._resume_at = self._resume_at or 0, None
-        self._position = start
-        self._active = self._walk(self._epoch, start)
+        if self._epoch_delivered:
+            self._go_to(self._epoch + 1, 0)
+        start = self._resume_at or 0
+        self._go_to(self._epoch, start)
+        self._active = self._walk(self._epoch, start, self._walk_number)
         return self._active
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of `epoch`."""
         if epoch < 0:
             raise ConfigError(f"epoch must be at least 0, found {epoch}")
-        self._epoch, self._position, self._resume_at = epoch, 0, None
+        self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the consumer is: after the last batch it was given. Prefetched batches do not count."""
-        values = (STATE_VERSION, self._epoch, self._position, self._seed, self.num_samples, self.manifest_digest)
+        # Whoever saves a state after the last batch must find the next epoch in it, not an empty rest.
+        place = (self._epoch + 1, 0) if self._epoch_delivered else (self._epoch, self._position)
+        values = (STATE_VERSION, *place, self._seed, self.num_samples, self.manifest_digest)
         return dict(zip(_STATE_FIELDS, values, strict=True))
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
@@ -141,6 +147,10 @@ class DatasetLoader:
         missing = [name for name in _STATE_FIELDS if name not in state]
         if missing:
             raise InputError(f"the loader state lacks {', '.join(missing)}: it was not made by state_dict()")
+        numbers = ("state_version", "epoch", "sample_in_epoch")
+        wrong = [name for name in numbers if type(state[name]) is not int]
+        if wrong:
+            raise InputError(f"the loader state has {wrong[0]} {state[wrong[0]]!r}, expected an integer")
         if state["state_version"] > STATE_VERSION:
             raise InputError(
                 f"the loader state has version {state['state_version']}, this reads {STATE_VERSION}: upgrade"
@@ -151,12 +161,13 @@ class DatasetLoader:
             raise InputError(
                 f"the loader state is of another run ({'; '.join(different)}): pass strict=False to take it"
             )
-        epoch, position = int(state["epoch"]), int(state["sample_in_epoch"])
+        epoch, position = state["epoch"], state["sample_in_epoch"]
         if not 0 <= position <= self.num_samples or epoch < 0:
             raise InputError(f"the loader state says epoch {epoch}, sample {position} of {self.num_samples}")
         if self._slice.num_steps(position) == 0:  # nothing is left of that epoch
             epoch, position = epoch + 1, 0
-        self._epoch, self._position, self._resume_at = epoch, position, position
+        self._go_to(epoch, position)
+        self._resume_at = position
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent per stage so far, over all threads; `wait` is the consumer's."""
@@ -179,7 +190,12 @@ class DatasetLoader:
     ) -> None:
         self.close()
 
-    def _walk(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _go_to(self, epoch: int, position: int) -> None:
+        """Be at a place; an iteration that still runs no longer says where the consumer is."""
+        self._epoch, self._position, self._epoch_delivered, self._resume_at = epoch, position, False, None
+        self._walk_number += 1
+
+    def _walk(self, epoch: int, start: int, walk_number: int) -> Iterator[Batch]:
         steps = self._slice.num_steps(start)
         order = EpochOrder(self.num_samples, self._seed, epoch, self._shuffle)
         in_flight: deque[Any] = deque()
@@ -194,11 +210,12 @@ class DatasetLoader:
                 begin = perf_counter()
                 batch = self._backend.finish(in_flight.popleft())
                 self._timers.add("wait", perf_counter() - begin)
-                self._position = self._slice.position_after(step, start)
-                if step == steps - 1:
-                    # Whoever saves a state after the last batch must find the next epoch in it, not an empty rest.
-                    self._epoch, self._position = epoch + 1, 0
+                if walk_number == self._walk_number:
+                    self._position = self._slice.position_after(step, start)
+                    self._epoch_delivered = step == steps - 1
                 yield batch
+            if walk_number == self._walk_number:
+                self._go_to(epoch + 1, 0)
         finally:
             for pending in in_flight:
                 self._backend.cancel(pending)

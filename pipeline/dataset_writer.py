@@ -22,7 +22,15 @@ import numpy as np
 
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, save_statistics
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
-from lmdali.pipeline.files import canonical_digest, file_sha256, read_json, storage_errors, sync_file, write_json
+from lmdali.pipeline.files import (
+    canonical_digest,
+    file_sha256,
+    read_json,
+    storage_errors,
+    sync_directory,
+    sync_file,
+    write_json,
+)
 from lmdali.pipeline.manifest import (
     MANIFEST_FILE,
     RECORDS_FILE,
@@ -113,24 +121,40 @@ class DatasetWriter:
             lock = (staging / _LOCK_FILE).open("a+")
         with lock:
             _lock(lock, self.directory)
-            if overwrite:
-                self._clear()
-            elif resume:
-                self._check_plan()
-            with storage_errors(staging):
-                (self.directory / SHARDS_DIRECTORY).mkdir(exist_ok=True)
-                for leftover in (self.directory / SHARDS_DIRECTORY).glob(f".*{TEMPORARY_SUFFIX}"):
-                    shutil.rmtree(leftover)
-            write_json(staging / _PLAN_FILE, self.plan._document())
-            yield
-        if (self.directory / MANIFEST_FILE).exists():
-            shutil.rmtree(staging, ignore_errors=True)
+            try:
+                self._prepare(staging, resume=resume, overwrite=overwrite)
+                yield
+            finally:
+                if (self.directory / MANIFEST_FILE).exists():
+                    shutil.rmtree(staging, ignore_errors=True)
+
+    def _prepare(self, staging: Path, *, resume: bool, overwrite: bool) -> None:
+        """Clear or check what is there, remove what dead runs left, write the plan."""
+        if overwrite:
+            self._clear()
+        elif resume:
+            self._check_plan()
+        shards = self.directory / SHARDS_DIRECTORY
+        with storage_errors(staging):
+            shards.mkdir(exist_ok=True)
+            for leftover in shards.glob(f".*{TEMPORARY_SUFFIX}"):
+                shutil.rmtree(leftover)
+            for leftover in [*self.directory.iterdir(), *staging.iterdir()]:
+                if _is_leftover(leftover.name):
+                    leftover.unlink()
+        write_json(staging / _PLAN_FILE, self.plan._document())
 
     def is_complete(self) -> bool:
         """Whether this very plan was published here before."""
         if not (self.directory / MANIFEST_FILE).exists():
             return False
         return load_manifest(self.directory).source.get("plan") == self.plan.fingerprint
+
+    def tidy(self) -> None:
+        """Remove what a run leaves that was killed after its last step, once the dataset is complete."""
+        if (self.directory / STAGING_DIRECTORY).exists():
+            with self.hold(resume=True, overwrite=False):
+                pass
 
     def finished(self) -> set[str]:
         """Names of shards that are done."""
@@ -157,6 +181,7 @@ class DatasetWriter:
             assert content.moments.image_sums is not None
             np.save(sums, content.moments.image_sums)
             sync_file(sums)
+            sync_directory(sums.parent)  # a shard with its final name must find these three after a power cut
         return shard.publish({"plan": self.plan.fingerprint, "moments": content.moments.to_json()})
 
     def publish(self) -> Manifest:
@@ -213,7 +238,7 @@ class DatasetWriter:
         if not self.directory.is_dir():
             raise InputError(f"{self.directory}: exists and is not a directory: choose another output")
         found = sorted(entry.name for entry in self.directory.iterdir())
-        foreign = [name for name in found if name not in _OURS]
+        foreign = [name for name in found if name not in _OURS and not _is_leftover(name)]
         if foreign:
             raise InputError(f"{self.directory}: has files that are not ours ({foreign[0]!r}): choose an empty output")
         if found and not (resume or overwrite):
@@ -250,6 +275,12 @@ class DatasetWriter:
             for staged in (self.directory / STAGING_DIRECTORY).iterdir():
                 if staged.name != _LOCK_FILE:
                     staged.unlink()
+
+
+def _is_leftover(name: str) -> bool:
+    """A file that a killed run had not yet renamed to one of ours."""
+    ours = (*_OURS, _PLAN_FILE)
+    return name.endswith(TEMPORARY_SUFFIX) and any(name.startswith(f".{final}.") for final in ours)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], keys: list[str]) -> str:

@@ -17,13 +17,22 @@ from typing import Any, Self
 import lmdb
 
 from lmdali.pipeline.errors import IntegrityError, StorageError
-from lmdali.pipeline.files import disk_full, file_sha256, storage_errors, sync_directory, sync_file, write_json
+from lmdali.pipeline.files import (
+    disk_full,
+    file_sha256,
+    free_bytes,
+    storage_errors,
+    sync_directory,
+    sync_file,
+    write_json,
+)
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.records import pack_record, record_key
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
 
 SHARD_FILE = "shard.json"
 TEMPORARY_SUFFIX = ".tmp"
+_FULL_BELOW_BYTES = 1 << 20
 
 
 class ShardWriter:
@@ -118,7 +127,8 @@ class ShardWriter:
         shutil.rmtree(self._aside, ignore_errors=True)
 
     def _translate(self, error: lmdb.Error) -> StorageError:
-        full = isinstance(error, lmdb.DiskError) or "No space left" in str(error)
+        # A disk that fills up in the middle of a write gives LMDB a short write, which it calls an I/O error.
+        full = isinstance(error, lmdb.DiskError) or free_bytes(self._final.parent) < _FULL_BELOW_BYTES
         return disk_full(self._final) if full else StorageError(f"{self._final}: LMDB: {error}")
 
 

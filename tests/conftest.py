@@ -6,8 +6,8 @@ jpeg_dataset          directory: `photo_folder` at 256 pixels, JPEG quality 95, 
 raw_dataset           the same with raw pixels.
 small_jpeg_dataset    directory: 37 records of 48 pixels in shards of 8 sources; three sources were rejected, so record
 small_raw_dataset     numbers and plan positions differ. For tests that read a dataset many times.
-make_dataset          function(source folder or list, out, *, shard_sources, **ConvertConfig fields) -> out: a conversion
-                      in this process, which takes no second to start.
+make_dataset          function(source folder or list, out, *, shard_sources, **ConvertConfig fields) -> out: converts in
+                      this process, which takes no second to start.
 make_photo_folder     function(out, classes, per_class, *, broken, sides, seed) -> out.
 """
 

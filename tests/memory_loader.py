@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
 
 from lmdali.pipeline.batch import Batch
+
+
+@lru_cache(maxsize=128)
+def picture(index: int, label: int, size: int) -> torch.Tensor:
+    """`(3, size, size)` float32 around 0."""
+    rows = torch.arange(size, dtype=torch.float32)[:, None]
+    along = rows if label % 2 else rows.T
+    stripes = torch.sin(along * (0.1 + 0.15 * label)) * 60 + torch.zeros(size, size)
+    return stripes + torch.randn(3, size, size, generator=torch.Generator().manual_seed(index)) * 20
 
 
 class MemoryLoader:
@@ -59,16 +69,9 @@ class MemoryLoader:
             yield Batch(self._images(indices), indices % len(self.class_names), indices)
 
     def _images(self, indices: torch.Tensor) -> torch.Tensor:
-        """Stripes whose direction and width say the class, and noise that says the sample."""
-        rows = torch.arange(self._size, dtype=torch.float32)[:, None]
-        pictures = []
-        for index in indices.tolist():
-            label = index % len(self.class_names)
-            along = rows if label % 2 else rows.T
-            stripes = torch.sin(along * (0.1 + 0.15 * label)) * 60 + torch.zeros(self._size, self._size)
-            noise = torch.randn(3, self._size, self._size, generator=torch.Generator().manual_seed(index)) * 20
-            pictures.extend([stripes + noise] * self.num_views)
-        return torch.stack(pictures)
+        """Stripes whose direction and width say the class, and noise that says the sample, once per view."""
+        pictures = [picture(index, index % len(self.class_names), self._size) for index in indices.tolist()]
+        return torch.stack([image for image in pictures for _ in range(self.num_views)])
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch, self._position, self._start = epoch, 0, 0

@@ -48,7 +48,19 @@ def test_a_dropped_buffer_is_used_again(ring: BufferRing) -> None:
         lambda array, tensor: torch.utils.dlpack.from_dlpack(tensor),
         lambda array, tensor: memoryview(tensor.numpy()),
     ],
-    ids="tensor array slice permuted numpy numpy_slice storage other_dtype detached dlpack memoryview".split(),
+    ids=[
+        "tensor",
+        "array",
+        "slice",
+        "permuted",
+        "numpy",
+        "numpy_slice",
+        "storage",
+        "other_dtype",
+        "detached",
+        "dlpack",
+        "memoryview",
+    ],
 )
 def test_memory_that_anybody_holds_is_not_handed_out(ring: BufferRing, keep: Any) -> None:
     array, tensor = ring.take(4)

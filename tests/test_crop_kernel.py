@@ -105,9 +105,7 @@ def test_the_devices_arithmetic_equals_the_reference(layout: Any, dtype: Any) ->
 
 
 def test_the_device_passes_pixels_through_when_nothing_is_to_be_done() -> None:
-    transform = PixelTransform(
-        np.zeros((4, 4, 3), np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32)
-    )
+    transform = PixelTransform(np.zeros((4, 4, 3), np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32))
     patches = torch.arange(48, dtype=torch.uint8).reshape(1, 4, 4, 3)
     params = AugmentParams(np.zeros((1, 2), np.int64), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
     spec = OutputSpec(1, 1, 4, "uint8", "NCHW", torch.device("cpu"))

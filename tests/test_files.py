@@ -60,8 +60,9 @@ def test_a_failure_before_the_rename_leaves_the_old_file(tmp_path: Path, monkeyp
 
 
 def test_a_full_disk_is_named_with_what_is_free(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"x: the disk is full \(\d+ bytes free\): make room"), storage_errors(
-        tmp_path / "x"
+    with (
+        pytest.raises(StorageError, match=r"x: the disk is full \(\d+ bytes free\): make room"),
+        storage_errors(tmp_path / "x"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "resume" in str(disk_full(tmp_path / "x"))

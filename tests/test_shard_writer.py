@@ -83,9 +83,10 @@ def test_the_file_is_in_the_0_9_format_and_not_preallocated(tmp_path: Path) -> N
 
 def test_a_shard_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "shards"
-    with pytest.raises(KeyError), ShardWriter(
-        directory, "00000", first_position=0, num_sources=2, image_size=32
-    ) as shard:
+    with (
+        pytest.raises(KeyError),
+        ShardWriter(directory, "00000", first_position=0, num_sources=2, image_size=32) as shard,
+    ):
         shard.put(0, "a", b"x", label=0, height=1, width=1)
         raise KeyError
     assert list(directory.iterdir()) == []

@@ -24,6 +24,19 @@ VERBS = {
 """Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
 
 
+_SUMMARIES = {
+    "demo": "The whole journey on a built-in dataset, on this machine.",
+    "convert": "Convert images into a dataset of LMDB shards.",
+    "pca": "Compute the RGB eigenbasis and the mean image.",
+    "info": "Show what a dataset is.",
+    "verify": "Check a dataset against its manifest.",
+    "preview": "Draw augmented samples as the trainer sees them.",
+    "train": "Train an AlexNet.",
+    "eval": "Measure a checkpoint with 1 or 10 views.",
+    "profile": "Measure where the time goes.",
+}
+
+
 class _Verbs(click.Group):
     """Looks a verb up when it is asked for: `lmdali convert` must not wait for torch to be imported."""
 
@@ -36,6 +49,11 @@ class _Verbs(click.Group):
         command = import_module(f"lmdali.tools.{VERBS[cmd_name]}").command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click would import every verb, torch and all, to print one line about it.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUMMARIES.items()))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -68,12 +68,16 @@ class ConvertConfig:
     max_bad: float = 0.01
 
     def __post_init__(self) -> None:
+        ResizeRecipe(size=self.size)
+        DecodePolicy(orientation=self.orientation)
         if self.encoding not in ("jpeg", "raw"):
             raise ConfigError(f"encoding must be jpeg or raw, found {self.encoding!r}")
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"quality must be in 1..100, found {self.quality}")
         if self.shard_bytes < 1_000_000:
             raise ConfigError(f"shard_bytes must be at least 1 MB, found {self.shard_bytes}")
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError(f"max_bad is a share of all sources, 0..1; found {self.max_bad}")
 
@@ -168,12 +172,11 @@ def make_shard(job: ShardJob, tick: Callable[[], None] = lambda: None) -> None:
 
 
 def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter, content: ShardContent) -> None:
-    data = b""
+    data: bytes | None = None
     try:
         data = job.reader.read(entry)
         stored, pixels, source = convert_image(data, entry.path, job.config)
     except SourceRejected as rejected:
-        digest = hashlib.sha256(data).hexdigest() if data else ""
         content.rejects.append(
             RejectRow(
                 position=position,
@@ -181,8 +184,8 @@ def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter,
                 source=printable(entry.path),
                 reason=str(rejected.reason),
                 detail=rejected.detail,
-                source_bytes=len(data) if data else -1,
-                source_sha256=digest,
+                source_bytes=-1 if data is None else len(data),
+                source_sha256="" if data is None else hashlib.sha256(data).hexdigest(),
             )
         )
         return

@@ -112,10 +112,11 @@ def convert(
     plan = make_plan(source, config)
     writer = DatasetWriter(out, plan)
     if resume and writer.is_complete():
+        writer.tidy()
         return summarize(out, 0.0, len(plan.shards()))
     with writer.hold(resume=resume, overwrite=overwrite):
-        _check_room(source, config, out)
         finished = len(writer.finished())
+        _check_room(min(plan.num_sources, (len(plan.shards()) - finished) * plan.shard_sources), config, out)
         total = plan.num_sources
         with progress_bar("convert", total, quiet=quiet) as progress:
             ShardPool(workers).run(shard_jobs(source, config, writer), progress)
@@ -154,10 +155,10 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     }
 
 
-def _check_room(source: Source, config: ConvertConfig, out: Path) -> None:
+def _check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:
     # Exact for raw; for JPEG half the usual size, below which a run would certainly fail in the middle.
     share = 1.0 if config.encoding == "raw" else 0.5
-    needed = round(len(source.entries) * config.record_bytes * share)
+    needed = round(num_sources * config.record_bytes * share)
     free = free_bytes(out)
     if needed > free:
         raise StorageError(f"{out}: needs about {megabytes(needed)}, {megabytes(free)} are free: choose another disk")

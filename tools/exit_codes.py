@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -36,8 +37,8 @@ def run_command(main: Callable[[], object]) -> int:
         print(f"lmdali: {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has left; the work is done.
-        sys.stderr.close()
+        # Whoever read our output has left; the work is done. Python flushes once more at its end: to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         print(f"lmdali: {StorageError.__name__}: {_one_line(str(error))}", file=sys.stderr)

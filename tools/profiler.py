@@ -41,7 +41,7 @@ _LEARNING_RATE = 1e-6
 """Costs what any other does, and leaves the weights where no number of steps on one batch finds an infinity."""
 
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_BUSY_LOAD = 0.5
+_BUSY_LOAD = 0.5  # of the CPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class ProfileConfig:
         batch_size: samples per step.
         workers: loader threads; None means every CPU this process may use.
         backend: "auto", "cpu" or "dali", as in `LoaderConfig`.
-        device: "auto", "cpu" or "cuda:N", for batches and model.
+        device: "auto", "cpu" or "cuda:N".
         dtype: of the images; for the two half precisions the model runs under autocast.
         width: of the AlexNet; 1 is the paper's.
         seconds: for each of the four or five measurements, not counting warm-up.
@@ -130,13 +130,11 @@ def profile_dataset(
     # Rank and world size are given: under torchrun, too, this measures one process on its own.
     with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
         first = _first_batch(loader)
-        first_seconds = None if first is None else perf_counter() - start
+        first_seconds = perf_counter() - start
+        trained = _place(model, config, len(manifest.class_names), device)
+        step = None if trained is None else _training_step(trained, config, device)
         probes = _ceiling_probes(dataset, manifest, config)
-        trained = None
-        if first is not None:
-            trained = _place(model, config, len(manifest.class_names), device)
-            step = None if trained is None else _training_step(trained, config, device)
-            probes |= _step_probes(loader, loader_config.prefetch, first, step)
+        probes |= _step_probes(loader, loader_config.prefetch, first, step)
         rates = _measure(probes, config.window_plan(), device, quiet=quiet)
         setting = _setting(dataset, manifest, config, loader, device, trained)
     return ThroughputReport(
@@ -144,7 +142,7 @@ def profile_dataset(
         read=rates["read"],
         decode=rates.get("decode"),
         memory_copy=rates.get("memory_copy"),
-        loader=rates.get("loader"),
+        loader=rates["loader"],
         model=rates.get("model"),
         together=rates.get("together"),
         time_to_first_batch_seconds=first_seconds,
@@ -155,9 +153,9 @@ def profile_dataset(
     )
 
 
-def _first_batch(loader: DatasetLoader) -> Batch | None:
+def _first_batch(loader: DatasetLoader) -> Batch:
     with closing(iter(loader)) as batches:  # type: ignore[type-var]  # a generator
-        return next(batches, None)
+        return next(batches)
 
 
 def _ceiling_probes(dataset: Path, manifest: Manifest, config: ProfileConfig) -> dict[str, Probe]:
@@ -172,11 +170,10 @@ def _ceiling_probes(dataset: Path, manifest: Manifest, config: ProfileConfig) ->
 
 
 def _step_probes(loader: DatasetLoader, prefetch: int, first: Batch, step: Step | None) -> dict[str, Probe]:
-    probes: dict[str, Probe] = {"loader": LoaderProbe(loader, prefetch)}
-    if step is not None:
-        probes["model"] = ModelProbe(step, first)
-        probes["together"] = LoaderProbe(loader, prefetch, step)
-    return probes
+    alone: dict[str, Probe] = {"loader": LoaderProbe(loader, prefetch)}
+    if step is None:
+        return alone
+    return alone | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, prefetch, step)}
 
 
 def _place(
@@ -236,7 +233,7 @@ def _setting(
 
 def _evidence(rates: Mapping[str, Rate], setting: Setting) -> Evidence:
     return Evidence(
-        loader=rates.get("loader"),
+        loader=rates["loader"],
         model=rates.get("model"),
         together=rates.get("together"),
         steps_per_epoch=setting.steps_per_epoch,

@@ -11,6 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `run_command`: rich would end the program with exit code 1."""
+        raise BrokenPipeError
+
+
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on one line."""
     print(json.dumps(document, allow_nan=False))
@@ -29,7 +35,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
     for row in rows:
         table.add_row(*row)
     # Without a terminal rich would fold at 80 columns; results in a file or a pipe keep their lines.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, soft_wrap=False).print(table)
+    _Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, soft_wrap=False).print(table)
 
 
 def megabytes(size_bytes: float) -> str:

@@ -81,13 +81,13 @@ class ThroughputReport:
     """
 
     setting: Setting
-    read: Rate
+    read: Rate | None
     decode: Rate | None
     memory_copy: Rate | None
-    loader: Rate | None
+    loader: Rate
     model: Rate | None
     together: Rate | None
-    time_to_first_batch_seconds: float | None
+    time_to_first_batch_seconds: float
     epoch_gap_seconds: float | None
     verdict: Verdict
     machine: dict[str, Any]
@@ -127,8 +127,7 @@ def print_report(report: ThroughputReport) -> None:
         ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image"),
         _rate_rows(report),
     )
-    if report.loader is not None:
-        print_table("inside the loader, alone", ("stage", "ms/image", "of thread time"), _stage_rows(report))
+    print_table("inside the loader, alone", ("stage", "ms/image", "of thread time"), _stage_rows(report))
     print_pairs("verdict", _outcome(report))
 
 
@@ -182,7 +181,6 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
 
 
 def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
-    assert report.loader is not None
     stages = report.loader.stage_seconds_per_image
     busy = sum(seconds for stage, seconds in stages.items() if seconds is not None and stage != "wait")
     rows: list[tuple[str, ...]] = []
@@ -206,8 +204,7 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
             ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
                            f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
         )  # fmt: skip
-    if report.time_to_first_batch_seconds is not None:
-        pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
+    pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
     texts = [("why", verdict.reason), ("advice", verdict.advice)]

@@ -44,7 +44,7 @@ class Evidence:
     """What a verdict is made from.
 
     Attributes:
-        loader: the loader alone; None where an epoch has no whole batch.
+        loader: the loader alone.
         model: training steps on one cached batch; None without a model.
         together: training steps fed by the loader.
         steps_per_epoch: batches of an epoch.
@@ -55,7 +55,7 @@ class Evidence:
         encoding: of the records, "jpeg" or "raw".
     """
 
-    loader: Rate | None
+    loader: Rate
     model: Rate | None
     together: Rate | None
     steps_per_epoch: int
@@ -98,7 +98,6 @@ def judge(evidence: Evidence) -> Verdict:
     if invalid:
         return _without_word("INVALID", *invalid)
     loader, model, together = evidence.loader, evidence.model, evidence.together
-    assert loader is not None
     stage = dominant_stage(evidence)
     if model is None or together is None:
         return _without_word(
@@ -160,8 +159,6 @@ def _bound(stall: float, ratio: float, *, shared: bool) -> Bound:
 def dominant_stage(evidence: Evidence) -> str | None:
     """The stage that would have to become faster for the loader to become faster; None where it cannot be told."""
     loader = evidence.loader
-    if loader is None:
-        return None
     per_image = loader.stage_seconds_per_image
     workers, consumer = _known(per_image, WORKER_STAGES), _known(per_image, CONSUMER_STAGES)
     # Of a resource's time, the share that is busy: threads work side by side, the consumer's thread is one.
@@ -182,7 +179,7 @@ def _known(per_image: Mapping[str, float | None], stages: tuple[str, ...]) -> di
 def _invalid(evidence: Evidence) -> tuple[str, str] | None:
     """Reason and advice where the measurement cannot carry a verdict."""
     steps = evidence.steps_per_epoch
-    if steps < MIN_STEPS_PER_EPOCH or evidence.loader is None:
+    if steps < MIN_STEPS_PER_EPOCH:
         return (
             f"an epoch has {steps} batches, a verdict needs {MIN_STEPS_PER_EPOCH}: the loader never reaches its pace",
             "Take a smaller batch (-b), or a larger dataset.",
@@ -202,7 +199,7 @@ def _shares_cores(evidence: Evidence, loader: Rate, model: Rate) -> bool:
     if evidence.on_gpu:
         return False
     both = loader.cpu_seconds_per_image + model.cpu_seconds_per_image
-    return both > 0 and evidence.num_cpus / both < 0.9 * min(loader.images_per_second, model.images_per_second)
+    return both > 0 and evidence.num_cpus / both < 0.95 * min(loader.images_per_second, model.images_per_second)
 
 
 def _reason(evidence: Evidence, stall: float, ratio: float, *, shared: bool) -> str:

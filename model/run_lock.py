@@ -1,0 +1,42 @@
+"""One training run per directory at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmdali.pipeline.errors import LockedError
+from lmdali.pipeline.files import storage_errors
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold `run_dir` while entered; the kernel lets go of it when this process ends, however it ends.
+
+    Raises:
+        LockedError: another process trains there.
+        StorageError: the lock file cannot be made.
+    """
+    with storage_errors(run_dir / LOCK_FILE):
+        file = (run_dir / LOCK_FILE).open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise LockedError(
+                f"{run_dir}: another run is training here ({file.read().strip() or 'unknown'}): "
+                "wait for it, stop it, or use another --run-dir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: training there is the user's choice
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

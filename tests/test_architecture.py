@@ -1,0 +1,167 @@
+"""Who may import whom, how long files are, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOMS = ("pipeline", "model", "tools")
+ALLOWED = {"pipeline": {"pipeline"}, "model": {"pipeline", "model"}, "tools": {"pipeline", "model", "tools"}}
+ONLY_IN = {
+    "click": ("tools",),
+    "rich": ("tools",),
+    "nvidia": ("pipeline/dali.py",),
+    "lmdb": ("pipeline/shard_",),
+    "pyarrow": ("pipeline/tables.py",),
+}
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "core", "base", "types", "constants"}
+TWINS = {"progress"}  # of a training run, and of a command
+MAX_LINES = 320
+TORCH_FREE = (
+    "manifest",
+    "records",
+    "shard_reader",
+    "shard_writer",
+    "dataset_writer",
+    "decode",
+    "eigenbasis",
+    "augment",
+)
+
+
+def room_folder(room: str) -> Path:
+    """Where a room lies: the installed one, which need not be the tree the tests are in."""
+    spec = importlib.util.find_spec(f"lmdali.{room}")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+FILES = [(room, path) for room in ROOMS for path in sorted(room_folder(room).glob("*.py"))]
+by_file = pytest.mark.parametrize(("room", "path"), FILES, ids=[f"{room}/{path.name}" for room, path in FILES])
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+
+
+@by_file
+def test_imports_run_downwards_and_packages_stay_where_they_belong(room: str, path: Path) -> None:
+    for name in imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        assert parts[0] not in ROOMS, f"{name}: import lmdali.{name}"
+        if parts[0] == "lmdali":
+            assert len(parts) > 1 and parts[1] in ALLOWED[room], f"{room} may not import {name}"
+        for home in ONLY_IN.get(parts[0], ()):
+            assert f"{room}/{path.name}".startswith(home), f"{parts[0]} belongs to {home}"
+
+
+@by_file
+def test_files_are_short_documented_and_named_after_a_thing(room: str, path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= MAX_LINES
+    assert path.stem not in FORBIDDEN_NAMES
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "no module docstring"
+    if path.stem not in ("__init__", "__main__") and any(not isinstance(node, ast.Expr) for node in tree.body):
+        assert "from __future__ import annotations" in text
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+@by_file
+def test_functions_fit_on_a_screen(room: str, path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+def test_file_names_are_unique_across_rooms() -> None:
+    names = Counter(path.stem for _, path in FILES if not path.stem.startswith("__"))
+    assert {name for name, count in names.items() if count > 1} <= TWINS
+
+
+def python(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(tuple(BLOCKED)):
+            raise ModuleNotFoundError(f"no module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_converting_and_asking_for_help_do_not_import_torch(tmp_path: Path) -> None:
+    python(
+        f"""
+import sys
+from lmdali.tools.cli import cli
+import lmdali.pipeline
+for arguments in (["--help"], ["convert", "--help"], ["convert", {str(tmp_path)!r}, "out", "--dry-run"]):
+    try:
+        cli(arguments, standalone_mode=False)
+    except Exception as error:
+        assert "the folder is empty" in str(error), error
+heavy = {{"torch", "numba", "nvidia.dali", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    )
+
+
+def test_the_format_is_read_without_torch_numba_or_dali(jpeg_dataset: Path) -> None:
+    modules = "\n".join(f"import lmdali.pipeline.{name}" for name in TORCH_FREE)
+    python(
+        f"""
+BLOCKED = ["torch", "numba", "nvidia", "matplotlib"]
+{BLOCK}
+{modules}
+from pathlib import Path
+from lmdali.pipeline import load_eigenbasis, load_manifest, AugmentConfig
+from lmdali.pipeline.shard_reader import ShardReader
+directory = Path({str(jpeg_dataset)!r})
+reader = ShardReader(directory, load_manifest(directory))
+assert reader.read(3, lambda record: len(record.data)) > 1000
+assert load_eigenbasis(directory).num_pixels == 60 * 65536
+from lmdali.pipeline.errors import MissingExtraError
+for name in ("create_loader", "LoaderConfig"):
+    try:
+        getattr(__import__("lmdali.pipeline", fromlist=[name]), name)
+    except MissingExtraError as error:
+        assert "pip install 'lmdali[train]'" in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+    )
+
+
+def test_the_cpu_loader_works_without_dali(jpeg_dataset: Path) -> None:
+    python(
+        f"""
+BLOCKED = ["nvidia"]
+{BLOCK}
+from lmdali.pipeline import LoaderConfig, create_loader
+with create_loader(LoaderConfig(dataset={str(jpeg_dataset)!r}, batch_size=20)) as loader:
+    assert loader.backend_name == "cpu"
+    assert sum(len(labels) for _, labels in loader) == 60
+"""
+    )

@@ -1,0 +1,140 @@
+"""The program `lmdali`: its verbs, its exit codes, and the border between errors and the shell."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+import click
+import pytest
+
+from lmdali.pipeline import errors
+from lmdali.tools.cli import _SUMMARIES, VERBS, cli
+from lmdali.tools.conversion import ConvertConfig
+from lmdali.tools.convert import command as convert_command
+from lmdali.tools.exit_codes import Terminated, run_command, termination_as_exception
+
+
+def raising(error: BaseException) -> Any:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in vars(errors).values() if isinstance(kind, type)], ids=lambda kind: kind.__name__
+)
+def test_every_error_of_ours_ends_with_its_code_and_one_line(
+    kind: type[errors.LmdaliError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("numba", "train", "x") if kind is errors.MissingExtraError else ("a: two\nlines \x1b[31m",)
+    assert run_command(raising(kind(*arguments))) == kind.exit_code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"lmdali: {kind.__name__}: ")
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (click.UsageError("no such thing"), 2, "Error: no such thing"),
+        (click.BadParameter("bad"), 2, "Invalid value: bad"),
+        (click.exceptions.Exit(0), 0, ""),
+        (click.exceptions.Exit(5), 5, ""),
+        (click.Abort(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 143, "terminated"),
+        (OSError(28, "No space left on device"), 4, "No space left on device"),
+        (PermissionError(13, "Permission denied", "/x\udcff"), 4, "/x"),
+    ],
+)
+def test_other_endings_have_their_codes(
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(raising(error)) == code
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.out == ""
+
+
+def test_a_bug_is_not_dressed_up_as_anything_else() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(raising(ZeroDivisionError()))
+
+
+def test_success_is_zero() -> None:
+    assert run_command(lambda: "whatever") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_unwinds_the_stack_and_the_handler_goes_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    unwound = []
+    with pytest.raises(Terminated), termination_as_exception():
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            unwound.append(True)
+    assert unwound and signal.getsignal(number) is before
+
+
+def test_help_names_every_verb_and_all_exit_codes() -> None:
+    with click.Context(cli) as context:
+        text = cli.get_help(context)
+    assert list(_SUMMARIES) == list(VERBS)
+    for verb, summary in _SUMMARIES.items():
+        assert f"  {verb} " in text and summary in text
+    for code in (2, 3, 4, 5, 6, 8, 9, 130, 143):
+        assert f"{code}" in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_a_command_with_help(verb: str) -> None:
+    with click.Context(cli) as context:
+        command = cli.get_command(context, verb)
+    assert command is not None and command.help
+    assert command is import_module(f"lmdali.tools.{VERBS[verb]}").command
+    with click.Context(command, info_name=verb) as context:
+        assert "Usage:" in command.get_help(context)
+
+
+def test_an_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: cli(["fly"], standalone_mode=False)) == 2
+    assert "No such command 'fly'" in capsys.readouterr().err
+
+
+def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -> None:
+    options = {parameter.name: parameter.default for parameter in convert_command.params}
+    for field in fields(ConvertConfig):
+        assert options[field.name] == field.default
+    assert set(options) - {field.name for field in fields(ConvertConfig)} == {
+        "source",
+        "out",
+        "source_format",
+        "root",
+        "classes",
+        "workers",
+        "resume",
+        "overwrite",
+        "dry_run",
+        "as_json",
+        "quiet",
+    }
+
+
+def test_the_module_and_the_script_are_one_program() -> None:
+    outputs = []
+    for command in ([sys.executable, "-m", "lmdali.tools"], [os.path.join(os.path.dirname(sys.executable), "lmdali")]):  # noqa: PTH118, PTH120
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert outputs[0].startswith("lmdali, version ")

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmdali.pipeline.dataset_writer import STAGING_DIRECTORY, DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.eigenbasis import Moments, load_moments
+from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
+from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
+from lmdali.pipeline.records import record_key
+from lmdali.pipeline.tables import RecordRow, RejectRow, read_rows
+
+PLAN = DatasetPlan(
+    image_size=4,
+    encoding="raw",
+    class_names=("a", "b", "c"),
+    num_sources=10,
+    shard_sources=4,
+    recipe={"quality": 95, "seed": 0},
+    source={"kind": "folder", "fingerprint": "f"},
+)
+REJECTED = {2, 9}
+
+
+def fill(writer: DatasetWriter, name: str, first: int, count: int) -> None:
+    """One shard; the picture of source n is of gray level n, source 2 and 9 are rejected."""
+    content = ShardContent([], [], Moments.zero(4, 4))
+    with writer.open_shard(name, first, count) as shard:
+        for position in range(first, first + count):
+            if position in REJECTED:
+                content.rejects.append(RejectRow(position, 1, f"{position}.jpg", "empty", "", 0, ""))
+                continue
+            shard.put(position, f"{position}.jpg", b"data%d" % position, label=position % 3, height=4, width=4)
+            content.moments.add_image(np.full((4, 4, 3), position, np.uint8))
+            key, row = record_key(position, f"{position}.jpg").decode(), len(content.records)
+            content.records.append(RecordRow(position, name, row, key, position % 3, "", 1, "", 9, 9, "", 5, 0))
+        writer.finish_shard(name, shard, content)
+
+
+def fill_all(writer: DatasetWriter) -> None:
+    for name, first, count in writer.plan.shards():
+        if name not in writer.finished():
+            fill(writer, name, first, count)
+
+
+def written(directory: Path, plan: DatasetPlan = PLAN) -> Path:
+    writer = DatasetWriter(directory, plan)
+    with writer.hold(resume=False, overwrite=False):
+        fill_all(writer)
+        writer.publish()
+    return directory
+
+
+def fingerprints(directory: Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_plan_cuts_its_sources_into_shards() -> None:
+    assert PLAN.shards() == [("00000", 0, 4), ("00001", 4, 4), ("00002", 8, 2)]
+    assert replace(PLAN, num_sources=8).shards() == [("00000", 0, 4), ("00001", 4, 4)]
+
+
+def test_every_field_of_a_plan_counts() -> None:
+    changes: dict[str, Any] = {
+        "image_size": 5,
+        "encoding": "jpeg",
+        "class_names": ("a", "b", "d"),
+        "num_sources": 11,
+        "shard_sources": 5,
+        "recipe": {"quality": 94, "seed": 0},
+        "source": {"kind": "folder", "fingerprint": "g"},
+    }
+    assert set(changes) == set(PLAN.__dataclass_fields__)
+    assert len({replace(PLAN, **{key: value}).fingerprint for key, value in changes.items()} | {PLAN.fingerprint}) == 8
+
+
+def test_a_dataset_holds_what_was_put_in(tmp_path: Path) -> None:
+    directory = written(tmp_path / "out")
+    manifest = load_manifest(directory)
+    assert (manifest.num_records, manifest.num_rejected) == (8, 2)
+    assert [(s.num_records, s.rejected) for s in manifest.shards] == [(3, (2,)), (4, ()), (1, (9,))]
+    assert manifest.class_counts == (3, 3, 2)
+    assert manifest.source == {"kind": "folder", "fingerprint": "f", "plan": PLAN.fingerprint}
+    assert [row["position"] for row in read_rows(directory / "records.parquet")] == [0, 1, 3, 4, 5, 6, 7, 8]
+    assert [row["index"] for row in read_rows(directory / "records.parquet")] == list(range(8))
+    assert [row["position"] for row in read_rows(directory / "rejects.parquet")] == [2, 9]
+    moments, digest = load_moments(directory)
+    assert digest == manifest.digest
+    assert moments.num_images == 8
+    assert moments.sums.tolist() == [16 * (0 + 1 + 3 + 4 + 5 + 6 + 7 + 8)] * 3
+    for name, digest in manifest.tables.items():
+        assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == digest
+
+
+def test_nothing_but_the_dataset_is_left(tmp_path: Path) -> None:
+    assert sorted(path.name for path in written(tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "mean.npy",
+        "records.parquet",
+        "rejects.parquet",
+        "shards",
+        "statistics.json",
+    ]
+
+
+def test_the_order_in_which_shards_are_made_does_not_matter(tmp_path: Path) -> None:
+    expected = fingerprints(written(tmp_path / "one"))
+    writer = DatasetWriter(tmp_path / "two", PLAN)
+    with writer.hold(resume=False, overwrite=False):
+        for name, first, count in reversed(PLAN.shards()):
+            fill(writer, name, first, count)
+        writer.publish()
+    assert fingerprints(tmp_path / "two") == expected
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+    expected = fingerprints(written(tmp_path / "one"))
+    writer = DatasetWriter(tmp_path / "two", PLAN)
+    with pytest.raises(KeyboardInterrupt), writer.hold(resume=False, overwrite=False):
+        fill(writer, *PLAN.shards()[1])
+        raise KeyboardInterrupt
+    kept = (tmp_path / "two/shards/00001/data.mdb").stat()
+    again = DatasetWriter(tmp_path / "two", PLAN)
+    assert not again.is_complete()
+    with again.hold(resume=True, overwrite=False):
+        assert again.finished() == {"00001"}
+        fill_all(again)
+        again.publish()
+    assert again.is_complete()
+    assert fingerprints(tmp_path / "two") == expected
+    now = (tmp_path / "two/shards/00001/data.mdb").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns), "a finished shard is not touched"
+
+
+def test_a_directory_with_content_is_refused_and_untouched(tmp_path: Path) -> None:
+    written(tmp_path / "out")
+    before = fingerprints(tmp_path / "out")
+    with (
+        pytest.raises(InputError, match="already holds a finished dataset: add --resume or --overwrite"),
+        DatasetWriter(tmp_path / "out", PLAN).hold(resume=False, overwrite=False),
+    ):
+        raise AssertionError
+    assert fingerprints(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+def test_files_that_are_not_ours_are_never_touched(tmp_path: Path, flags: dict[str, bool]) -> None:
+    out = written(tmp_path / "out")
+    (out / "thesis.tex").write_text("years of work")
+    before = fingerprints(out)
+    with (
+        pytest.raises(InputError, match=r"not ours \('thesis\.tex'\)"),
+        DatasetWriter(out, PLAN).hold(**{"resume": False, "overwrite": False} | flags),
+    ):
+        raise AssertionError
+    assert fingerprints(out) == before
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with (
+        pytest.raises(InputError, match="not a directory"),
+        DatasetWriter(tmp_path / "out", PLAN).hold(resume=True, overwrite=True),
+    ):
+        raise AssertionError
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_overwrite_starts_again(tmp_path: Path) -> None:
+    written(tmp_path / "out")
+    other = replace(PLAN, num_sources=4)
+    writer = DatasetWriter(tmp_path / "out", other)
+    with writer.hold(resume=False, overwrite=True):
+        assert not (tmp_path / "out" / MANIFEST_FILE).exists()
+        assert writer.finished() == set()
+        fill_all(writer)
+        writer.publish()
+    assert fingerprints(tmp_path / "out") == fingerprints(written(tmp_path / "fresh", other))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": {"quality": 90, "seed": 0}}, "quality: 95 then, 90 now"),
+        ({"image_size": 8}, "image_size: 4 then, 8 now"),
+        ({"encoding": "jpeg"}, "encoding: 'raw' then, 'jpeg' now"),
+        ({"class_names": ("a", "b")}, "class_names differ"),
+        ({"num_sources": 11, "source": {"kind": "list", "fingerprint": "g"}}, "num_sources: 10 .*kind: 'folder' then"),
+    ],
+)
+def test_resuming_with_other_options_names_them(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    writer = DatasetWriter(tmp_path / "out", PLAN)
+    with pytest.raises(KeyError), writer.hold(resume=False, overwrite=False):
+        fill(writer, *PLAN.shards()[0])
+        raise KeyError
+    before = fingerprints(tmp_path / "out" / "shards")
+    with (
+        pytest.raises(InputError, match=message),
+        DatasetWriter(tmp_path / "out", replace(PLAN, **changes)).hold(resume=True, overwrite=False),
+    ):
+        raise AssertionError
+    assert fingerprints(tmp_path / "out" / "shards") == before
+    with writer.hold(resume=True, overwrite=False):
+        assert writer.finished() == {"00000"}
+
+
+def test_resuming_a_finished_dataset_with_other_options_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "out")
+    with (
+        pytest.raises(InputError, match="made with other options"),
+        DatasetWriter(tmp_path / "out", replace(PLAN, num_sources=11)).hold(resume=True, overwrite=False),
+    ):
+        raise AssertionError
+    assert load_manifest(tmp_path / "out").num_records == 8
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_second_writer_is_told_who_holds_the_output(tmp_path: Path, flags: dict[str, bool]) -> None:
+    out = tmp_path / "out"
+    with DatasetWriter(out, PLAN).hold(resume=False, overwrite=False):
+        with (
+            pytest.raises(LockedError, match=rf"another conversion is writing here \(pid {os.getpid()} on "),
+            DatasetWriter(out, PLAN).hold(**{"resume": False, "overwrite": False} | flags),
+        ):
+            raise AssertionError
+        assert (out / STAGING_DIRECTORY / "lock").exists()
+    with DatasetWriter(out, PLAN).hold(resume=True, overwrite=False):
+        pass
+
+
+def test_a_disk_that_cannot_lock_is_an_error_and_not_a_gamble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(file: object, how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with (
+        pytest.raises(StorageError, match="cannot lock files"),
+        DatasetWriter(tmp_path / "out", PLAN).hold(resume=False, overwrite=False),
+    ):
+        raise AssertionError
+
+
+def test_a_shard_of_another_plan_is_not_published(tmp_path: Path) -> None:
+    other = written(tmp_path / "other", replace(PLAN, recipe={"quality": 1}))
+    writer = DatasetWriter(tmp_path / "out", PLAN)
+    with writer.hold(resume=False, overwrite=False):
+        fill_all(writer)
+        shutil.rmtree(tmp_path / "out/shards/00001")
+        shutil.copytree(other / "shards/00001", tmp_path / "out/shards/00001")
+        with pytest.raises(IntegrityError, match="shard 00001 is of another plan"):
+            writer.publish()
+    assert not (tmp_path / "out" / MANIFEST_FILE).exists()
+
+
+def test_nothing_stored_is_nothing_published(tmp_path: Path) -> None:
+    plan = replace(PLAN, num_sources=1)
+    writer = DatasetWriter(tmp_path / "out", plan)
+    with writer.hold(resume=False, overwrite=False):
+        with writer.open_shard("00000", 0, 1) as shard:
+            rejects = [RejectRow(0, 0, "x", "empty", "", 0, "")]
+            writer.finish_shard("00000", shard, ShardContent([], rejects, Moments.zero(4, 4)))
+        with pytest.raises(InputError, match="none of 1 sources could be stored"):
+            writer.publish()
+    assert not (tmp_path / "out" / MANIFEST_FILE).exists()
+
+
+KILLS = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+import test_dataset_writer
+from test_dataset_writer import DatasetWriter, fill_all, fingerprints, written
+
+PLAN = replace(test_dataset_writer.PLAN, num_sources=7)
+root = Path(sys.argv[2])
+
+def child(work):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def run(out, kill_at=None):
+    if kill_at is not None:
+        count = 0
+        def watch(event, arguments):
+            nonlocal count
+            changes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
+            if event == "open" and isinstance(arguments[2], int):
+                changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if changes and str(out) in str(arguments[0]) or event == "os.rename" and str(out) in str(arguments[1]):
+                count += 1
+                if count == kill_at:
+                    os._exit(9)
+        sys.addaudithook(watch)
+    writer = DatasetWriter(out, PLAN)
+    if writer.is_complete():
+        writer.tidy()
+        return
+    with writer.hold(resume=True, overwrite=False):
+        fill_all(writer)
+        writer.publish()
+
+assert child(lambda: written(root / "whole", PLAN)) == 0
+expected = fingerprints(root / "whole")
+points = 0
+while True:
+    points += 1
+    out = root / f"killed{points}"
+    code = child(lambda: run(out, points))
+    if code == 0:
+        break
+    assert code == 9, code
+    finished = (out / "manifest.json").exists()
+    assert not finished or all(fingerprints(out)[name] == value for name, value in expected.items())
+    assert child(lambda: run(out)) == 0, f"could not resume after kill {points}"
+    found = fingerprints(out)
+    assert found == expected, (points, sorted(set(found) ^ set(expected)))
+print(points - 1)
+"""
+
+
+def test_a_run_killed_at_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, str(Path(__file__).parent), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20, "the audit hook saw too little to mean anything"
+
+
+def test_leftovers_of_dead_runs_are_removed_and_others_kept(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    out = tmp_path / "out"
+    writer = DatasetWriter(out, PLAN)
+    with pytest.raises(KeyError), writer.hold(resume=False, overwrite=False):
+        raise KeyError
+    leftovers = [out / ".manifest.json.0123abcd.tmp", out / ".records.parquet.tmp", out / ".staging/.plan.json.1.tmp"]
+    for leftover in leftovers:
+        leftover.write_text("half")
+    (out / "shards/.00000.0123abcd.tmp").mkdir()
+    with writer.hold(resume=True, overwrite=False):
+        fill_all(writer)
+        writer.publish()
+    assert fingerprints(out) == fingerprints(written(tmp_path / "whole"))
+    assert sorted(path.name for path in (out / "shards").iterdir()) == ["00000", "00001", "00002"]
+    (out / ".foreign.tmp").write_text("mine")
+    with pytest.raises(InputError, match=r"not ours \('\.foreign\.tmp'\)"), writer.hold(resume=True, overwrite=False):
+        raise AssertionError

@@ -1,0 +1,157 @@
+"""Choosing and configuring a loader, and the synthetic dataset."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
+from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MachineError, ManifestError, ShardError
+from lmdali.pipeline.loader import _choose_backend
+from lmdali.pipeline.shard_header import DATA_FILE
+from lmdali.pipeline.synthetic import SyntheticDataset
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"prefetch": 0}, "prefetch must be at least 1"),
+        ({"num_threads": 0}, "num_threads must be at least 1"),
+        ({"seed": -1}, "seed must be in"),
+        ({"seed": 2**64}, "seed must be in"),
+        ({"backend": "gpu"}, "backend must be one of auto, cpu, dali, synthetic"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"layout": "CHW"}, "layout must be one of"),
+        ({"verify": "sometimes"}, "verify must be one of"),
+        ({"dtype": "uint8"}, "uint8 batches hold pixels"),
+        ({"dtype": "uint8", "augment": AugmentConfig(normalize="none")}, "uint8 batches hold pixels"),
+        ({"dtype": "uint8", "augment": AugmentConfig.ten_crop()}, "uint8 batches hold pixels"),
+    ],
+)
+def test_configs_that_cannot_work_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LoaderConfig(**{"dataset": "x"} | fields)
+
+
+def test_training_drops_the_last_batch_and_evaluation_does_not() -> None:
+    assert LoaderConfig(dataset="x").drops_last
+    assert not LoaderConfig(dataset="x", shuffle=False).drops_last
+    assert LoaderConfig(dataset="x", shuffle=False, drop_last=True).drops_last
+
+
+def test_without_a_gpu_the_cpu_is_chosen_and_the_reason_given(jpeg_dataset: Path) -> None:
+    with create_loader(LoaderConfig(dataset=jpeg_dataset, batch_size=8)) as loader:
+        assert (loader.backend_name, loader.backend_reason) == ("cpu", "the device is the CPU")
+        images, labels = next(iter(loader))
+    assert images.shape == (8, 3, 224, 224) and labels.shape == (8,)
+
+
+def test_a_gpu_gets_dali_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda:1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert _choose_backend("auto", device) == ("dali", "the device is cuda:1 and DALI is installed")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    name, reason = _choose_backend("auto", device)
+    assert name == "cpu" and "pip install 'lmdali[dali-cuda13]'" in reason
+    assert _choose_backend("dali", device) == ("dali", "asked for")
+
+
+def test_devices_that_are_not_there_are_refused(jpeg_dataset: Path) -> None:
+    config = LoaderConfig(dataset=jpeg_dataset)
+    with pytest.raises(MachineError, match="device cuda:99 was asked for"):
+        create_loader(config, "cuda:99")
+    with pytest.raises(ConfigError, match="device must be cpu, cuda or cuda:N"):
+        create_loader(config, "meta")
+
+
+def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such directory"):
+        create_loader(LoaderConfig(dataset=tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="lmdali convert"):
+        create_loader(LoaderConfig(dataset=tmp_path))
+
+
+@pytest.fixture
+def copy(small_jpeg_dataset: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_jpeg_dataset, tmp_path / "copy"))
+
+
+def small(dataset: Path, **fields: Any) -> LoaderConfig:
+    return LoaderConfig(**{"dataset": dataset, "batch_size": 5, "augment": AugmentConfig(crop_size=40)} | fields)
+
+
+def test_damage_is_found_before_the_first_batch(copy: Path) -> None:
+    shutil.rmtree(copy / "shards" / "00001")
+    shutil.rmtree(copy / "shards" / "00002")
+    with pytest.raises(ShardError, match=r"2 of 5 shards are missing \(00001, 00002\)"):
+        create_loader(small(copy))
+
+
+def test_a_shard_of_another_size_is_refused(copy: Path) -> None:
+    path = copy / "shards" / "00001" / DATA_FILE
+    path.write_bytes(path.read_bytes()[:-4096])
+    with pytest.raises(ShardError, match="00001"):
+        create_loader(small(copy))
+
+
+def test_an_edited_manifest_is_refused(copy: Path) -> None:
+    path = copy / "manifest.json"
+    path.write_text(path.read_text().replace('"num_rejected": 3', '"num_rejected": 2'))
+    with pytest.raises(ManifestError, match="edited or damaged"):
+        create_loader(small(copy))
+
+
+def test_missing_statistics_are_refused_only_where_they_are_needed(copy: Path, small_raw_dataset: Path) -> None:
+    (copy / "statistics.json").unlink()
+    with pytest.raises(IntegrityError, match=r"statistics\.json.*lmdali pca"):
+        create_loader(small(copy))
+    create_loader(small(copy, augment=AugmentConfig(crop_size=40, normalize="none", lighting="none"))).close()
+    create_loader(small(copy, basis=small_raw_dataset)).close()
+
+
+def test_a_mean_image_of_another_size_is_refused(copy: Path, jpeg_dataset: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a mean image of"):
+        create_loader(small(copy, basis=jpeg_dataset))
+
+
+def test_a_crop_larger_than_the_images_is_refused(copy: Path) -> None:
+    with pytest.raises(ConfigError, match=r"crop_size 224 is larger than the images \(48 pixels\)"):
+        create_loader(LoaderConfig(dataset=copy, batch_size=5))
+
+
+def test_nothing_is_read_from_the_environment_but_rank_and_world(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"rank must be in 0\.\.1"):
+        create_loader(small(copy))
+    create_loader(small(copy), rank=1, world_size=2).close()
+
+
+# Synthetic.
+
+
+def test_the_synthetic_dataset_has_imagenets_numbers_or_those_asked_for() -> None:
+    assert SyntheticDataset.parse("synthetic") == SyntheticDataset(1_281_167, 1000, 256)
+    assert SyntheticDataset.parse("synthetic:500x10") == SyntheticDataset(500, 10, 256)
+
+
+@pytest.mark.parametrize("text", ["synthetic:", "synthetic:5", "synthetic:ax2", "synthetic:0x1", "synthetic:5x0", "x"])
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="found dataset"):
+        SyntheticDataset.parse(text)
+
+
+def test_a_synthetic_dataset_needs_no_files() -> None:
+    config = LoaderConfig(dataset="synthetic:100x7", batch_size=16, backend="synthetic", augment=AugmentConfig.pixels())
+    with create_loader(config) as loader:
+        assert (loader.num_samples, len(loader), len(loader.class_names)) == (100, 6, 7)
+        for batch in loader:
+            assert batch.labels.tolist() == [i % 7 for i in batch.indices.tolist()]
+            assert batch.images.shape == (16, 3, 224, 224)
+        assert json.loads(json.dumps(loader.state_dict()))["manifest_digest"] == "synthetic:100x7"

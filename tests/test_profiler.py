@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from time import sleep
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from lmdali.pipeline import cpu
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools.conversion import ConvertConfig
+from lmdali.tools.convert import convert
+from lmdali.tools.measurement import Rate
+from lmdali.tools.profiler import ProfileConfig, command, profile_dataset
+from lmdali.tools.sources import open_source
+from lmdali.tools.throughput import print_report
+from lmdali.tools.verdict import Evidence, dominant_stage, judge
+
+AUGMENT = AugmentConfig(crop_size=24)
+QUICK = ProfileConfig(batch_size=8, workers=2, steps=10, device="cpu")
+WORKERS_ONLY = {"plan": None, "read": 1e-4, "decode": 6e-4, "augment": 2e-4, "copy": None, "wait": 1e-3}
+
+
+class Slow(nn.Module):
+    """A model whose forward pass takes a known time and no CPU."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        sleep(self.seconds)
+        logits: Tensor = self.head(images.mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="module", params=["jpeg", "raw"])
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("profile"), request.param, 64)
+
+
+@pytest.fixture(scope="module")
+def jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("profile"), "jpeg", 64)
+
+
+def make_dataset(root: Path, encoding: str, count: int) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        folder = root / "source" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (32, 32))
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    config = ConvertConfig(encoding=encoding, size=32)
+    convert(open_source(root / "source"), root / "set", config, workers=1, quiet=True)
+    return root / "set"
+
+
+@pytest.fixture
+def slow_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = cpu.decode_stored
+
+    def delayed(*args: object, **kwargs: object) -> object:
+        sleep(0.002)
+        return decode(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cpu, "decode_stored", delayed)
+
+
+def rate(per_second: float, cpu_seconds: float = 0.0, stages: dict[str, float | None] | None = None) -> Rate:
+    return Rate(
+        images_per_second=per_second,
+        low=per_second,
+        high=per_second,
+        per_window=(per_second,) * 5,
+        steps=10,
+        step_seconds=8 / per_second,
+        cpu_seconds_per_image=cpu_seconds,
+        stage_seconds_per_image=stages or {},
+    )
+
+
+def evidence(loader: float, model: float, together: float, *, cpu_seconds: float = 0.0) -> Evidence:
+    return Evidence(
+        loader=rate(loader, cpu_seconds, WORKERS_ONLY),
+        model=rate(model, 2 / model if cpu_seconds else 0.0),
+        together=rate(together),
+        steps_per_epoch=100,
+        num_threads=2,
+        num_cpus=2,
+        on_gpu=not cpu_seconds,
+        backend="cpu",
+        encoding="jpeg",
+    )
+
+
+# The verdict, from known numbers.
+
+
+@pytest.mark.parametrize(
+    ("loader", "model", "together", "bound", "stall"),
+    [
+        (500, 1000, 500, "INPUT-BOUND", 0.5),
+        (5000, 1000, 1000, "COMPUTE-BOUND", 0.0),
+        (1100, 1000, 980, "BALANCED", 0.02),
+        (5000, 1000, 800, "INPUT-BOUND", 0.2),  # fast alone, and yet the steps wait
+        (5000, 1000, 1100, "COMPUTE-BOUND", 0.0),  # noise below zero is no stall
+    ],
+)
+def test_on_a_gpu_the_stall_decides(loader: float, model: float, together: float, bound: str, stall: float) -> None:
+    verdict = judge(evidence(loader, model, together))
+    assert verdict.bound == bound
+    assert verdict.data_stall == pytest.approx(stall)
+    assert not verdict.shared_cores
+
+
+@pytest.mark.parametrize(
+    ("loader", "model", "bound"), [(4000, 400, "COMPUTE-BOUND"), (400, 4000, "INPUT-BOUND"), (900, 1000, "BALANCED")]
+)
+def test_on_shared_cores_the_larger_half_decides(loader: float, model: float, bound: str) -> None:
+    # Both keep the two CPUs busy, so together a step costs the sum: a stall is there even if nobody waits.
+    together = 1 / (1 / loader + 1 / model)
+    verdict = judge(evidence(loader, model, together, cpu_seconds=2 / loader))
+    assert verdict.shared_cores
+    assert verdict.bound == bound
+    assert verdict.data_stall == pytest.approx(1 - together / model)
+    assert "share 2 CPUs" in verdict.reason
+
+
+def test_a_loader_that_sleeps_shares_no_cores() -> None:
+    verdict = judge(replace(evidence(800, 1000, 800, cpu_seconds=1e-6), on_gpu=False))
+    assert not verdict.shared_cores
+    assert verdict.bound == "INPUT-BOUND"
+
+
+def test_too_few_batches_or_steps_give_no_verdict() -> None:
+    good = evidence(500, 1000, 500)
+    few_batches = judge(replace(good, steps_per_epoch=3))
+    assert few_batches.bound == "INVALID" and "3 batches" in few_batches.reason and few_batches.data_stall is None
+    assert good.model is not None
+    few_steps = judge(replace(good, model=replace(good.model, steps=5)))
+    assert few_steps.bound == "INVALID" and "5 steps of the model" in few_steps.reason
+
+
+def test_rounds_that_contradict_each_other_give_no_verdict() -> None:
+    shaken = evidence(500, 1000, 500)
+    assert shaken.together is not None
+    shaken = replace(
+        shaken,
+        loader=replace(shaken.loader, per_window=(500, 3000, 500, 3000, 500)),
+        together=replace(shaken.together, per_window=(500, 1000, 500, 1000, 500)),
+    )
+    verdict = judge(shaken)
+    assert verdict.bound == "INVALID"
+    assert "2 of 5 rounds" in verdict.reason
+
+
+def test_a_machine_that_slows_down_halfway_changes_no_verdict() -> None:
+    steady = evidence(500, 1000, 500)
+    assert steady.model is not None and steady.together is not None
+    slowed = replace(
+        steady,
+        loader=replace(steady.loader, per_window=(500, 500, 250, 200, 200)),
+        model=replace(steady.model, per_window=(1000, 1000, 500, 400, 400)),
+        together=replace(steady.together, per_window=(500, 500, 250, 200, 200)),
+    )
+    assert judge(slowed).bound == "INPUT-BOUND"
+    assert judge(slowed).data_stall == pytest.approx(0.5)
+
+
+def test_steps_that_are_faster_with_a_loader_than_without_give_no_verdict() -> None:
+    verdict = judge(evidence(5000, 100, 400))
+    assert verdict.bound == "INVALID"
+    assert "25%" in verdict.reason
+
+
+def test_without_a_model_there_is_a_stage_and_no_verdict() -> None:
+    verdict = judge(replace(evidence(500, 1, 1), model=None, together=None))
+    assert (verdict.bound, verdict.stage, verdict.data_stall) == (None, "decode", None)
+
+
+@pytest.mark.parametrize(
+    ("stages", "stage"),
+    [
+        ({"read": 9e-4, "decode": 1e-4, "augment": 1e-4}, "read"),
+        ({"read": 1e-4, "decode": 1e-4, "augment": 9e-4, "copy": 1e-5}, "augment"),
+        ({"read": 1e-4, "decode": 3e-4, "copy": 9e-4}, "copy"),  # one thread's 0.9 ms against two threads' 0.4 ms
+        ({"read": 5e-4, "decode": 9e-4, "copy": 6e-4}, "decode"),
+        ({}, None),
+    ],
+)
+def test_the_dominant_stage_is_the_one_on_the_busiest_threads(stages: dict[str, float], stage: str | None) -> None:
+    found = evidence(1000, 1, 1)
+    everything = dict.fromkeys(("plan", "read", "decode", "augment", "copy"), None) | stages
+    assert dominant_stage(replace(found, loader=rate(1000, 0.0, everything))) == stage
+
+
+def test_dali_names_no_stage_that_it_does_not_time() -> None:
+    inside = {"read": 1e-4, "decode": None, "augment": None, "copy": 9e-4}
+    found = replace(evidence(1000, 2000, 1000), backend="dali", loader=rate(1000, 0.0, inside))
+    assert dominant_stage(found) is None
+    assert judge(found).bound == "INPUT-BOUND"
+    assert dominant_stage(replace(found, loader=rate(1000, 0.0, inside | {"read": 1.9e-3}))) == "read"
+
+
+# The profile of a real dataset.
+
+
+def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: Path) -> None:
+    report = profile_dataset(dataset, QUICK, model=Slow(0.001), augment=AUGMENT, quiet=True)
+    document = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    raw = report.setting.encoding == "raw"
+    assert (document["decode"] is None) == raw
+    assert (document["memory_copy"] is None) == (not raw)
+    for name in ("read", "loader", "model", "together"):
+        assert document[name]["images_per_second"] > 0
+        assert document[name]["steps"] == 10
+        assert document[name]["low"] <= document[name]["images_per_second"] <= document[name]["high"]
+    stages = document["loader"]["stage_seconds_per_image"]
+    assert stages["copy"] is None  # there is no device to copy to
+    assert min(stages["read"], stages["augment"], stages["wait"]) > 0
+    assert document["setting"]["steps_per_epoch"] == 8
+    assert document["time_to_first_batch_seconds"] > 0
+    assert document["epoch_gap_seconds"] > 0
+    assert document["machine"]["gpu"] is None
+    expected = document["read"]["images_per_second"] * report.setting.mean_record_bytes / 1e6
+    assert document["megabytes_per_second"]["read"] == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("slow_decode")
+def test_a_slow_decoder_is_found_by_name(jpeg: Path) -> None:
+    report = profile_dataset(jpeg, QUICK, model=Slow(0.001), augment=AUGMENT, quiet=True)
+    assert (report.verdict.bound, report.verdict.stage) == ("INPUT-BOUND", "decode")
+    assert report.verdict.data_stall is not None and report.verdict.data_stall > 0.5
+    share = report.shares()["loader"]
+    assert share is not None and share < 0.5
+
+
+def test_a_slow_model_is_found(jpeg: Path) -> None:
+    report = profile_dataset(jpeg, QUICK, model=Slow(0.03), augment=AUGMENT, quiet=True)
+    assert report.verdict.bound == "COMPUTE-BOUND"
+    assert report.verdict.data_stall is not None and report.verdict.data_stall < 0.3
+
+
+def test_half_precision_and_uint8_are_profiled_too(jpeg: Path) -> None:
+    for dtype, augment in (
+        ("bfloat16", AUGMENT),
+        ("uint8", AugmentConfig(crop_size=24, normalize="none", lighting="none")),
+    ):
+        report = profile_dataset(
+            jpeg,
+            replace(QUICK, dtype=dtype),
+            model=Slow(0.0),
+            augment=augment,
+            quiet=True,  # type: ignore[arg-type]
+        )
+        assert report.setting.dtype == dtype
+        assert report.together is not None
+
+
+def test_an_epoch_of_a_few_batches_is_measured_and_judged_invalid(jpeg: Path) -> None:
+    report = profile_dataset(jpeg, replace(QUICK, batch_size=30), model=Slow(0.0), augment=AUGMENT, quiet=True)
+    assert report.verdict.bound == "INVALID"
+    assert report.loader.images_per_second > 0
+    with pytest.raises(ConfigError, match="fewer than one global batch"):
+        profile_dataset(jpeg, replace(QUICK, batch_size=65), augment=AUGMENT, quiet=True)
+
+
+def test_the_models_weights_and_the_callers_random_numbers_stay(jpeg: Path) -> None:
+    model = Slow(0.0)
+    before = model.head.weight.detach().clone()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    profile_dataset(jpeg, QUICK, model=model, augment=AUGMENT, quiet=True)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.allclose(model.head.weight, before, atol=1e-2)
+
+
+def test_tables_fit_into_a_hundred_columns(jpeg: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = profile_dataset(jpeg, QUICK, model=Slow(0.0), augment=AUGMENT, quiet=True)
+    machine = report.machine | {"cpu": "Some Processor", "load_average": 0.0}
+    print_report(replace(report, machine=machine, setting=replace(report.setting, dataset="imagenet/train")))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    text = "\n".join(lines)
+    for word in ("LMDB read", "decode", "loader", "share of ceiling", "not timed", "data stall", "advice"):
+        assert word in text, word
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="auto, cpu, dali"):
+        ProfileConfig(backend="synthetic")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="steps"):
+        ProfileConfig(steps=2)
+
+
+# The command.
+
+
+def test_pictures_too_small_for_the_crop_are_refused_in_one_line(jpeg: Path) -> None:
+    arguments = ["run", str(jpeg), "-b", "8", "-j", "1", "--steps", "10", "--no-model", "--json", "--dtype", "uint8"]
+    result = CliRunner().invoke(command, arguments)
+    # Pictures of 32 pixels hold no crop of 224: one clear line.
+    assert isinstance(result.exception, ConfigError)
+    assert "224" in str(result.exception)
+
+
+def test_the_command_runs_alexnet_on_pictures_of_full_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        folder = tmp_path / "source" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (256, 256))
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    convert(open_source(tmp_path / "source"), tmp_path / "set", ConvertConfig(), workers=1, quiet=True)
+    arguments = ["run", str(tmp_path / "set"), "-b", "2", "--steps", "10", "--width", "0.05", "--json"]
+    result = CliRunner().invoke(command, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["setting"]["model"] == "AlexNet"
+    assert document["verdict"]["bound"] in ("INPUT-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID")
+
+
+def test_a_directory_without_a_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        profile_dataset(tmp_path, QUICK)

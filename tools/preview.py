@@ -1,0 +1,187 @@
+"""`lmdali preview`: a contact sheet of augmented samples, as the trainer will see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmdali.pipeline.augment import AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.eigenbasis import load_eigenbasis
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.files import storage_errors, write_atomic
+from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.tools.contact_sheet import Tile, draw_sheet
+from lmdali.tools.report_table import print_json
+
+AUGMENTS: dict[str, Callable[[], AugmentConfig]] = {
+    "paper": AugmentConfig.paper,
+    "original2012": AugmentConfig.original2012,
+    "center": AugmentConfig.center,
+    "ten": AugmentConfig.ten_crop,
+}
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class PreviewSummary:
+    """What was drawn.
+
+    Attributes:
+        out: the picture.
+        width: of it, pixels.
+        height: of it, pixels.
+        indices: record numbers, in the order of the sheet.
+    """
+
+    out: Path
+    width: int
+    height: int
+    indices: tuple[int, ...]
+
+
+def draw_preview(
+    dataset: Path,
+    out: Path,
+    *,
+    augment: str = "paper",
+    rows: int = 4,
+    columns: int = 6,
+    seed: int = 0,
+    epoch: int = 0,
+) -> PreviewSummary:
+    """Draw the first samples of an epoch, cropped, flipped and lit as the loader delivers them.
+
+    The loader's own batch is drawn. The mean, which would leave a gray relief, is added back; lighting stays.
+
+    Args:
+        dataset: made by `lmdali convert`.
+        out: picture file to write; its suffix names the format.
+        augment: a name in `AUGMENTS`; with "ten" a row holds the ten views of one sample.
+        rows: of pictures.
+        columns: of pictures, except with "ten".
+        seed: of the run to look into.
+        epoch: of that run.
+
+    Raises:
+        ConfigError: an argument is out of range, or the format is unknown.
+        InputError: not a finished dataset.
+        IntegrityError: the dataset is damaged.
+        StorageError: `out` cannot be written.
+    """
+    _check(out, augment, rows, columns)
+    config, manifest = AUGMENTS[augment](), load_manifest(dataset)
+    count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
+    batch = _load(dataset, config, count, seed, epoch)
+    params = draw_params(config, seed=seed, epoch=epoch, indices=batch.indices.numpy(), image_size=manifest.image_size)
+    transform = pixel_transform(config, load_eigenbasis(dataset), manifest.image_size)
+    sheet = draw_sheet(
+        _tiles(batch, params, transform, manifest),
+        columns=config.num_views if config.num_views > 1 else columns,
+        title=dataset.resolve().name,
+        detail=f"{manifest.num_records:,} records, digest {manifest.digest[:12]}    augment {augment}    "
+        f"seed {seed}    epoch {epoch}",
+    )
+    _save(sheet, out)
+    return PreviewSummary(out, sheet.shape[1], sheet.shape[0], tuple(batch.indices.tolist()))
+
+
+def undo_normalization(
+    images: NDArray[np.float32], params: AugmentParams, transform: PixelTransform
+) -> NDArray[np.uint8]:
+    """Pixels that people can look at: scale and mean undone, lighting kept.
+
+    Args:
+        images: (V, S, S, 3) float32, as the loader delivers them.
+        params: their draws.
+        transform: the arithmetic that was applied.
+
+    Returns:
+        (V, S, S, 3) uint8 RGB; what lighting pushed out of 0..255 is cut off.
+    """
+    size = images.shape[1]
+    pixels = images / transform.scale
+    for view, (y, x) in enumerate(params.crop_yx):
+        mean = transform.mean[y : y + size, x : x + size]
+        pixels[view] += mean[:, ::-1] if params.flip[view] else mean
+    visible: NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
+    return visible
+
+
+def _check(out: Path, augment: str, rows: int, columns: int) -> None:
+    if augment not in AUGMENTS:
+        raise ConfigError(f"augment must be one of {', '.join(AUGMENTS)}; found {augment!r}")
+    if rows < 1 or columns < 1:
+        raise ConfigError(f"a sheet needs at least one row and column, found {rows} x {columns}")
+    if out.suffix.lower() not in _SUFFIXES:
+        raise ConfigError(f"{out}: a picture's name ends in {', '.join(_SUFFIXES)}")
+
+
+def _load(dataset: Path, augment: AugmentConfig, count: int, seed: int, epoch: int) -> Batch:
+    config = LoaderConfig(
+        dataset=dataset, batch_size=count, seed=seed, augment=augment, backend="cpu", layout="NHWC", prefetch=1
+    )
+    with create_loader(config, rank=0, world_size=1) as loader:
+        loader.set_epoch(epoch)
+        return next(iter(loader))
+
+
+def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manifest: Manifest) -> list[Tile]:
+    pixels = undo_normalization(batch.images.to(torch.float32).numpy(), params, transform)
+    views = len(pixels) // len(batch.labels)
+    tiles = []
+    for view, picture in enumerate(pixels):
+        sample = view // views
+        name = readable_class(manifest.class_names[int(batch.labels[sample])])
+        y, x = params.crop_yx[view]
+        note = f"#{int(batch.indices[sample])}   y {y}  x {x}" + ("   mirrored" if params.flip[view] else "")
+        tiles.append(Tile(picture, name, note))
+    return tiles
+
+
+def readable_class(name: str) -> str:
+    """The first of several names of a class, without underscores."""
+    first = name.split(",")[0].replace("_", " ").strip()
+    return first or name
+
+
+def _save(sheet: NDArray[np.uint8], out: Path) -> None:
+    done, encoded = cv2.imencode(out.suffix.lower(), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert done
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, encoded.tobytes())
+
+
+@click.command("preview")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp.")
+@click.option("--augment", type=click.Choice(list(AUGMENTS)), default="paper", show_default=True)
+@click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True)
+@click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of the run to look into.")
+@click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Of that run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def command(
+    dataset: Path, out: Path, augment: str, rows: int, columns: int, seed: int, epoch: int, as_json: bool
+) -> None:
+    """Draw the first samples of an epoch of DATASET as the trainer will see them.
+
+    The mean is added back, so that the pictures can be recognised; crops, flips and lighting are as delivered. Under
+    each: its class, record number, and the corner of its crop.
+    """
+    summary = draw_preview(dataset, out, augment=augment, rows=rows, columns=columns, seed=seed, epoch=epoch)
+    if as_json:
+        print_json(
+            {"out": str(out), "width": summary.width, "height": summary.height, "indices": list(summary.indices)}
+        )
+    else:
+        print(f"{out}: {len(summary.indices)} samples, {summary.width} x {summary.height} pixels")
