@@ -48,19 +48,7 @@ def test_a_dropped_buffer_is_used_again(ring: BufferRing) -> None:
         lambda array, tensor: torch.utils.dlpack.from_dlpack(tensor),
         lambda array, tensor: memoryview(tensor.numpy()),
     ],
-    ids=[
-        "tensor",
-        "array",
-        "slice",
-        "permuted",
-        "numpy",
-        "numpy_slice",
-        "storage",
-        "other_dtype",
-        "detached",
-        "dlpack",
-        "memoryview",
-    ],
+    ids=range(11),
 )
 def test_memory_that_anybody_holds_is_not_handed_out(ring: BufferRing, keep: Any) -> None:
     array, tensor = ring.take(4)
@@ -85,8 +73,8 @@ def test_only_so_many_spare_buffers_are_kept(ring: BufferRing) -> None:
     allocated = ring.num_allocated
     del many
     gc.collect()
-    many = [ring.take(1) for _ in range(MAX_SPARE_BUFFERS + 5)]
-    assert ring.num_allocated == allocated + 5
+    again = [ring.take(1) for _ in range(MAX_SPARE_BUFFERS + 5)]
+    assert ring.num_allocated == allocated + len(again) - MAX_SPARE_BUFFERS
 
 
 def test_none_of_the_rows_is_a_batch_too(ring: BufferRing) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
@@ -64,12 +65,21 @@ def make_dataset(root: Path, encoding: str, count: int) -> Path:
     return root / "set"
 
 
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Nets this small gain nothing from more, and lose much where other tests run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def slow_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     decode = cpu.decode_stored
 
     def delayed(*args: object, **kwargs: object) -> object:
-        sleep(0.002)
+        sleep(0.006)
         return decode(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cpu, "decode_stored", delayed)
@@ -177,9 +187,24 @@ def test_a_machine_that_slows_down_halfway_changes_no_verdict() -> None:
 
 
 def test_steps_that_are_faster_with_a_loader_than_without_give_no_verdict() -> None:
-    verdict = judge(evidence(5000, 100, 400))
+    verdict = judge(evidence(300, 100, 400))
     assert verdict.bound == "INVALID"
     assert "25%" in verdict.reason
+
+
+def test_where_loader_and_model_are_far_apart_noise_costs_the_stall_and_not_the_verdict() -> None:
+    verdict = judge(evidence(5000, 100, 400))
+    assert (verdict.bound, verdict.data_stall) == ("COMPUTE-BOUND", None)
+
+
+def test_a_fast_loader_beside_a_model_on_the_same_cpu_is_not_blamed_for_the_cores_it_takes() -> None:
+    # A busy machine: the model got 0.8 of 2 CPUs, so the sum of CPU times alone would not show that they are shared.
+    found = evidence(3000, 100, 80)
+    assert found.model is not None
+    busy = replace(found, on_gpu=False, model=replace(found.model, cpu_seconds_per_image=0.008))
+    assert judge(busy).bound == "COMPUTE-BOUND"
+    assert judge(busy).shared_cores
+    assert judge(found).bound == "INPUT-BOUND"  # on a GPU there are no cores to share
 
 
 def test_without_a_model_there_is_a_stage_and_no_verdict() -> None:
@@ -237,7 +262,7 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
 
 @pytest.mark.usefixtures("slow_decode")
 def test_a_slow_decoder_is_found_by_name(jpeg: Path) -> None:
-    report = profile_dataset(jpeg, QUICK, model=Slow(0.001), augment=AUGMENT, quiet=True)
+    report = profile_dataset(jpeg, QUICK, model=Slow(0.0), augment=AUGMENT, quiet=True)
     assert (report.verdict.bound, report.verdict.stage) == ("INPUT-BOUND", "decode")
     assert report.verdict.data_stall is not None and report.verdict.data_stall > 0.5
     share = report.shares()["loader"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
@@ -40,11 +40,7 @@ def jobs(small_source: Path, tmp_path: Path) -> Iterator[list[ShardJob]]:
     with writer.hold(resume=False, overwrite=False):
         yield list(shard_jobs(source, config, writer))
     assert not list((tmp_path / "out" / "shards").glob(".*")), "half-written shards stayed"
-    assert not psutil.Process().children(recursive=True) or _only_the_tracker()
-
-
-def _only_the_tracker() -> bool:
-    return all("resource_tracker" in " ".join(child.cmdline()) for child in psutil.Process().children())
+    assert not multiprocessing.active_children()
 
 
 def test_all_jobs_are_done_and_every_source_is_counted(jobs: list[ShardJob]) -> None:

@@ -29,6 +29,9 @@ HEADROOM = 1.25
 SHARED_HIGH, SHARED_LOW = 0.55, 0.45
 """On shared cores: share of a step that input takes, above which it is the larger half, below which the smaller."""
 
+CLEAR = 4.0
+"""Loader over model, or model over loader: from here on it takes more than a busy neighbour to turn the verdict."""
+
 TOLERANCE = 0.2
 """A step may seem this much faster with the loader than without, by noise; more, and something is wrong."""
 
@@ -106,36 +109,40 @@ def judge(evidence: Evidence) -> Verdict:
             "Leave out --no-model to learn whether that is enough for a training step.",
             stage,
         )
-    shared = _shares_cores(evidence, loader, model)
     # Round by round: a machine that changes its speed meanwhile changes both sides of each quotient.
     rounds = list(zip(loader.per_window, model.per_window, together.per_window, strict=True))
     stall = median(_stall(m, both) for _, m, both in rounds)
     ratio = median(alone / m for alone, m, _ in rounds)
-    if stall < -TOLERANCE:
-        return _without_word(
-            "INVALID",
-            f"with the loader a step takes {1 / (1 - stall):.0%} of what it takes without: something else used this "
-            "machine meanwhile",
-            _MEASURE_AGAIN,
-        )
+    shared = _shares_cores(evidence, loader, model, ratio)
     bound = _bound(stall, ratio, shared=shared)
-    opposite = _OPPOSITE.get(bound)
     words = [_bound(_stall(m, both), alone / m, shared=shared) for alone, m, both in rounds]
-    if opposite is not None and words.count(opposite) > MAX_DISSENT * len(words):
-        return _without_word(
-            "INVALID",
-            f"{words.count(opposite)} of {len(words)} rounds say {opposite}, the others {bound}: something else used "
-            "this machine meanwhile",
-            _MEASURE_AGAIN,
-        )
+    disturbance = None if _is_clear(bound, ratio) else _disturbance(bound, stall, words)
+    if disturbance is not None:
+        return _without_word("INVALID", f"{disturbance}: something else used this machine meanwhile", _MEASURE_AGAIN)
     return Verdict(
         bound=bound,
         stage=stage,
-        data_stall=max(stall, 0.0),
+        # A step that got faster by being fed was disturbed; its stall is not known, and surely not negative.
+        data_stall=None if stall < -TOLERANCE else max(stall, 0.0),
         shared_cores=shared,
         reason=_reason(evidence, stall, ratio, shared=shared),
         advice=_advice(evidence, bound, stage, ratio, shared=shared),
     )
+
+
+def _is_clear(bound: Bound, ratio: float) -> bool:
+    """Whether loader and model are so far apart that noise cannot have decided."""
+    return (bound == "COMPUTE-BOUND" and ratio >= CLEAR) or (bound == "INPUT-BOUND" and ratio <= 1 / CLEAR)
+
+
+def _disturbance(bound: Bound, stall: float, words: list[Bound]) -> str | None:
+    """What is wrong with measurements that contradict each other; None where they do not."""
+    if stall < -TOLERANCE:
+        return f"with the loader a step takes {1 / (1 - stall):.0%} of what it takes without"
+    opposite = _OPPOSITE.get(bound)
+    if opposite is not None and words.count(opposite) > MAX_DISSENT * len(words):
+        return f"{words.count(opposite)} of {len(words)} rounds say {opposite}, the median {bound}"
+    return None
 
 
 def _without_word(bound: Bound | None, reason: str, advice: str, stage: str | None = None) -> Verdict:
@@ -194,17 +201,21 @@ def _invalid(evidence: Evidence) -> tuple[str, str] | None:
     return None
 
 
-def _shares_cores(evidence: Evidence, loader: Rate, model: Rate) -> bool:
+def _shares_cores(evidence: Evidence, loader: Rate, model: Rate, ratio: float) -> bool:
     """Whether the cores, and not the slower of the two, limit loader and model together."""
     if evidence.on_gpu:
         return False
     both = loader.cpu_seconds_per_image + model.cpu_seconds_per_image
-    return both > 0 and evidence.num_cpus / both < 0.95 * min(loader.images_per_second, model.images_per_second)
+    cores_decide = both > 0 and evidence.num_cpus / both < 0.95 * min(loader.images_per_second, model.images_per_second)
+    # Alone, a loader of this speed never lets a step wait; beside the model only its cores can be missing.
+    return cores_decide or ratio >= CLEAR
 
 
 def _reason(evidence: Evidence, stall: float, ratio: float, *, shared: bool) -> str:
     times = f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
-    text = f"the loader alone is {times} times as fast as the model alone, and {max(stall, 0):.0%} of a step is input"
+    text = f"the loader alone is {times} times as fast as the model alone"
+    if stall >= -TOLERANCE:
+        text += f", and {max(stall, 0):.0%} of a step is input"
     if shared:
         text += f"; both share {evidence.num_cpus} CPUs, so a step costs the sum of the two even if nobody waits"
     return text
@@ -213,6 +224,7 @@ def _reason(evidence: Evidence, stall: float, ratio: float, *, shared: bool) -> 
 def _advice(evidence: Evidence, bound: Bound, stage: str | None, ratio: float, *, shared: bool) -> str:
     if bound == "COMPUTE-BOUND":
         if shared:
+            # Unlike a GPU's, these steps do get slower with every image that is decoded.
             return (
                 "The model needs most of the cores: a smaller --width, or a GPU, helps more than any loader could. "
                 "The rest goes to input: fewer threads would not give it back."
