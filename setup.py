@@ -4,6 +4,8 @@ There is no `lmdali/` folder on purpose: `pipeline/`, `model/` and `tools/` are 
 `lmdali.` at install time and nothing is importable without an install.
 """
 
+from pathlib import Path
+
 from setuptools import setup
 
 ROOMS = ["pipeline", "model", "tools"]
@@ -28,7 +30,7 @@ setup(
     name="lmdali",
     version="0.1.0",
     description="LMDB shards and DALI loaders: from image files to batches to an AlexNet, in one ledger",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",

@@ -60,7 +60,7 @@ PRESETS = {
     # level within four epochs and ends at 67 % top-1 (70 % with ten views); biases of one take ten epochs to begin.
     "small": Preset(
         model=AlexNetConfig(width=0.25, init="lecun"),
-        train=TrainConfig(epochs=40, lr=0.01, schedule="cosine:2"),
+        train=TrainConfig(epochs=40, lr=0.005, schedule="cosine:1"),
         augment=AugmentConfig(lighting="roots"),
         batch_size=32,
     ),

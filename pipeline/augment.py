@@ -57,6 +57,8 @@ class AugmentConfig:
             raise ConfigError(f"crop_size must be at least 1 pixel, found {self.crop_size}")
         if not 0 <= self.lighting_std < 10:
             raise ConfigError(f"lighting_std must be in 0..10, found {self.lighting_std}")
+        if self.lighting_rescale and self.lighting == "none":
+            raise ConfigError("lighting_rescale undoes what lighting adds: it needs a lighting")
         if self.crop != "random" and (self.flip or self.lighting != "none"):
             raise ConfigError(f'crop "{self.crop}" is for evaluation: set flip=False and lighting="none"')
 

@@ -122,10 +122,14 @@ class DatasetLoader:
         return self._active
 
     def set_epoch(self, epoch: int) -> None:
-        """Start the next iteration at the beginning of `epoch`."""
+        """Start the next iteration at the beginning of `epoch`; in the epoch just loaded, keep the place in it.
+
+        Training loops call `set_epoch` at the top of every epoch, also of the one they resume.
+        """
         if epoch < 0:
             raise ConfigError(f"epoch must be at least 0, found {epoch}")
-        self._go_to(epoch, 0)
+        if self._resume_at is None or epoch != self._epoch:
+            self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the consumer is: after the last batch it was given. Prefetched batches do not count."""

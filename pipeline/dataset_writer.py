@@ -156,10 +156,10 @@ class DatasetWriter:
             with self.hold(resume=True, overwrite=False):
                 pass
 
-    def finished(self) -> set[str]:
-        """Names of shards that are done."""
+    def unfinished(self) -> list[tuple[str, int, int]]:
+        """(name, first position, number of sources) of the shards that are left to do."""
         shards = self.directory / SHARDS_DIRECTORY
-        return {name for name, _, _ in self.plan.shards() if (shards / name / SHARD_FILE).is_file()}
+        return [shard for shard in self.plan.shards() if not (shards / shard[0] / SHARD_FILE).is_file()]
 
     def open_shard(self, name: str, first_position: int, num_sources: int) -> ShardWriter:
         """A writer for one planned shard."""

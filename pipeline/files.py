@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ def write_atomic(path: Path, payload: bytes) -> None:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """`write_atomic` of indented JSON with a final newline; NaN is refused."""
-    write_atomic(path, (_json_text(document, indent=1) + "\n").encode())
+    write_atomic(path, _json_bytes(document, indent=1) + b"\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -70,19 +69,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def canonical_digest(document: dict[str, Any]) -> str:
     """sha256 of a document that does not depend on key order or white space."""
-    text = _json_text(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(_utf8(text)).hexdigest()
+    return hashlib.sha256(_json_bytes(document, sort_keys=True, separators=(",", ":"))).hexdigest()
 
 
-def _utf8(json_text: str) -> bytes:
+def _json_bytes(document: dict[str, Any], **form: Any) -> bytes:
     # File names may hold bytes that are no UTF-8, lone surrogates in Python; their backslash escapes are JSON's own.
-    return json_text.encode("utf-8", "backslashreplace")
-
-
-def _json_text(document: dict[str, Any], **form: Any) -> str:
-    """JSON that is always valid UTF-8: bytes of names that are not text are surrogates here, and JSON escapes there."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, **form)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, **form).encode("utf-8", "backslashreplace")
 
 
 def file_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from lmdali.pipeline.backend import Backend, DType, Layout, OutputSpec
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetIdentity, DatasetLoader
 from lmdali.pipeline.eigenbasis import load_eigenbasis
-from lmdali.pipeline.errors import ConfigError, MachineError, MissingExtraError
+from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shard_reader import ShardReader
@@ -120,8 +120,8 @@ def create_loader(
     rank_slice = RankSlice(
         identity.num_samples,
         config.batch_size,
-        int(os.environ.get("RANK", "0")) if rank is None else rank,
-        int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size,
+        _from_torchrun("RANK", 0) if rank is None else rank,
+        _from_torchrun("WORLD_SIZE", 1) if world_size is None else world_size,
         config.drops_last,
     )
     if identity.image_size < config.augment.crop_size:
@@ -129,7 +129,7 @@ def create_loader(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
         )
     timers = StageTimers()
-    transform = _transform(config, identity.image_size, needed=name != "synthetic")
+    transform = _transform(config, identity, needed=name != "synthetic")
     return DatasetLoader(
         _make_backend(name, config, reader, identity, transform, target, timers),
         identity,
@@ -143,6 +143,13 @@ def create_loader(
         backend_name=name,
         backend_reason=reason,
     )
+
+
+def _from_torchrun(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ConfigError(f"the environment variable {name} is {text!r}, expected a number: unset it or use torchrun")
+    return int(text)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -186,11 +193,16 @@ def _synthetic_identity(name: str) -> DatasetIdentity:
     return DatasetIdentity(pretended.num_samples, pretended.image_size, names, name)
 
 
-def _transform(config: LoaderConfig, image_size: int, *, needed: bool) -> PixelTransform:
+def _transform(config: LoaderConfig, identity: DatasetIdentity, *, needed: bool) -> PixelTransform:
     if not needed or not config.augment.needs_basis:
-        return pixel_transform(AugmentConfig.pixels(), None, image_size)
+        return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
     basis = load_eigenbasis(Path(config.dataset if config.basis is None else config.basis))
-    return pixel_transform(config.augment, basis, image_size)
+    if config.basis is None and basis.dataset_digest != identity.digest:
+        raise InputError(
+            f"{config.dataset}: its statistics are of another dataset: run `lmdali pca --recompute {config.dataset}`, "
+            "or name the one to use as basis"
+        )
+    return pixel_transform(config.augment, basis, identity.image_size)
 
 
 def _make_backend(

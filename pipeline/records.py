@@ -3,7 +3,7 @@
 A value is a Caffe `Datum` (proto2, caffe.proto): channels=1, height=2, width=3, data=4, label=5, float_data=6,
 encoded=7. `data` holds a whole image file, `encoded` is true, and `label` is written even when it is 0, because DALI
 delivers an empty label where the field is absent. We add one field of our own, number 100, which every protobuf
-parser skips: the CRC-32C of `data`. LMDB itself has no checksums.
+parser skips: a CRC-32C over `data` and the label. LMDB itself has no checksums.
 
 A key is `%08d_path`, as Caffe's convert_imageset writes it, where the number is the source's position in the plan of
 the conversion; so keys sort in storage order and a record is found by its number alone.
@@ -36,7 +36,7 @@ class Record:
     Attributes:
         data: the image file (JPEG or PPM); for an unencoded foreign Datum the planar BGR bytes.
         label: class number; -1 where a foreign Datum has none.
-        crc32c: checksum stored beside `data`, or None in a foreign Datum.
+        crc32c: the stored `record_crc`, or None in a foreign Datum.
         shape: (channels, height, width); zeros where a foreign Datum leaves them out.
         encoded: whether `data` is an image file. DALI takes an absent field as true, and so do we.
     """
@@ -47,16 +47,21 @@ class Record:
     shape: tuple[int, int, int]
     encoded: bool
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether data and label are what was stored; False for a foreign Datum, which cannot tell."""
+        return self.crc32c == record_crc(self.data, self.label)
 
-def crc32c(data: bytes | memoryview) -> int:
-    """CRC-32C (Castagnoli, RFC 3720 appendix B.4) of `data`."""
-    return crc32c_package.crc32c(data)
+
+def record_crc(data: bytes | memoryview, label: int) -> int:
+    """CRC-32C (Castagnoli, RFC 3720 appendix B.4) of `data` and then the label as 8 bytes, little-endian."""
+    return crc32c_package.crc32c(label.to_bytes(8, "little", signed=True), crc32c_package.crc32c(data))
 
 
 def pack_record(data: bytes, *, label: int, height: int, width: int) -> bytes:
     """Bytes of the Datum for one encoded RGB image file."""
     head = b"\x08\x03\x10" + _varint(height) + b"\x18" + _varint(width) + b"\x22" + _varint(len(data))
-    tail = b"\x28" + _varint(label) + b"\x38\x01" + _CRC_TAG + crc32c(data).to_bytes(4, "little")
+    tail = b"\x28" + _varint(label) + b"\x38\x01" + _CRC_TAG + record_crc(data, label).to_bytes(4, "little")
     return head + data + tail
 
 

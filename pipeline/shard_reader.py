@@ -19,7 +19,7 @@ import lmdb
 
 from lmdali.pipeline.errors import RecordError, ShardError
 from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex
-from lmdali.pipeline.records import Record, crc32c, key_prefix, parse_record
+from lmdali.pipeline.records import Record, key_prefix, parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 
 MAX_OPEN_SHARDS = 64
@@ -167,7 +167,7 @@ class ShardReader:
                 )
             try:
                 record = parse_record(value)
-                if verify and crc32c(record.data) != record.crc32c:
+                if verify and not record.is_intact:
                     raise RecordError(f"CRC-32C of its {len(record.data)} bytes differs from the stored one")
                 return use(record)
             except RecordError as error:

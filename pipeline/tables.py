@@ -33,7 +33,7 @@ class RecordRow:
         source_height: pixels, as stored in the file.
         oddities: comma-separated names, such as "gray" or "cmyk".
         stored_bytes: size of the stored image file.
-        crc32c: checksum of the stored image file.
+        crc32c: the record's checksum, over the stored image file and the label.
     """
 
     position: int

@@ -235,7 +235,9 @@ def test_signals_end_a_run_cleanly_and_it_can_be_resumed(
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
     assert time.monotonic() - begin < 5
-    assert errors.strip() == {130: "interrupted", 143: "terminated"}[code]
+    hint, word = errors.strip().splitlines()
+    assert "--resume" in hint
+    assert word == {130: "interrupted", 143: "terminated"}[code]
     wait_until(lambda: not session_of(process), 5)
     assert not list((out / "shards").glob(".*")), "a half-written shard stayed"
     assert not (out / "manifest.json").exists()

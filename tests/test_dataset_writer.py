@@ -49,9 +49,8 @@ def fill(writer: DatasetWriter, name: str, first: int, count: int) -> None:
 
 
 def fill_all(writer: DatasetWriter) -> None:
-    for name, first, count in writer.plan.shards():
-        if name not in writer.finished():
-            fill(writer, name, first, count)
+    for shard in writer.unfinished():
+        fill(writer, *shard)
 
 
 def written(directory: Path, plan: DatasetPlan = PLAN) -> Path:
@@ -135,7 +134,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(tmp_path: Path) -> None
     again = DatasetWriter(tmp_path / "two", PLAN)
     assert not again.is_complete()
     with again.hold(resume=True, overwrite=False):
-        assert again.finished() == {"00001"}
+        assert again.unfinished() == [shard for shard in PLAN.shards() if shard[0] != "00001"]
         fill_all(again)
         again.publish()
     assert again.is_complete()
@@ -184,7 +183,7 @@ def test_overwrite_starts_again(tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path / "out", other)
     with writer.hold(resume=False, overwrite=True):
         assert not (tmp_path / "out" / MANIFEST_FILE).exists()
-        assert writer.finished() == set()
+        assert writer.unfinished() == other.shards()
         fill_all(writer)
         writer.publish()
     assert fingerprints(tmp_path / "out") == fingerprints(written(tmp_path / "fresh", other))
@@ -213,7 +212,7 @@ def test_resuming_with_other_options_names_them(tmp_path: Path, changes: dict[st
         raise AssertionError
     assert fingerprints(tmp_path / "out" / "shards") == before
     with writer.hold(resume=True, overwrite=False):
-        assert writer.finished() == {"00000"}
+        assert writer.unfinished() == PLAN.shards()[1:]
 
 
 def test_resuming_a_finished_dataset_with_other_options_is_refused(tmp_path: Path) -> None:

@@ -9,19 +9,29 @@ from lmdali.pipeline.records import (
     MAX_KEY_BYTES,
     MAX_POSITION,
     Record,
-    crc32c,
     key_prefix,
     pack_record,
     parse_record,
+    record_crc,
     record_key,
 )
 
 
 def test_crc_is_castagnolis() -> None:
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(memoryview(b"123456789")) == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
-    assert crc32c(b"") == 0
+    # The check value of CRC-32C is 0xE3069283, over "123456789": here split into data and a label of eight bytes.
+    label = int.from_bytes(b"23456789", "little")
+    assert record_crc(b"1", label) == 0xE3069283
+    assert record_crc(memoryview(b"1"), label) == 0xE3069283
+    assert record_crc(bytes(24), 0) == 0x8A9136AA  # 32 zeros: RFC 3720, B.4
+    assert record_crc(b"\xff" * 24, -1) == 0x62A8AB43  # 32 times 0xff: RFC 3720, B.4
+
+
+def test_a_flipped_label_is_no_intact_record() -> None:
+    value = pack_record(b"data", label=5, height=1, width=1)
+    assert parse_record(value).is_intact
+    assert not parse_record(value.replace(b"\x28\x05", b"\x28\x04")).is_intact
+    assert not parse_record(value.replace(b"data", b"dat4")).is_intact
+    assert not parse_record(b"\x22\x04data\x28\x05").is_intact, "a foreign Datum cannot tell"
 
 
 def test_a_packed_record_is_the_datum_written_by_hand() -> None:
@@ -32,7 +42,7 @@ def test_a_packed_record_is_the_datum_written_by_hand() -> None:
         b"\x22\x09123456789"  # data
         b"\x28\x00"  # label, written although it is 0
         b"\x38\x01"  # encoded
-        b"\xa5\x06\x83\x92\x06\xe3"  # field 100, fixed32, little-endian
+        b"\xa5\x06\xa0\x23\x4f\xb9"  # field 100, fixed32: CRC-32C of the data and eight zero bytes
     )
     assert pack_record(b"123456789", label=0, height=256, width=256) == expected
 
@@ -66,7 +76,7 @@ def by_hand(value: bytes) -> dict[int, list[int | bytes]]:
 @given(st.binary(max_size=300), st.integers(0, 2**31 - 1), st.integers(1, 4096))
 def test_packed_records_parse_by_hand_and_by_us(data: bytes, label: int, side: int) -> None:
     value = pack_record(data, label=label, height=side, width=side)
-    crc = crc32c(data)
+    crc = record_crc(data, label)
     assert by_hand(value) == {
         1: [3],
         2: [side],

@@ -18,7 +18,7 @@ from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter, ShardCont
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import RecordError, ShardError
 from lmdali.pipeline.manifest import Manifest, load_manifest
-from lmdali.pipeline.records import Record, pack_record
+from lmdali.pipeline.records import Record, pack_record, record_crc
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.shard_reader import MAX_OPEN_SHARDS, ShardReader, iterate_lmdb
 from lmdali.pipeline.shard_writer import shard_from_json
@@ -74,7 +74,7 @@ def test_records_are_those_of_the_table_in_its_order(small_jpeg_dataset: Path) -
     for row in rows:
         data, label = reader.read(row["index"], keep)
         assert (len(data), label) == (row["stored_bytes"], row["label"])
-        assert shard_reader.crc32c(data) == row["crc32c"]
+        assert record_crc(data, label) == row["crc32c"]
     assert {row["position"] for row in rows} == set(range(40)) - {
         row["position"] for row in read_rows(small_jpeg_dataset / "rejects.parquet")
     }

@@ -26,8 +26,8 @@ from lmdali.pipeline.decode import (
     encode_ppm,
 )
 from lmdali.pipeline.eigenbasis import Moments
-from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.records import crc32c, record_key
+from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_writer import ShardWriter
@@ -100,8 +100,14 @@ class ConvertConfig:
 
 
 def make_plan(source: Source, config: ConvertConfig) -> DatasetPlan:
-    """Cut a source into shards; depends on the source and the options, not on the machine."""
+    """Cut a source into shards; depends on the source and the options, not on the machine.
+
+    Raises:
+        InputError: more sources than keys can number.
+    """
     count = len(source.entries)
+    if count > MAX_POSITION + 1:
+        raise InputError(f"{count} sources are more than {MAX_POSITION + 1}: split them into several datasets")
     by_bytes = max(1, config.shard_bytes // (config.record_bytes + 2048))
     return DatasetPlan(
         image_size=config.size,
@@ -138,11 +144,9 @@ class ShardJob:
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
     """The jobs that are left to do, in shard order."""
     order = EpochOrder(len(source.entries), config.seed, 0, shuffle=True)
-    finished = writer.finished()
-    for name, first, count in writer.plan.shards():
-        if name not in finished:
-            entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
-            yield ShardJob(writer, config, source.reader, entries, name, first)
+    for name, first, count in writer.unfinished():
+        entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
+        yield ShardJob(writer, config, source.reader, entries, name, first)
 
 
 def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes, Pixels, DecodedSource]:
@@ -205,6 +209,6 @@ def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter,
             source_height=source.height,
             oddities=",".join(source.oddities),
             stored_bytes=len(stored),
-            crc32c=crc32c(stored),
+            crc32c=record_crc(stored, entry.label),
         )
     )

@@ -19,7 +19,7 @@ from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.tables import read_rows
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, shard_jobs
-from lmdali.tools.exit_codes import termination_as_exception
+from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 from lmdali.tools.shard_pool import ShardPool
@@ -114,14 +114,15 @@ def convert(
     if resume and writer.is_complete():
         writer.tidy()
         return summarize(out, 0.0, len(plan.shards()))
+    if not overwrite:
+        _check_room(sum(count for _, _, count in writer.unfinished()), config, out)
     with writer.hold(resume=resume, overwrite=overwrite):
-        finished = len(writer.finished())
-        _check_room(min(plan.num_sources, (len(plan.shards()) - finished) * plan.shard_sources), config, out)
-        total = plan.num_sources
-        with progress_bar("convert", total, quiet=quiet) as progress:
-            ShardPool(workers).run(shard_jobs(source, config, writer), progress)
+        left = writer.unfinished()
+        before = plan.num_sources - sum(count for _, _, count in left)
+        with progress_bar("convert", plan.num_sources, quiet=quiet) as progress:
+            ShardPool(workers).run(shard_jobs(source, config, writer), lambda done: progress(before + done))
         writer.publish()
-    return summarize(out, perf_counter() - start, finished)
+    return summarize(out, perf_counter() - start, len(plan.shards()) - len(left))
 
 
 def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> dict[str, Any]:
@@ -230,8 +231,12 @@ def command(
     if dry_run:
         _report_estimate(estimate(opened, config, workers or usable_cpus(), out), as_json=as_json)
         return
-    with termination_as_exception():
-        summary = convert(opened, out, config, workers=workers, resume=resume, overwrite=overwrite, quiet=quiet)
+    try:
+        with termination_as_exception():
+            summary = convert(opened, out, config, workers=workers, resume=resume, overwrite=overwrite, quiet=quiet)
+    except (KeyboardInterrupt, Terminated):
+        click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
+        raise
     _report(summary, opened, out, as_json=as_json)
     bad = summary.num_rejected / (summary.num_stored + summary.num_rejected)
     if bad > config.max_bad:

@@ -53,7 +53,7 @@ class DemoConfig:
     out: Path
     num_train: int = 1200
     num_val: int = 300
-    epochs: int | None = 25
+    epochs: int | None = 20
     seed: int = 0
     device: str = "auto"
     profile_seconds: float = 3.0

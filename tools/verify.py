@@ -18,7 +18,7 @@ from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
 from lmdali.pipeline.errors import IntegrityError, LmdaliError, RecordError, ShardError
 from lmdali.pipeline.files import file_sha256
 from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
-from lmdali.pipeline.records import Record, crc32c, key_prefix
+from lmdali.pipeline.records import Record, key_prefix
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_reader import iterate_lmdb
 from lmdali.tools.progress import progress_bar
@@ -114,7 +114,7 @@ def _check_record(
         return f"expected key {key_prefix(info.position(row)).decode()}..."
     if not 0 <= record.label < len(manifest.class_names):
         return f"label {record.label} is outside 0..{len(manifest.class_names) - 1}"
-    if crc32c(record.data) != record.crc32c:
+    if not record.is_intact:
         return "CRC-32C of its image differs from the stored one"
     if decode:
         try:
