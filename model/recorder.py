@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmdali.model.evaluator import EvalResult
 from lmdali.model.journal import METRICS_FILE, Journal
-from lmdali.model.progress import ProgressLine, StepFigures, Stopwatch
+from lmdali.model.progress_line import ProgressLine, StepFigures, Stopwatch
 from lmdali.model.train_state import TrainState
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import LmdaliError
