@@ -72,7 +72,8 @@ class CpuBackend:
         cut_only = self._on_gpu or spec.dtype == "uint8" or transform.is_identity
         # Half precision is made from float32 at the end: the 2012 arithmetic is float32, and NumPy has no bfloat16.
         self._planar = spec.layout == "NCHW" and not self._on_gpu
-        self._normalized = None if cut_only else (transform.mean, transform.scale)
+        mean = np.ascontiguousarray(transform.mean.transpose(2, 0, 1)) if self._planar else transform.mean
+        self._normalized = None if cut_only else (mean, transform.scale)
         shape = spec.image_shape() if self._planar else (spec.crop_size, spec.crop_size, 3)
         self._ring = BufferRing((spec.num_images, *shape), np.uint8 if cut_only else np.float32, pinned=self._on_gpu)
         self._normalizer = DeviceNormalizer(transform, spec) if self._on_gpu else None

@@ -105,19 +105,16 @@ def crop_normalized_planar(
     scale: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """`(pixel - mean + shift) * scale` of a patch into (3, S, S) float32 `out`; `mean` is (H, W, 3)."""
+    """`(pixel - mean + shift) * scale` of a patch into (3, S, S) float32 `out`; `mean` is (3, H, W)."""
     size = out.shape[1]
-    line = np.empty(3 * size, np.float32)
     for y in range(size):
         row = pixels[y0 + y, x0 : x0 + size].reshape(3 * size)
-        row_mean = mean[y0 + y, x0 : x0 + size].reshape(3 * size)
-        for i in range(3 * size):
-            line[i] = np.float32(row[i]) - row_mean[i]
         for c in range(3):
+            row_mean = mean[c, y0 + y, x0 : x0 + size]
             target, add, factor = out[c, y], shift[c], scale[c]
             if flip:
                 for x in range(size):
-                    target[size - 1 - x] = (line[3 * x + c] + add) * factor
+                    target[size - 1 - x] = (np.float32(row[3 * x + c]) - row_mean[x] + add) * factor
             else:
                 for x in range(size):
-                    target[x] = (line[3 * x + c] + add) * factor
+                    target[x] = (np.float32(row[3 * x + c]) - row_mean[x] + add) * factor

@@ -20,15 +20,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, save_statistics
+from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, npy_bytes, save_statistics
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
 from lmdali.pipeline.files import (
     canonical_digest,
     file_sha256,
     read_json,
     storage_errors,
-    sync_directory,
-    sync_file,
+    write_atomic,
     write_json,
 )
 from lmdali.pipeline.manifest import (
@@ -176,12 +175,9 @@ class DatasetWriter:
         staged = self.directory / STAGING_DIRECTORY
         write_rows(staged / f"{name}.records", RecordRow, list(content.records))
         write_rows(staged / f"{name}.rejects", RejectRow, list(content.rejects))
-        sums = staged / f"{name}.npy"
-        with storage_errors(sums):
-            assert content.moments.image_sums is not None
-            np.save(sums, content.moments.image_sums)
-            sync_file(sums)
-            sync_directory(sums.parent)  # a shard with its final name must find these three after a power cut
+        assert content.moments.image_sums is not None
+        # The last of the three, and it syncs their directory: a shard with its final name must find them all.
+        write_atomic(staged / f"{name}.npy", npy_bytes(content.moments.image_sums))
         return shard.publish({"plan": self.plan.fingerprint, "moments": content.moments.to_json()})
 
     def publish(self) -> Manifest:

@@ -154,7 +154,7 @@ def save_statistics(directory: Path, moments: Moments, dataset_digest: str) -> E
     basis = solve(moments, dataset_digest)
     document = describe(basis, moments)
     if moments.image_sums is not None:
-        payload = _npy_bytes(moments.image_sums)
+        payload = npy_bytes(moments.image_sums)
         write_atomic(directory / MEAN_FILE, payload)
         document["mean_image"] = {
             "file": MEAN_FILE,
@@ -229,7 +229,8 @@ def load_eigenbasis(directory: Path) -> Eigenbasis:
     return solve(moments, digest)
 
 
-def _npy_bytes(array: NDArray[np.int64]) -> bytes:
+def npy_bytes(array: NDArray[np.int64]) -> bytes:
+    """An array as the content of a `.npy` file."""
     out = io.BytesIO()
     np.lib.format.write_array(out, array, allow_pickle=False)
     return out.getvalue()

@@ -100,6 +100,8 @@ class ShardReader:
         self.directory = directory.resolve()
         self.manifest = manifest
         self._index = RecordIndex(manifest)
+        # Made once: building a path costs as much as looking a record up.
+        self._directories = [self.data_file(info.name).parent for info in manifest.shards]
 
     def check_files(self) -> None:
         """Check that every shard is there with the right size.
@@ -129,16 +131,20 @@ class ShardReader:
     @contextmanager
     def shard(self, number: int) -> Iterator[_OpenShard]:
         """Hold one shard open."""
-        info = self.manifest.shards[number]
-        path = self.data_file(info.name)
-        shard = _registry.acquire(
-            path.parent,
-            lambda: check_size(path, expected_bytes=info.file_bytes, expected_entries=info.num_records),
-        )
+        shard = self._acquire(number)
         try:
             yield shard
         finally:
             _registry.release(shard)
+
+    def _acquire(self, number: int) -> _OpenShard:
+        directory = self._directories[number]
+
+        def check() -> None:
+            info = self.manifest.shards[number]
+            check_size(directory / DATA_FILE, expected_bytes=info.file_bytes, expected_entries=info.num_records)
+
+        return _registry.acquire(directory, check)
 
     def read(self, index: int, use: Callable[[Record], _T], *, verify: bool = True) -> _T:
         """Call `use` with one record while its memory is mapped; the record's data must not be kept.
@@ -152,30 +158,30 @@ class ShardReader:
             RecordError: the record is not there, or its CRC differs; shard, record and key are named.
         """
         number, row = self._index.locate(index)
-        info = self.manifest.shards[number]
-        prefix = key_prefix(info.position(row))
-        with self.shard(number) as shard:
+        prefix = key_prefix(self.manifest.shards[number].position(row))
+        key = b""
+        shard = self._acquire(number)  # and released by hand: a context manager costs a quarter of a read
+        try:
             cursor = shard.cursor()
-            try:
-                found = cursor.set_range(prefix)
-                key, value = (bytes(cursor.key()), cursor.value()) if found else (b"", b"")
-            except lmdb.Error as error:
-                raise RecordError(f"{self.data_file(info.name)}: record {index}: LMDB: {error}") from error
+            if cursor.set_range(prefix):
+                found_key, value = cursor.item()
+                key = bytes(found_key)
             if not key.startswith(prefix):
-                raise RecordError(
-                    f"{self.data_file(info.name)}: record {index} (key {prefix.decode()}...) is not in it"
-                )
-            try:
-                record = parse_record(value)
-                if verify and not record.is_intact:
-                    raise RecordError(f"CRC-32C of its {len(record.data)} bytes differs from the stored one")
-                return use(record)
-            except RecordError as error:
-                name = key.decode("utf-8", "backslashreplace")
-                raise RecordError(
-                    f"{self.data_file(info.name)}: record {index}, key {name}: {error}; "
-                    f"run `lmdali verify {self.directory}`"
-                ) from error
+                raise RecordError(f"the record with key {prefix.decode()}... is not in it")
+            record = parse_record(value)
+            if verify and not record.is_intact:
+                raise RecordError(f"CRC-32C of its {len(record.data)} bytes and label differs from the stored one")
+            return use(record)
+        except (RecordError, lmdb.Error) as error:
+            raise RecordError(self._describe(number, index, key, error)) from error
+        finally:
+            _registry.release(shard)
+
+    def _describe(self, number: int, index: int, key: bytes, error: Exception) -> str:
+        path = self._directories[number] / DATA_FILE
+        where = f"record {index}, key {key.decode('utf-8', 'backslashreplace')}"
+        kind = "LMDB: " if isinstance(error, lmdb.Error) else ""
+        return f"{path}: {where}: {kind}{error}; run `lmdali verify {self.directory}`"
 
     def close(self) -> None:
         """Close this dataset's shards that nobody is reading."""

@@ -53,8 +53,9 @@ def test_normalised_crops_equal_the_reference_bit_for_bit(drawn: Any) -> None:
     out = np.full((crop, crop, 3), np.nan, np.float32)
     crop_kernel.crop_normalized(pixels, y, x, flip, transform.mean, shift, transform.scale, out)
     assert (out == expected).all()
+    planar_mean = np.ascontiguousarray(transform.mean.transpose(2, 0, 1))
     planar = np.full((3, crop, crop), np.nan, np.float32)
-    crop_kernel.crop_normalized_planar(pixels, y, x, flip, transform.mean, shift, transform.scale, planar)
+    crop_kernel.crop_normalized_planar(pixels, y, x, flip, planar_mean, shift, transform.scale, planar)
     assert (planar == expected.transpose(2, 0, 1)).all()
 
 

@@ -64,11 +64,23 @@ class ShardPool:
                 job = next(jobs, None)
                 more = job is not None
                 if job is not None:
-                    running.add(pool.submit(_work, job))
+                    running.add(_submit(pool, job))
             finished, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
             for future in finished:
                 future.result()
             progress()
+
+
+def _submit(pool: ProcessPoolExecutor, job: ShardJob) -> Future[None]:
+    """Submit a job; where that starts a process, it is deaf to signals from its first moment.
+
+    A terminal sends Ctrl-C to all of them, and a worker that is still importing would answer with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        return pool.submit(_work, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _done: Any = None
@@ -79,9 +91,6 @@ def _begin_worker(done: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = done, stop
     cv2.setNumThreads(1)
-    # The parent decides what a signal means; a terminal sends it to the whole group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
