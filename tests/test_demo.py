@@ -1,0 +1,75 @@
+"""`lmdali demo`: the whole journey, small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.cli import cli
+from lmdali.tools.demo import DemoConfig, DemoReport, print_report, run_demo
+from lmdali.tools.exit_codes import run_command
+from lmdali.tools.verify import verify_dataset
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> DemoConfig:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return DemoConfig(out=out, num_train=70, num_val=20, epochs=3, device="cpu", profile_seconds=0.2, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def report(config: DemoConfig) -> DemoReport:
+    return run_demo(config)
+
+
+def test_everything_is_stored_but_the_two_broken_files(report: DemoReport) -> None:
+    train, val = report.converted
+    assert (train.num_stored, val.num_stored) == (68, 20)
+    assert train.rejected == {"truncated": 1, "not_an_image": 1}
+    assert val.rejected == {}
+    assert verify_dataset(report.out / "data" / "train", quiet=True).problems == []
+    names = load_manifest(report.out / "data" / "train").class_names
+    assert len(names) == 10
+    assert load_manifest(report.out / "data" / "val").class_names == names
+
+
+def test_it_leaves_three_pictures_and_one_summary(report: DemoReport) -> None:
+    for picture in (report.preview, report.trained.learning_curve, report.trained.kernels):
+        assert picture is not None
+        assert cv2.imread(str(picture)).shape[2] == 3
+    document = json.loads((report.out / "demo.json").read_text())
+    assert document == json.loads(json.dumps(report.to_json()))
+    assert document["trained"]["epochs"] == 3
+
+
+def test_evaluations_count_every_picture_once(report: DemoReport) -> None:
+    assert [(e.result.num_samples, e.result.num_views) for e in report.evaluated] == [(20, 1), (20, 10)]
+
+
+def test_the_report_is_one_table(report: DemoReport, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(report)
+    out = capsys.readouterr().out
+    for word in ("68 training and 20 validation", "1 truncated", "top-1", "0.2175", "contact sheet", "verdict"):
+        assert word in out
+
+
+def test_an_earlier_demo_is_replaced_and_nothing_else_is_touched(
+    config: DemoConfig, report: DemoReport, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"'thesis.tex', which no demo made"):
+        run_demo(DemoConfig(out=tmp_path, quiet=True))
+    assert run_command(lambda: cli(["demo", "--out", str(tmp_path)], standalone_mode=False)) == 3
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+    capsys.readouterr()
+    options = ["--num-train", "70", "--num-val", "20", "--epochs", "3", "--device", "cpu", "--profile-seconds", "0.2"]
+    command = ["demo", "--out", str(config.out), *options, "--json", "--quiet"]
+    assert run_command(lambda: cli(command, standalone_mode=False)) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["converted"]["train"]["manifest_digest"] == report.converted[0].manifest_digest
+    assert again["trained"]["weights_sha256"] == report.trained.result.weights_sha256
