@@ -274,7 +274,7 @@ def _report_estimate(plan: dict[str, Any], *, as_json: bool) -> None:
             ("sources", f"{plan['num_sources']:,} in {plan['num_classes']} classes"),
             ("shards", plan["num_shards"]),
             ("size", f"about {megabytes(plan['expected_bytes'])}, {megabytes(plan['free_bytes'])} are free"),
-            ("time", f"about {plan['expected_seconds']:,.0f} s with {plan['workers']} workers"),
+            ("time", f"about {plan['expected_seconds']:,.1f} s with {plan['workers']} workers"),
             ("sample", f"{plan['sampled']} sources, rejected: {_counts(plan['sampled_rejects']) or 'none'}"),
             ("fits", "yes" if plan["fits"] else "NO: choose another disk"),
         ],
