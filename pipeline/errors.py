@@ -82,7 +82,10 @@ class MissingExtraError(MachineError):
 
     def __str__(self) -> str:
         package, extra, purpose = self.args
-        return f"{purpose} needs the package {package!r}, which is not installed: pip install 'lmdali[{extra}]'"
+        return (
+            f"{purpose} needs the package {package!r}, which is not installed: pip install 'lmdali[{extra}]' "
+            f"(in a checkout: pip install '.[{extra}]')"
+        )
 
 
 class ThresholdError(LmdaliError):

@@ -172,7 +172,8 @@ def _choose_backend(wanted: BackendName, device: torch.device) -> tuple[BackendN
         return "cpu", "the device is the CPU"
     if importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None:
         return "dali", f"the device is {device} and DALI is installed"
-    return "cpu", f"the device is {device}, but DALI is not installed: pip install 'lmdali[dali-cuda13]'"
+    line = "pip install 'lmdali[dali-cuda13]' (in a checkout: pip install '.[dali-cuda13]')"
+    return "cpu", f"the device is {device}, but DALI is not installed: {line}"
 
 
 def _open(dataset: str | Path) -> ShardReader:
