@@ -21,7 +21,15 @@ except ImportError as error:  # the converter and the tools that only read need 
     raise MissingExtraError("numba", "train", "the CPU loader's compiled crop") from error
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
-_compiled: Callable[[_Function], _Function] = numba.njit(nogil=True, cache=True, boundscheck=False)
+
+
+def _compiled(function: _Function) -> _Function:
+    """Compile at the first call; keep the machine code on disk where there is a place for it."""
+    try:
+        kernel: _Function = numba.njit(nogil=True, cache=True, boundscheck=False)(function)
+    except (RuntimeError, OSError):  # neither the package's folder nor the user's cache can be written
+        kernel = numba.njit(nogil=True, boundscheck=False)(function)
+    return kernel
 
 
 # The loops below walk flat rows: there the compiler sees unit strides and vectorises, which halves the time.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,21 @@ def case(drawn: Any) -> tuple[NDArray[np.uint8], AugmentParams, PixelTransform, 
     alphas = random.normal(0, 0.1, (1, 3)).astype(np.float32)
     params = AugmentParams(np.array(offset), np.array([flip]), alphas)
     return pixels, params, transform_of(seed), crop
+
+
+def test_without_a_place_for_machine_code_it_is_compiled_each_time() -> None:
+    script = """
+import numpy as np
+from lmdali.pipeline import crop_kernel
+
+out = np.zeros((2, 2, 3), np.uint8)
+crop_kernel.crop_pixels(np.ones((4, 4, 3), np.uint8), 1, 1, True, out)
+assert out.all()
+"""
+    # Only the cache of interactive sessions is allowed, and a file has none: as where no folder can be written.
+    environment = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @given(CASES)
