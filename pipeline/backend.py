@@ -44,6 +44,11 @@ class OutputSpec:
         """Images in the largest batch."""
         return self.batch_size * self.num_views
 
+    @property
+    def holds_pixels(self) -> bool:
+        """Whether images are stored pixels, cropped and flipped and no more."""
+        return self.dtype == "uint8"
+
     def image_shape(self) -> tuple[int, int, int]:
         """Shape of one image in this layout."""
         size = self.crop_size

@@ -8,9 +8,9 @@ batch goes to a GPU, threads cut uint8 patches into pinned memory and the arithm
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -24,13 +24,12 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.decode import decode_stored
+from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.records import Record
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.transfer import DeviceCopier, DeviceNormalizer, torch_dtype
 from lmdali.pipeline.verify_policy import CrcPolicy
-
-_SAMPLES_PER_TASK = 16
 
 
 @dataclass(eq=False)
@@ -64,12 +63,12 @@ class CpuBackend:
         crc: CrcPolicy,
         timers: StageTimers,
     ) -> None:
-        self._reader, self._spec, self._crc, self._timers = reader, spec, crc, timers
+        self._spec, self._timers = spec, timers
         self._on_gpu = spec.device.type == "cuda"
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="lmdali-cpu")
+        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-cpu")
         self._scratch = threading.local()
         self._size, self._raw = reader.manifest.image_size, reader.manifest.encoding == "raw"
-        cut_only = self._on_gpu or spec.dtype == "uint8" or transform.is_identity
+        cut_only = self._on_gpu or spec.holds_pixels or transform.is_identity
         # Half precision is made from float32 at the end: the 2012 arithmetic is float32, and NumPy has no bfloat16.
         self._planar = spec.layout == "NCHW" and not self._on_gpu
         mean = np.ascontiguousarray(transform.mean.transpose(2, 0, 1)) if self._planar else transform.mean
@@ -83,9 +82,7 @@ class CpuBackend:
         """Queue the batch's samples on the threads."""
         images, tensor = self._ring.take(len(plan.params))
         pending = _Pending(plan, images, tensor, np.empty(len(plan.indices), np.int64), [])
-        for first in range(0, len(plan.indices), _SAMPLES_PER_TASK):
-            last = min(first + _SAMPLES_PER_TASK, len(plan.indices))
-            pending.tasks.append(self._pool.submit(self._fill, pending, first, last))
+        pending.tasks = self._threads.submit(len(plan.indices), partial(self._fill, pending))
         return pending
 
     def finish(self, pending: _Pending) -> Batch:
@@ -112,14 +109,11 @@ class CpuBackend:
 
     def cancel(self, pending: _Pending) -> None:
         """Drop what has not begun and wait for what has: its buffer may be handed out again right after."""
-        for task in pending.tasks:
-            task.cancel()
-        wait_for(pending.tasks)
+        self._threads.cancel(pending.tasks)
 
     def close(self) -> None:
         """Join the threads and close the shards that nobody else reads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._reader.close()
+        self._threads.close()
 
     def _fill(self, pending: _Pending, first: int, last: int) -> None:
         totals = [0.0, 0.0, 0.0]
@@ -144,10 +138,7 @@ class CpuBackend:
             totals[1] += decoded - read
             totals[2] += perf_counter() - decoded
 
-        verify = self._crc.wanted(index)
-        self._reader.read(index, use, verify=verify)
-        if verify:
-            self._crc.passed(index)
+        self._threads.read(index, use)
 
     def _crop(self, pending: _Pending, pixels: NDArray[np.uint8], views: range) -> None:
         params = pending.plan.params

@@ -8,8 +8,7 @@ the contract. Here our threads read the records in our order, and the graph take
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import MissingExtraError, RecordError
+from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.records import Record
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
@@ -38,7 +38,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("nvidia-dali", "dali-cuda13", "the DALI backend") from error
 
-_SAMPLES_PER_TASK = 16
 _MAX_SCHEDULED = 2
 """Batches inside DALI at a time; each costs the device one batch of decoded images."""
 
@@ -73,9 +72,9 @@ class DaliBackend:
         crc: CrcPolicy,
         timers: StageTimers,
     ) -> None:
-        self._reader, self._spec, self._crc, self._timers = reader, spec, crc, timers
+        self._reader, self._spec, self._timers = reader, spec, timers
         self._room = reader.manifest.image_size - spec.crop_size
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="lmdali-dali")
+        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-dali")
         self._waiting: deque[_Pending] = deque()
         self._in_pipeline: deque[_Pending] = deque()
         self._build = partial(_build, reader.manifest.image_size, transform, spec, num_threads)
@@ -86,9 +85,7 @@ class DaliBackend:
         """Queue the batch's records on the reader threads."""
         count = len(plan.indices)
         pending = _Pending(plan, [np.empty(0, np.uint8)] * count, np.empty(count, np.int64), [])
-        for first in range(0, count, _SAMPLES_PER_TASK):
-            last = min(first + _SAMPLES_PER_TASK, count)
-            pending.tasks.append(self._pool.submit(self._read, pending, first, last))
+        pending.tasks = self._threads.submit(count, partial(self._read, pending))
         if count:  # DALI takes no batch of nothing, which a rank may have at the end of an evaluation
             self._waiting.append(pending)
         self._schedule()
@@ -113,9 +110,7 @@ class DaliBackend:
 
     def cancel(self, pending: _Pending) -> None:
         """Drop a batch; what is already inside DALI is taken out and thrown away."""
-        for task in pending.tasks:
-            task.cancel()
-        wait_for(pending.tasks)
+        self._threads.cancel(pending.tasks)
         try:
             while pending in self._in_pipeline:
                 self._take_outputs()
@@ -128,8 +123,7 @@ class DaliBackend:
         """Join the readers and free DALI's memory."""
         if not self._closed:
             self._closed = True
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._reader.close()
+            self._threads.close()
             with suppress(RuntimeError):  # an undecodable image in there is nobody's concern any more
                 while self._in_pipeline:
                     self._take_outputs()
@@ -145,10 +139,7 @@ class DaliBackend:
                 pending.encoded[sample] = np.frombuffer(bytes(record.data), np.uint8)
                 pending.labels[sample] = record.label
 
-            verify = self._crc.wanted(index)
-            self._reader.read(index, use, verify=verify)
-            if verify:
-                self._crc.passed(index)
+            self._threads.read(index, use)
         self._timers.add("read", perf_counter() - begin)
 
     def _schedule(self) -> None:
@@ -177,7 +168,7 @@ class DaliBackend:
             pipe.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
             pipe.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
             pipe.feed_input(f"flip_{view}", params.flip[part].astype(np.int32))
-            if _needs_shift(self._spec):
+            if not self._spec.holds_pixels:
                 pipe.feed_input(f"shift_{view}", np.ascontiguousarray(-pending.plan.shifts[part]))
         pipe.schedule_run()
 
@@ -232,13 +223,9 @@ def _shown(pending: _Pending) -> str:
     return ", ".join(str(index) for index in pending.plan.indices[:8]) + (", ..." if len(pending.labels) > 8 else "")
 
 
-def _needs_shift(spec: OutputSpec) -> bool:
-    return spec.dtype != "uint8"
-
-
 def _to_torch(output: Any, spec: OutputSpec) -> torch.Tensor:
     dense = output.as_tensor()
-    dtype = torch.uint8 if spec.dtype == "uint8" else torch.float32
+    dtype = torch.uint8 if spec.holds_pixels else torch.float32
     tensor = torch.empty(tuple(dense.shape()), dtype=dtype, device=spec.device)
     if spec.device.type == "cuda":
         feed_ndarray(dense, tensor, cuda_stream=torch.cuda.current_stream(spec.device))
@@ -270,7 +257,7 @@ def _build(image_size: int, transform: PixelTransform, spec: OutputSpec, num_thr
             use_fast_idct=False,
             jpeg_fancy_upsampling=True,
         )
-        normalized = spec.dtype != "uint8"
+        normalized = not spec.holds_pixels
         if normalized:
             pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
         views = [_view(pixels, view, normalized, transform, spec) for view in range(spec.num_views)]

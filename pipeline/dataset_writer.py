@@ -11,7 +11,6 @@ import fcntl
 import os
 import shutil
 import socket
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -40,7 +39,7 @@ from lmdali.pipeline.manifest import (
     load_manifest,
 )
 from lmdali.pipeline.shard_writer import SHARD_FILE, TEMPORARY_SUFFIX, ShardWriter, shard_from_json
-from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, read_rows, write_rows
+from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, count_values, write_rows
 
 STAGING_DIRECTORY = ".staging"
 _PLAN_FILE = "plan.json"
@@ -173,8 +172,8 @@ class DatasetWriter:
     def finish_shard(self, name: str, shard: ShardWriter, content: ShardContent) -> ShardInfo:
         """Stage the shard's tables and sums, then give it its final name."""
         staged = self.directory / STAGING_DIRECTORY
-        write_rows(staged / f"{name}.records", RecordRow, list(content.records))
-        write_rows(staged / f"{name}.rejects", RejectRow, list(content.rejects))
+        write_rows(staged / f"{name}.records", RecordRow, content.records)
+        write_rows(staged / f"{name}.rejects", RejectRow, content.rejects)
         assert content.moments.image_sums is not None
         # The last of the three, and it syncs their directory: a shard with its final name must find them all.
         write_atomic(staged / f"{name}.npy", npy_bytes(content.moments.image_sums))
@@ -202,14 +201,13 @@ class DatasetWriter:
         names = [info.name for info in infos]
         self._join(names, RECORDS_FILE, RecordRow, index=True)
         self._join(names, REJECTS_FILE, RejectRow, index=False)
-        manifest = self._manifest(infos)
         # The digest is needed by the statistics, and the manifest must be the last file to appear.
-        digest = manifest.with_digest().digest
-        save_statistics(self.directory, total, digest)
+        manifest = self._manifest(infos).with_digest()
+        save_statistics(self.directory, total, manifest.digest)
         return manifest.save(self.directory)
 
     def _manifest(self, infos: list[ShardInfo]) -> Manifest:
-        labels = Counter(row["label"] for row in read_rows(self.directory / RECORDS_FILE, ["label"]))
+        labels = count_values(self.directory / RECORDS_FILE, "label")
         return Manifest(
             image_size=self.plan.image_size,
             encoding=self.plan.encoding,

@@ -87,6 +87,16 @@ class Manifest:
     tables: dict[str, str]
     digest: str = ""
 
+    @property
+    def payload_bytes(self) -> int:
+        """Stored image bytes of all shards."""
+        return sum(shard.payload_bytes for shard in self.shards)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.file_bytes for shard in self.shards)
+
     def with_digest(self) -> Manifest:
         """The same manifest with its digest worked out."""
         return replace(self, digest=canonical_digest(self._document()))

@@ -11,7 +11,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,15 +126,6 @@ class ShardReader:
     def data_file(self, name: str) -> Path:
         """Path of a shard's LMDB file."""
         return self.directory / SHARDS_DIRECTORY / name / DATA_FILE
-
-    @contextmanager
-    def shard(self, number: int) -> Iterator[_OpenShard]:
-        """Hold one shard open."""
-        shard = self._acquire(number)
-        try:
-            yield shard
-        finally:
-            _registry.release(shard)
 
     def _acquire(self, number: int) -> _OpenShard:
         directory = self._directories[number]

@@ -64,7 +64,7 @@ class SyntheticBackend:
             0, 256, (spec.num_images, *spec.image_shape()), np.uint8
         )
         images = torch.from_numpy(noise)
-        if spec.dtype != "uint8":
+        if not spec.holds_pixels:
             images = (images.to(torch.float32) - 128).to(torch_dtype(spec.dtype))
         self._images = images.to(spec.device)
 

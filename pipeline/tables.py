@@ -5,6 +5,8 @@ Parquet because pandas, DuckDB and Polars read it; its rows are for people and f
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ Row = RecordRow | RejectRow
 _TYPES = {"int": pa.int64(), "str": pa.string()}
 
 
-def write_rows(path: Path, kind: type[Row], rows: list[Row]) -> None:
+def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     """Write rows to a new file and make it durable."""
     table = pa.table(
         {f.name: pa.array([getattr(row, f.name) for row in rows], _TYPES[str(f.type)]) for f in fields(kind)}
@@ -123,11 +125,25 @@ def read_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, An
     Raises:
         IntegrityError: the file is missing or not Parquet.
     """
+    rows: list[dict[str, Any]] = _read(path, columns).to_pylist()
+    return rows
+
+
+def count_values(path: Path, column: str) -> Counter[Any]:
+    """How often each value of a column occurs, in order of first appearance; no row becomes a Python object.
+
+    Raises:
+        IntegrityError: the file is missing or not Parquet.
+    """
+    counts = _read(path, [column])[column].value_counts()
+    return Counter({entry["values"].as_py(): entry["counts"].as_py() for entry in counts})
+
+
+def _read(path: Path, columns: list[str] | None) -> Any:
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+        return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
-    return rows
 
 
 def printable(path: str) -> str:

@@ -8,12 +8,13 @@ small_jpeg_dataset    directory: 37 records of 48 pixels in shards of 8 sources;
 small_raw_dataset     numbers and plan positions differ. For tests that read a dataset many times.
 make_dataset          function(source folder or list, out, *, shard_sources, **ConvertConfig fields) -> out: converts in
                       this process, which takes no second to start.
+one_thread            torch uses one thread in the modules that ask for it.
 make_photo_folder     function(out, classes, per_class, *, broken, sides, seed) -> out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
@@ -78,6 +80,15 @@ def _make_dataset(source: Path, out: Path, *, shard_sources: int | None = None, 
             make_shard(job)
         writer.publish()
     return out
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from threads, which on a busy machine wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

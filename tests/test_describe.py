@@ -6,15 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import run
 
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.tools.cli import cli
 from lmdali.tools.describe import dataset_facts
-from lmdali.tools.exit_codes import run_command
-
-
-def run(*args: object) -> int:
-    return run_command(lambda: cli([str(arg) for arg in args], standalone_mode=False))
 
 
 def test_facts_are_those_of_the_manifest(small_raw_dataset: Path) -> None:

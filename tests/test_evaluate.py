@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from lmdali.model.presets import PRESETS
@@ -18,13 +17,7 @@ from lmdali.pipeline.errors import ConfigError, InputError, MachineError
 from lmdali.tools.evaluate import EvalConfig, command, evaluate_checkpoint, evaluation_augment
 from lmdali.tools.train import TrainJob, TrainReport, train_dataset
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,12 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
+from command_line import run
 
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.errors import InputError, RecordError
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.tools.cli import cli
-from lmdali.tools.exit_codes import run_command
 from lmdali.tools.pca import angles_degrees, dataset_moments
-
-
-def run(*args: object) -> int:
-    return run_command(lambda: cli([str(arg) for arg in args], standalone_mode=False))
 
 
 def varint(number: int) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, printable, read_rows, write_rows
+from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, count_values, printable, read_rows, write_rows
 
 RECORD = RecordRow(
     position=0,
@@ -36,6 +36,15 @@ def test_rows_come_back(tmp_path: Path) -> None:
     write_rows(tmp_path / "t", RecordRow, list(rows))
     assert read_rows(tmp_path / "t") == [{f.name: getattr(row, f.name) for f in fields(RecordRow)} for row in rows]
     assert read_rows(tmp_path / "t", ["label"]) == [{"label": 2}] * 2
+
+
+def test_values_are_counted_in_order_of_first_appearance(tmp_path: Path) -> None:
+    write_rows(tmp_path / "t", RecordRow, [replace(RECORD, label=label) for label in (7, 2, 7, 0, 2, 7)])
+    write_rows(tmp_path / "none", RejectRow, [])
+    assert list(count_values(tmp_path / "t", "label").items()) == [(7, 3), (2, 2), (0, 1)]
+    assert count_values(tmp_path / "none", "reason") == {}
+    with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
+        count_values(tmp_path / "missing", "label")
 
 
 def test_parts_are_joined_in_order_with_a_running_number(tmp_path: Path) -> None:

@@ -7,22 +7,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_line import run
 
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.pipeline.shard_reader import ShardReader
-from lmdali.tools.cli import cli
-from lmdali.tools.exit_codes import run_command
 from lmdali.tools.verify import verify_dataset
 
 
 @pytest.fixture
 def dataset(small_jpeg_dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_jpeg_dataset, tmp_path / "dataset"))
-
-
-def run(*args: object) -> int:
-    return run_command(lambda: cli([str(arg) for arg in args], standalone_mode=False))
 
 
 def image_bytes(dataset: Path, index: int) -> bytes:

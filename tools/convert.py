@@ -17,7 +17,7 @@ from lmdali.pipeline.files import free_bytes
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.sampler import EpochOrder
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.tables import count_values
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, shard_jobs
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.progress import progress_bar
@@ -67,17 +67,18 @@ def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSu
     """Count what a finished dataset holds, from its own tables."""
     manifest = load_manifest(directory)
     oddities: Counter[str] = Counter()
-    for row in read_rows(directory / RECORDS_FILE, ["oddities"]):
-        oddities.update(name for name in row["oddities"].split(",") if name)
-    rejected = Counter(row["reason"] for row in read_rows(directory / REJECTS_FILE, ["reason"]))
+    for names, count in count_values(directory / RECORDS_FILE, "oddities").items():
+        for name in filter(None, names.split(",")):
+            oddities[name] += count
+    rejected = count_values(directory / REJECTS_FILE, "reason")
     return ConvertSummary(
         num_stored=manifest.num_records,
         num_rejected=manifest.num_rejected,
         rejected=dict(rejected.most_common()),
         oddities=dict(oddities.most_common()),
         num_shards=len(manifest.shards),
-        payload_bytes=sum(shard.payload_bytes for shard in manifest.shards),
-        file_bytes=sum(shard.file_bytes for shard in manifest.shards),
+        payload_bytes=manifest.payload_bytes,
+        file_bytes=manifest.file_bytes,
         seconds=seconds,
         resumed_shards=resumed_shards,
         manifest_digest=manifest.digest,

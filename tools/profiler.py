@@ -212,13 +212,12 @@ def _setting(
     device: torch.device,
     model: nn.Module | None,
 ) -> Setting:
-    payload_bytes = sum(shard.payload_bytes for shard in manifest.shards)
     return Setting(
         dataset=str(dataset),
         dataset_digest=manifest.digest,
         num_samples=manifest.num_records,
         encoding=manifest.encoding,
-        mean_record_bytes=payload_bytes / manifest.num_records,
+        mean_record_bytes=manifest.payload_bytes / manifest.num_records,
         batch_size=config.batch_size,
         steps_per_epoch=len(loader),
         num_threads=config.num_threads,
@@ -260,8 +259,7 @@ def _cautions(manifest: Manifest, machine: Mapping[str, Any]) -> tuple[str, ...]
             f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): "
             "compare shares, not rates"
         )
-    file_bytes = sum(shard.file_bytes for shard in manifest.shards)
-    if machine["memory_bytes"] is not None and file_bytes < machine["memory_bytes"]:
+    if machine["memory_bytes"] is not None and manifest.file_bytes < machine["memory_bytes"]:
         found.append("the dataset fits into memory: reads came from the page cache, not from the disk")
     return tuple(found)
 
