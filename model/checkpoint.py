@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,6 @@ class Checkpoint:
     class_names: tuple[str, ...]
     manifest_digest: str
     lmdali_version: str
-
-
-def lmdali_version() -> str:
-    """The installed version, or `unknown` when run from somewhere else."""
-    try:
-        return version("lmdali")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def content_digest(value: Any) -> str:

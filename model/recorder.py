@@ -119,6 +119,7 @@ class Recorder:
         self._write(
             "epoch",
             lr=lr,
+            digest=state.epoch_digest,
             train_loss=loss,
             train_top1_error=top1,
             train_top5_error=top5,

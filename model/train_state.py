@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmdali.model.evaluator import EvalResult
+from lmdali.pipeline.order_digest import digest_text
 
 
 @dataclass
@@ -20,6 +21,8 @@ class TrainState:
         samples_seen: images trained on, all epochs together.
         epoch_samples: images of this epoch trained on.
         epoch_steps: updates of this epoch.
+        epoch_digest: of the samples and draws of this epoch so far (before its first step: of the epoch before it), 16
+            hexadecimal digits, or None where the loader does not know it.
         loss_sum: over the epoch's steps, of the batch means.
         top1_sum: same, of the top-1 errors.
         top5_sum: same, of the top-5 errors.
@@ -34,6 +37,7 @@ class TrainState:
     samples_seen: int = 0
     epoch_samples: int = 0
     epoch_steps: int = 0
+    epoch_digest: str | None = None
     loss_sum: float = 0.0
     top1_sum: float = 0.0
     top5_sum: float = 0.0
@@ -42,12 +46,13 @@ class TrainState:
     metrics_bytes: int = 0
     seconds: float = 0.0
 
-    def count_step(self, num_samples: int) -> None:
-        """One more update, on `num_samples` images."""
+    def count_step(self, num_samples: int, epoch_digest: int | None) -> None:
+        """One more update, on `num_samples` images; the digest is the loader's once it has given them."""
         self.step += 1
         self.epoch_steps += 1
         self.samples_seen += num_samples
         self.epoch_samples += num_samples
+        self.epoch_digest = None if epoch_digest is None else digest_text(epoch_digest)
 
     def add_figures(self, loss: float, top1_error: float, top5_error: float) -> None:
         """Add one step's batch means."""

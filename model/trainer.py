@@ -17,7 +17,6 @@ from lmdali.model.checkpoint import (
     Checkpoint,
     CheckpointDirectory,
     content_digest,
-    lmdali_version,
     require_same_run,
 )
 from lmdali.model.evaluator import EvalResult, evaluate
@@ -34,6 +33,7 @@ from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.release import lmdali_version
 
 CHECKPOINT_DIR = "checkpoints"
 
@@ -226,7 +226,7 @@ class Trainer:
         figures = self._step(batch, lr)
         # Only now is the step before this one waited for, so a GPU always has work queued.
         self._record.settle()
-        self.state.count_step(len(batch.labels))
+        self.state.count_step(len(batch.labels), self.train_loader.epoch_digest)
         self._record.expect(figures, batch, lr)
 
     def _end_epoch(self) -> None:

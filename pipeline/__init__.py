@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmdali.pipeline.dataset_loader import DatasetLoader
     from lmdali.pipeline.eigenbasis import Eigenbasis, load_eigenbasis
     from lmdali.pipeline.loader import LoaderConfig, create_loader
+    from lmdali.pipeline.loader_state import merge_states
 
 __all__ = [
     "AugmentConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "create_loader",
     "load_eigenbasis",
     "load_manifest",
+    "merge_states",
 ]
 
 # Looked up when first used: torch takes two seconds to import, and converting or checking a dataset does without it.
@@ -42,6 +44,7 @@ _HOMES = {
     "LoaderConfig": "loader",
     "create_loader": "loader",
     "load_eigenbasis": "eigenbasis",
+    "merge_states": "loader_state",
 }
 
 

@@ -7,6 +7,7 @@ set, and adds to every pixel of an image the same multiple of each principal com
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,6 +97,16 @@ class AugmentConfig:
     def needs_basis(self) -> bool:
         """Whether the statistics of a dataset are needed."""
         return self.normalize != "none" or self.lighting != "none"
+
+
+AUGMENTS: dict[str, Callable[[], AugmentConfig]] = {
+    "paper": AugmentConfig.paper,
+    "original2012": AugmentConfig.original2012,
+    "center": AugmentConfig.center,
+    "ten": AugmentConfig.ten_crop,
+    "pixels": AugmentConfig.pixels,
+}
+"""Named configurations, as the command line spells them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lmdali.pipeline.batch import Batch
 
+BackendName = Literal["auto", "cpu", "dali", "synthetic"]
 DType = Literal["float32", "float16", "bfloat16", "uint8"]
 Layout = Literal["NCHW", "NHWC"]
 

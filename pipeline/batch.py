@@ -81,6 +81,11 @@ class Loader(Protocol):
         """The epoch that the next iteration delivers, or that the current one is delivering."""
         ...
 
+    @property
+    def epoch_digest(self) -> int | None:
+        """Digest of the samples and draws given in the epoch that is, or was last, delivered; None if not known."""
+        ...
+
     def __iter__(self) -> Iterator[Batch]: ...
 
     def __len__(self) -> int:

@@ -1,15 +1,14 @@
 """The CPU backend: threads that read, decode and crop into one reused batch buffer.
 
-Threads, not processes: LMDB, libjpeg-turbo and the compiled crop all release the GIL, and nothing is copied between
-address spaces. Each task takes a run of samples, so that Python's cost per task is shared by several images. When the
-batch goes to a GPU, threads cut uint8 patches into pinned memory and the arithmetic happens on the device.
+Threads, not processes: everything that takes time releases the GIL, and nothing is copied between address spaces. Each
+task takes a run of samples, so that Python's cost per task is shared by several images. When the batch goes to a GPU,
+threads cut uint8 patches into pinned memory and the arithmetic happens on the device.
 """
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -18,18 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmdali.pipeline import crop_kernel
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.buffers import BufferRing
-from lmdali.pipeline.decode import decode_stored
-from lmdali.pipeline.record_threads import RecordThreads
-from lmdali.pipeline.records import Record
+from lmdali.pipeline.decoded_cache import DecodedCache
+from lmdali.pipeline.patches import PatchCutter, Samples
+from lmdali.pipeline.record_threads import ImageRun, RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.transfer import DeviceCopier, DeviceNormalizer, torch_dtype
+from lmdali.pipeline.transfer import DeviceTransfer, torch_dtype
 from lmdali.pipeline.verify_policy import CrcPolicy
+
+# Half precision is made from float32 at the end: the 2012 arithmetic is float32. NumPy has no bfloat16: bits.
+_BUFFER_DTYPES = {"uint8": np.uint8, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
+
+_NO_BYTES: NDArray[np.uint8] = np.empty(0, np.uint8)
 
 
 @dataclass(eq=False)
@@ -50,6 +53,7 @@ class CpuBackend:
         spec: form and place of the batches.
         num_threads: worker threads.
         crc: which records have their checksum compared.
+        cache: where decoded images of JPEG records are kept, or None.
         timers: where stages are counted.
     """
 
@@ -61,22 +65,26 @@ class CpuBackend:
         *,
         num_threads: int,
         crc: CrcPolicy,
+        cache: DecodedCache | None,
         timers: StageTimers,
     ) -> None:
-        self._spec, self._timers = spec, timers
-        self._on_gpu = spec.device.type == "cuda"
+        self._spec, self._timers, self._cache = spec, timers, cache
+        on_gpu = spec.device.type == "cuda"
         self._threads = RecordThreads(reader, crc, num_threads, "lmdali-cpu")
-        self._scratch = threading.local()
-        self._size, self._raw = reader.manifest.image_size, reader.manifest.encoding == "raw"
-        cut_only = self._on_gpu or spec.holds_pixels or transform.is_identity
-        # Half precision is made from float32 at the end: the 2012 arithmetic is float32, and NumPy has no bfloat16.
-        self._planar = spec.layout == "NCHW" and not self._on_gpu
-        mean = np.ascontiguousarray(transform.mean.transpose(2, 0, 1)) if self._planar else transform.mean
-        self._normalized = None if cut_only else (mean, transform.scale)
-        shape = spec.image_shape() if self._planar else (spec.crop_size, spec.crop_size, 3)
-        self._ring = BufferRing((spec.num_images, *shape), np.uint8 if cut_only else np.float32, pinned=self._on_gpu)
-        self._normalizer = DeviceNormalizer(transform, spec) if self._on_gpu else None
-        self._copier = DeviceCopier(spec.device) if self._on_gpu else None
+        # What follows on the device wants pixels next to each other, whatever layout it delivers.
+        cut_form = replace(spec, dtype="uint8", layout="NHWC") if on_gpu else spec
+        cut_only = on_gpu or spec.holds_pixels
+        self._cutter = PatchCutter(
+            reader.manifest,
+            None if cut_only else transform,
+            cut_form,
+            describe=reader.describe,
+            cache=cache,
+            timers=timers,
+        )
+        shape = (spec.num_images, *cut_form.image_shape())
+        self._ring = BufferRing(shape, _BUFFER_DTYPES[cut_form.dtype], pinned=on_gpu)
+        self._transfer = DeviceTransfer(transform, spec) if on_gpu else None
 
     def start(self, plan: BatchPlan) -> _Pending:
         """Queue the batch's samples on the threads."""
@@ -93,17 +101,12 @@ class CpuBackend:
         except BaseException:
             self.cancel(pending)
             raise
-        labels, indices = torch.from_numpy(pending.labels), torch.from_numpy(pending.plan.indices)
-        if self._normalizer is None or self._copier is None:
-            return Batch(pending.tensor.to(torch_dtype(self._spec.dtype)), labels, indices)
+        indices = torch.from_numpy(pending.plan.indices)
+        if self._transfer is None:
+            images = pending.tensor.view(torch_dtype(self._spec.dtype))
+            return Batch(images, torch.from_numpy(pending.labels), indices)
         start = perf_counter()
-        patches, event = self._copier.copy(pending.tensor)
-        on_device_labels, label_event = self._copier.copy(labels.pin_memory())
-        self._copier.hand_over(patches, event)
-        self._copier.hand_over(on_device_labels, label_event)
-        images = self._normalizer(patches, pending.plan)
-        # The pinned buffer may be filled again once nobody holds it: wait until the copy has read it.
-        event.synchronize()
+        images, on_device_labels = self._transfer.send(pending.tensor, pending.labels, pending.plan)
         self._timers.add("copy", perf_counter() - start)
         return Batch(images, on_device_labels, indices)
 
@@ -112,49 +115,35 @@ class CpuBackend:
         self._threads.cancel(pending.tasks)
 
     def close(self) -> None:
-        """Join the threads and close the shards that nobody else reads."""
+        """Join the threads and let go of the shards."""
         self._threads.close()
+        if self._transfer is not None:
+            self._transfer.close()
 
-    def _fill(self, pending: _Pending, first: int, last: int) -> None:
-        totals = [0.0, 0.0, 0.0]
-        for sample in range(first, last):
-            self._fill_one(pending, sample, totals)
-        for stage, seconds in zip(("read", "decode", "augment"), totals, strict=True):
-            self._timers.add(stage, seconds)
-
-    def _fill_one(self, pending: _Pending, sample: int, totals: list[float]) -> None:
-        views = range(sample * self._spec.num_views, (sample + 1) * self._spec.num_views)
-        index = int(pending.plan.indices[sample])
+    def _fill(self, pending: _Pending, first: int, stop: int) -> None:
         start = perf_counter()
+        plan = pending.plan
+        indices = plan.indices[first:stop]
+        run = self._find(indices)
+        pending.labels[first:stop] = run.labels
+        self._timers.add("read", perf_counter() - start)
+        views = slice(first * self._spec.num_views, stop * self._spec.num_views)
+        params = plan.params
+        self._cutter.cut(
+            Samples(run, indices, params.crop_yx[views], params.flip[views], plan.shifts[views], pending.images[views])
+        )
 
-        def use(record: Record) -> None:
-            # Everything happens while the record is mapped: raw pixels are cropped straight out of the shard.
-            read = perf_counter()
-            pixels = decode_stored(record.data, self._size, out=None if self._raw else self._decoded())
-            decoded = perf_counter()
-            self._crop(pending, pixels, views)
-            pending.labels[sample] = record.label
-            totals[0] += read - start
-            totals[1] += decoded - read
-            totals[2] += perf_counter() - decoded
-
-        self._threads.read(index, use)
-
-    def _crop(self, pending: _Pending, pixels: NDArray[np.uint8], views: range) -> None:
-        params = pending.plan.params
-        for view in views:
-            y, x = params.crop_yx[view]
-            flip, out = bool(params.flip[view]), pending.images[view]
-            if self._normalized is None:
-                (crop_kernel.crop_pixels_planar if self._planar else crop_kernel.crop_pixels)(pixels, y, x, flip, out)
-            else:
-                mean, scale = self._normalized
-                kernel = crop_kernel.crop_normalized_planar if self._planar else crop_kernel.crop_normalized
-                kernel(pixels, y, x, flip, mean, pending.plan.shifts[view], scale, out)
-
-    def _decoded(self) -> NDArray[np.uint8]:
-        """This thread's buffer for one decoded image."""
-        buffer: NDArray[np.uint8] | None = getattr(self._scratch, "pixels", None)
-        if buffer is None:
-            buffer = self._scratch.pixels = np.empty((self._size, self._size, 3), np.uint8)
-        return buffer
+    def _find(self, indices: NDArray[np.int64]) -> ImageRun:
+        """Where images lie, and their labels; of cached ones nothing is read, and where they lie is not said."""
+        if self._cache is None:
+            return self._threads.find(indices)
+        places = self._cache.find(indices)
+        missing = np.flatnonzero(places < 0)
+        if len(missing) == len(indices):
+            return self._threads.find(indices)
+        labels, starts, stops = self._cache.labels[places], np.zeros_like(indices), np.zeros_like(indices)
+        if not len(missing):
+            return ImageRun(_NO_BYTES, starts, stops, labels)
+        found = self._threads.find(indices[missing])
+        starts[missing], stops[missing], labels[missing] = found.starts, found.stops, found.labels
+        return ImageRun(found.bytes, starts, stops, labels)

@@ -1,9 +1,10 @@
-"""How many threads this process may really use: affinity and container limits, not the machine's core count."""
+"""The CPUs of this process: how many it may really use (affinity and container limits count), and what they are."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
@@ -18,6 +19,17 @@ def usable_cpus() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_cpus()
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def _cgroup_cpus() -> float | None:

@@ -8,7 +8,7 @@ user's machine; it releases the GIL, and keeps its machine code on disk between 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,10 @@ try:
 except ImportError as error:  # the converter and the tools that only read need none of this
     raise MissingExtraError("numba", "train", "the CPU loader's compiled crop") from error
 
-_Function = TypeVar("_Function", bound=Callable[..., None])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
     """Compile at the first call; keep the machine code on disk where there is a place for it."""
     try:
         kernel: _Function = numba.njit(nogil=True, cache=True, boundscheck=False)(function)
@@ -32,10 +32,19 @@ def _compiled(function: _Function) -> _Function:
     return kernel
 
 
+def inlined(function: _Function) -> _Function:
+    """Compile as a part of each kernel that calls it: a call in an inner loop would keep the loop from vectorising.
+
+    Nothing in it may allocate: it counts no references to its arrays, which took a third of the JPEG kernel's time.
+    """
+    part: _Function = numba.njit(nogil=True, boundscheck=False, forceinline=True, _nrt=False)(function)
+    return part
+
+
 # The loops below walk flat rows: there the compiler sees unit strides and vectorises, which halves the time.
 
 
-@_compiled
+@compiled
 def crop_pixels(pixels: NDArray[np.uint8], y0: int, x0: int, flip: bool, out: NDArray[np.uint8]) -> None:
     """Copy a patch of (H, W, 3) uint8 `pixels` into (S, S, 3) uint8 `out`."""
     size = out.shape[0]
@@ -53,7 +62,7 @@ def crop_pixels(pixels: NDArray[np.uint8], y0: int, x0: int, flip: bool, out: ND
                 target[i] = row[i]
 
 
-@_compiled
+@compiled
 def crop_pixels_planar(pixels: NDArray[np.uint8], y0: int, x0: int, flip: bool, out: NDArray[np.uint8]) -> None:
     """Copy a patch of (H, W, 3) uint8 `pixels` into (3, S, S) uint8 `out`."""
     size = out.shape[1]
@@ -69,7 +78,7 @@ def crop_pixels_planar(pixels: NDArray[np.uint8], y0: int, x0: int, flip: bool, 
                     target[x] = row[3 * x + c]
 
 
-@_compiled
+@compiled
 def crop_normalized(
     pixels: NDArray[np.uint8],
     y0: int,
@@ -102,7 +111,7 @@ def crop_normalized(
                 target[k + 2] = (np.float32(row[k + 2]) - row_mean[k + 2] + add2) * factor2
 
 
-@_compiled
+@compiled
 def crop_normalized_planar(
     pixels: NDArray[np.uint8],
     y0: int,
@@ -126,3 +135,81 @@ def crop_normalized_planar(
             else:
                 for x in range(size):
                     target[x] = (np.float32(row[3 * x + c]) - row_mean[x] + add) * factor
+
+
+# The same for a run of images: `data` is flat, image i is the size * size * 3 bytes from `starts[i]` on, its views are
+# rows i * num_views and following of `crop_yx`, `flip`, `shifts` and `out`. One call from Python for all of them.
+
+
+@compiled
+def crop_run_pixels(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    out: NDArray[np.uint8],
+) -> None:
+    """`crop_pixels` of n images: (n * num_views, S, S, 3) uint8 `out`."""
+    for i in range(len(starts)):
+        pixels = data[starts[i] : starts[i] + 3 * size * size].reshape((size, size, 3))
+        for v in range(i * num_views, (i + 1) * num_views):
+            crop_pixels(pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], out[v])
+
+
+@compiled
+def crop_run_pixels_planar(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    out: NDArray[np.uint8],
+) -> None:
+    """`crop_pixels_planar` of n images: (n * num_views, 3, S, S) uint8 `out`."""
+    for i in range(len(starts)):
+        pixels = data[starts[i] : starts[i] + 3 * size * size].reshape((size, size, 3))
+        for v in range(i * num_views, (i + 1) * num_views):
+            crop_pixels_planar(pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], out[v])
+
+
+@compiled
+def crop_run_normalized(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    mean: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """`crop_normalized` of n images: (n * num_views, S, S, 3) float32 `out`; `mean` is (H, W, 3)."""
+    for i in range(len(starts)):
+        pixels = data[starts[i] : starts[i] + 3 * size * size].reshape((size, size, 3))
+        for v in range(i * num_views, (i + 1) * num_views):
+            crop_normalized(pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], mean, shifts[v], scale, out[v])
+
+
+@compiled
+def crop_run_normalized_planar(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    mean: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """`crop_normalized_planar` of n images: (n * num_views, 3, S, S) float32 `out`; `mean` is (3, H, W)."""
+    for i in range(len(starts)):
+        pixels = data[starts[i] : starts[i] + 3 * size * size].reshape((size, size, 3))
+        for v in range(i * num_views, (i + 1) * num_views):
+            crop_normalized_planar(pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], mean, shifts[v], scale, out[v])

@@ -1,12 +1,17 @@
 """The DALI backend: the same order and draws, decoded and augmented by NVIDIA DALI on a GPU, or without one.
 
 DALI's own LMDB readers shuffle in a buffer of about a thousand samples and give no sample numbers, so they cannot keep
-the contract. Here our threads read the records in our order, and the graph takes ready buffers and draws through
-`external_source`. Lighting needs no operator of its own: it rides in the per-sample `mean` of `crop_mirror_normalize`.
+the contract. Here our threads find the records in our order, and the graph takes them and the draws through
+`external_source`. On a GPU the mixed decoder takes JPEG (hardware engines and nvJPEG together); raw records need no
+decoder and enter as pixels. Lighting needs no operator of its own: it rides in the per-sample `mean` of
+`crop_mirror_normalize`.
+
+Stage timers: `decode` is what the consumer waits for DALI to decode and augment, `copy` what it takes to hand over.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
@@ -18,25 +23,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.buffers import BufferRing
+from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean
 from lmdali.pipeline.decode import decode_stored
-from lmdali.pipeline.errors import MissingExtraError, RecordError
+from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.record_threads import RecordThreads
-from lmdali.pipeline.records import Record
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.transfer import torch_dtype
+from lmdali.pipeline.transfer import HeldMemory, torch_dtype, upload
 from lmdali.pipeline.verify_policy import CrcPolicy
-
-try:
-    from nvidia.dali import fn, types
-    from nvidia.dali.pipeline import Pipeline
-    from nvidia.dali.plugin.pytorch import feed_ndarray
-except ImportError as error:
-    raise MissingExtraError("nvidia-dali", "dali-cuda13", "the DALI backend") from error
 
 _MAX_SCHEDULED = 2
 """Batches inside DALI at a time; each costs the device one batch of decoded images."""
@@ -45,7 +45,7 @@ _MAX_SCHEDULED = 2
 @dataclass(eq=False)
 class _Pending:
     plan: BatchPlan
-    encoded: list[NDArray[np.uint8]]
+    images: Any  # a list of views of the shards, or for raw records on their way to a GPU one pinned array
     labels: NDArray[np.int64]
     tasks: list[Future[None]]
 
@@ -53,13 +53,20 @@ class _Pending:
 class DaliBackend:
     """Batches made by a DALI pipeline.
 
+    On a GPU batches come without a copy: the tensor's memory is DALI's output buffer (DLPack). DALI would take that
+    back in the order of its own stream, which knows nothing of the consumer's; so it is kept here until the device has
+    passed what the consumer's stream was given by the time the last tensor on that memory went away. A consumer
+    that reads a batch on yet another stream must let the current one wait for that. bfloat16 (unknown to DALI) and ten
+    views are made from DALI's output by one pass of torch.
+
     Args:
         reader: the dataset.
         transform: the arithmetic of normalisation and lighting.
         spec: form and place of the batches; device "cpu" runs DALI's CPU operators.
-        num_threads: threads that read records, and as many inside DALI.
+        num_threads: threads that find records, and as many inside DALI.
         crc: which records have their checksum compared.
         timers: where stages are counted.
+        hardware_share: of a batch's JPEGs, 0..1, that the GPU's decode engines take.
     """
 
     def __init__(
@@ -71,20 +78,29 @@ class DaliBackend:
         num_threads: int,
         crc: CrcPolicy,
         timers: StageTimers,
+        hardware_share: float = HARDWARE_SHARE,
     ) -> None:
         self._reader, self._spec, self._timers = reader, spec, timers
-        self._room = reader.manifest.image_size - spec.crop_size
+        self._size, self._raw = reader.manifest.image_size, reader.manifest.encoding == "raw"
+        self._on_gpu = spec.device.type == "cuda"
+        self._mean = constant_mean(transform)
         self._threads = RecordThreads(reader, crc, num_threads, "lmdali-dali")
         self._waiting: deque[_Pending] = deque()
         self._in_pipeline: deque[_Pending] = deque()
-        self._build = partial(_build, reader.manifest.image_size, transform, spec, num_threads)
+        # Shards are mapped from files, which a GPU can only read through a copy: better by all our threads than by one.
+        shape = (spec.batch_size, self._size, self._size, 3)
+        self._ring = BufferRing(shape, np.uint8, pinned=True) if self._raw and self._on_gpu else None
+        self._held = HeldMemory(spec.device)
+        graph = partial(build_graph, self._size, transform, spec, raw=self._raw)
+        self._build = partial(graph, num_threads=num_threads, hardware_share=hardware_share)
         self._pipeline = self._build()
         self._closed = False
 
     def start(self, plan: BatchPlan) -> _Pending:
         """Queue the batch's records on the reader threads."""
         count = len(plan.indices)
-        pending = _Pending(plan, [np.empty(0, np.uint8)] * count, np.empty(count, np.int64), [])
+        images: Any = [None] * count if self._ring is None else self._ring.take(count)[0]
+        pending = _Pending(plan, images, np.empty(count, np.int64), [])
         pending.tasks = self._threads.submit(count, partial(self._read, pending))
         if count:  # DALI takes no batch of nothing, which a rank may have at the end of an evaluation
             self._waiting.append(pending)
@@ -93,10 +109,10 @@ class DaliBackend:
 
     def finish(self, pending: _Pending) -> Batch:
         """Outputs of the oldest batch, which must be this one."""
-        labels, indices = torch.from_numpy(pending.labels), torch.from_numpy(pending.plan.indices)
+        indices = torch.from_numpy(pending.plan.indices)
         if not len(indices):
             images = torch.empty((0, *self._spec.image_shape()), dtype=torch_dtype(self._spec.dtype))
-            return Batch(images.to(self._spec.device), labels.to(self._spec.device), indices)
+            return Batch(images.to(self._spec.device), upload(pending.labels, self._spec.device), indices)
         try:
             for task in pending.tasks:
                 task.result()
@@ -106,41 +122,55 @@ class DaliBackend:
             self.cancel(pending)
             raise
         self._schedule()
-        return Batch(images, labels.to(self._spec.device), indices)
+        return Batch(images, upload(pending.labels, self._spec.device), indices)
 
     def cancel(self, pending: _Pending) -> None:
         """Drop a batch; what is already inside DALI is taken out and thrown away."""
         self._threads.cancel(pending.tasks)
         try:
             while pending in self._in_pipeline:
-                self._take_outputs()
+                self._drop_oldest()
         except RuntimeError:
             self._restart()
+        except AttributeError:  # the program ends, and DALI has freed its pipelines before it came to us
+            self._in_pipeline.clear()
         if pending in self._waiting:
             self._waiting.remove(pending)
 
     def close(self) -> None:
-        """Join the readers and free DALI's memory."""
+        """Join the readers and free DALI's memory; batches that were delivered stay valid."""
         if not self._closed:
             self._closed = True
             self._threads.close()
             with suppress(RuntimeError):  # an undecodable image in there is nobody's concern any more
                 while self._in_pipeline:
-                    self._take_outputs()
+                    self._drop_oldest()
+            self._held.close()
             del self._pipeline
 
     def _read(self, pending: _Pending, first: int, last: int) -> None:
         begin = perf_counter()
-        for sample in range(first, last):
-            index = int(pending.plan.indices[sample])
-
-            def use(record: Record, sample: int = sample) -> None:
-                # A copy of the encoded bytes: DALI reads them later, when the shard may have been closed.
-                pending.encoded[sample] = np.frombuffer(bytes(record.data), np.uint8)
-                pending.labels[sample] = record.label
-
-            self._threads.read(index, use)
+        run = self._threads.find(pending.plan.indices[first:last])
+        pending.labels[first:last] = run.labels
+        for sample, start, stop in zip(range(first, last), run.starts.tolist(), run.stops.tolist(), strict=True):
+            # A view: no copy is made, and what is in `pending` keeps the shards mapped.
+            stored = run.bytes[start:stop]
+            if not self._raw:
+                pending.images[sample] = stored
+                continue
+            pixels = self._decode(int(pending.plan.indices[sample]), stored)
+            if self._ring is None:
+                pending.images[sample] = pixels
+            else:
+                np.copyto(pending.images[sample], pixels)
         self._timers.add("read", perf_counter() - begin)
+
+    def _decode(self, index: int, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pixels of a record by the CPU backend's decoder, which names what is wrong with it; raw ones are a view."""
+        try:
+            return decode_stored(memoryview(stored), self._size)  # type: ignore[arg-type]
+        except RecordError as error:
+            raise RecordError(self._reader.describe(index, str(error))) from error
 
     def _schedule(self) -> None:
         """Move batches whose records have been read into DALI, oldest first; a failed one waits for its `finish`."""
@@ -160,16 +190,17 @@ class DaliBackend:
     def _feed(self, pending: _Pending) -> None:
         params, views = pending.plan.params, self._spec.num_views
         # crop_pos is a fraction of the free room; k / room comes back as offset k exactly (tests/test_dali.py).
-        position = params.crop_yx.astype(np.float32) / np.float32(max(self._room, 1))
+        position = params.crop_yx.astype(np.float32) / np.float32(max(self._size - self._spec.crop_size, 1))
         pipe = self._pipeline
-        pipe.feed_input("encoded", pending.encoded)
+        pipe.feed_input("images", pending.images)
         for view in range(views):
             part = slice(view, None, views)
             pipe.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
             pipe.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
             pipe.feed_input(f"flip_{view}", params.flip[part].astype(np.int32))
             if not self._spec.holds_pixels:
-                pipe.feed_input(f"shift_{view}", np.ascontiguousarray(-pending.plan.shifts[part]))
+                base = np.float32(0) if self._mean is None else self._mean
+                pipe.feed_input(f"mean_{view}", np.ascontiguousarray(base - pending.plan.shifts[part]))
         pipe.schedule_run()
 
     def _collect(self, pending: _Pending) -> torch.Tensor:
@@ -178,9 +209,8 @@ class DaliBackend:
         DALI cannot skip a bad image: its whole pipeline is void then, with what else was inside. So a new one is
         built, and where another batch was the bad one, this one goes through it alone.
         """
-        start = perf_counter()
         try:
-            images = self._take_outputs()
+            return self._take_oldest()
         except RuntimeError as error:
             self._restart()
             self._name_bad_record(pending)
@@ -188,24 +218,50 @@ class DaliBackend:
             try:
                 self._feed(pending)
                 self._in_pipeline.append(pending)
-                images = self._take_outputs()
+                return self._take_oldest()
             except RuntimeError:
                 raise RecordError(
                     f"{self._reader.directory}: DALI could not decode a batch of records {_shown(pending)}: {error}; "
                     "run `lmdali verify`"
                 ) from error
-        self._timers.add("copy", perf_counter() - start)
-        return images
 
-    def _take_outputs(self) -> torch.Tensor:
-        """Take the oldest batch out of DALI into a tensor of our own."""
-        outputs = self._pipeline.share_outputs()
-        self._in_pipeline.popleft()
-        views = [_to_torch(output, self._spec) for output in outputs]
+    def _take_oldest(self) -> torch.Tensor:
+        """The oldest batch, in the order of the consumer's stream; the host waits until it is under way, no longer."""
+        self._held.let_go()
+        start = perf_counter()
+        stream = torch.cuda.current_stream(self._spec.device) if self._on_gpu else None
+        outputs = self._pipeline.share_outputs(cuda_stream=stream)
+        ready = perf_counter()
+        pending = self._in_pipeline.popleft()
+        # from_dlpack lets torch's current stream wait for DALI's, whatever stream the outputs are bound to.
+        views = [self._lend(output.as_tensor()) for output in outputs]
         self._pipeline.release_outputs()
+        if self._on_gpu:
+            self._held.hold(pending.images)  # decoders may still read the host's memory
         # Views of one sample next to each other: (B, V, ...) -> (B * V, ...).
         images = views[0] if len(views) == 1 else torch.stack(views, dim=1).flatten(0, 1)
-        return images.to(torch_dtype(self._spec.dtype))
+        images = images.to(torch_dtype(self._spec.dtype))
+        self._timers.add("decode", ready - start)
+        self._timers.add("copy", perf_counter() - ready)
+        return images
+
+    def _lend(self, output: Any) -> torch.Tensor:
+        """DALI's memory as a tensor."""
+        tensor = from_dlpack(output)
+        if self._on_gpu:
+            # The storage's Python object lives as long as anything looks at the memory: views, graphs, batches.
+            weakref.finalize(tensor.untyped_storage(), self._held.hold, output).atexit = False
+        return tensor
+
+    def _name_bad_record(self, pending: _Pending) -> None:
+        if not self._raw:
+            for index, stored in zip(pending.plan.indices.tolist(), pending.images, strict=True):
+                self._decode(index, stored)
+
+    def _drop_oldest(self) -> None:
+        self._pipeline.share_outputs()  # no stream: the host waits, so that nothing is read or written any more
+        self._in_pipeline.popleft()
+        self._pipeline.release_outputs()
 
     def _restart(self) -> None:
         """A new pipeline in place of a void one; batches that were inside wait again."""
@@ -213,75 +269,6 @@ class DaliBackend:
         self._in_pipeline.clear()
         self._pipeline = self._build()
 
-    def _name_bad_record(self, pending: _Pending) -> None:
-        size = self._reader.manifest.image_size
-        for index in pending.plan.indices:
-            self._reader.read(int(index), lambda record: decode_stored(record.data, size), verify=False)
-
 
 def _shown(pending: _Pending) -> str:
     return ", ".join(str(index) for index in pending.plan.indices[:8]) + (", ..." if len(pending.labels) > 8 else "")
-
-
-def _to_torch(output: Any, spec: OutputSpec) -> torch.Tensor:
-    dense = output.as_tensor()
-    dtype = torch.uint8 if spec.holds_pixels else torch.float32
-    tensor = torch.empty(tuple(dense.shape()), dtype=dtype, device=spec.device)
-    if spec.device.type == "cuda":
-        feed_ndarray(dense, tensor, cuda_stream=torch.cuda.current_stream(spec.device))
-    else:
-        feed_ndarray(dense, tensor)
-    return tensor
-
-
-def _build(image_size: int, transform: PixelTransform, spec: OutputSpec, num_threads: int) -> Pipeline:
-    """The graph: decode once, then one `crop_mirror_normalize` per view."""
-    on_gpu = spec.device.type == "cuda"
-    pipeline = Pipeline(
-        batch_size=spec.batch_size,
-        num_threads=num_threads,
-        device_id=(spec.device.index or 0) if on_gpu else None,
-        # Batches are pushed in by `feed_input`, as many as we like: DALI must not run ahead of what it was fed.
-        exec_pipelined=False,
-        exec_async=True,
-        prefetch_queue_depth=_MAX_SCHEDULED,
-    )
-    with pipeline:
-        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=False)
-        pixels = fn.decoders.image(
-            encoded,
-            device="mixed" if on_gpu else "cpu",
-            output_type=types.RGB,
-            adjust_orientation=False,
-            # The accurate IDCT and upsampling, as libjpeg-turbo's defaults are: the same pixels as the CPU backend.
-            use_fast_idct=False,
-            jpeg_fancy_upsampling=True,
-        )
-        normalized = not spec.holds_pixels
-        if normalized:
-            pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
-        views = [_view(pixels, view, normalized, transform, spec) for view in range(spec.num_views)]
-        pipeline.set_outputs(*views)
-    pipeline.build()
-    return pipeline
-
-
-def _view(pixels: Any, view: int, normalized: bool, transform: PixelTransform, spec: OutputSpec) -> Any:
-    scalars = {
-        name: fn.external_source(name=f"{name}_{view}", dtype=types.FLOAT, ndim=0) for name in ("crop_y", "crop_x")
-    }
-    flip = fn.external_source(name=f"flip_{view}", dtype=types.INT32, ndim=0)
-    arithmetic: dict[str, Any] = {}
-    if normalized:
-        shift = fn.external_source(name=f"shift_{view}", dtype=types.FLOAT, ndim=1)
-        arithmetic = {"mean": shift, "std": [1.0 / float(factor) for factor in transform.scale]}
-    return fn.crop_mirror_normalize(
-        pixels,
-        crop=(spec.crop_size, spec.crop_size),
-        crop_pos_y=scalars["crop_y"],
-        crop_pos_x=scalars["crop_x"],
-        mirror=flip,
-        dtype=types.FLOAT if normalized else types.UINT8,
-        output_layout="CHW" if spec.layout == "NCHW" else "HWC",
-        **arithmetic,
-    )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params
+from lmdali.pipeline.augment import AugmentConfig, PixelTransform
 from lmdali.pipeline.backend import Backend, BatchPlan
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.batch_planner import BatchPlanner
+from lmdali.pipeline.batch_queue import BatchQueue, Place
+from lmdali.pipeline.block_order import OrderName, create_order
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.sampler import EpochOrder, RankSlice
+from lmdali.pipeline.loader_state import LoaderState
+from lmdali.pipeline.order_digest import combine
+from lmdali.pipeline.readahead import Horizon, Readahead
+from lmdali.pipeline.sampler import RankSlice, SampleOrder
 from lmdali.pipeline.timing import StageTimers
-
-STATE_VERSION = 1
-_STATE_FIELDS = ("state_version", "epoch", "sample_in_epoch", "seed", "num_samples", "manifest_digest")
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class DatasetIdentity:
         image_size: side of the stored images, pixels.
         class_names: position is label.
         digest: manifest digest, or the name of a synthetic dataset.
+        shard_sizes: records of each shard, in storage order.
     """
 
     num_samples: int
     image_size: int
     class_names: tuple[str, ...]
     digest: str
+    shard_sizes: Sequence[int]
 
 
 class DatasetLoader:
@@ -56,23 +60,40 @@ class DatasetLoader:
         *,
         augment: AugmentConfig,
         seed: int,
-        shuffle: bool,
+        order: OrderName,
+        block_shards: int,
         prefetch: int,
+        readahead: Readahead | None,
         timers: StageTimers,
         backend_name: str,
         backend_reason: str,
     ) -> None:
         self.backend_name, self.backend_reason = backend_name, backend_reason
-        self._backend, self._identity, self._slice, self._transform = backend, identity, rank_slice, transform
-        self._augment, self._seed, self._shuffle, self._prefetch = augment, seed, shuffle, prefetch
-        self._timers = timers
-        self._epoch = 0
-        self._position = 0
+        self._backend, self._identity, self._slice = backend, identity, rank_slice
+        self._augment, self._seed, self._timers = augment, seed, timers
+        self._order_name, self._block_shards = order, block_shards
+        self._order: SampleOrder | None = None
+        # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
+        across = order != "sequential" and len(self) > 0
+        self._planner = BatchPlanner(
+            self._order_of, rank_slice, augment, transform, seed=seed, image_size=identity.image_size
+        )
+        self._readahead, self._horizon = readahead, None
+        if readahead is not None:
+            self._horizon = Horizon(
+                self._planner.indices, rank_slice.num_steps, across_epochs=across, readahead=readahead
+            )
+        self._queue = BatchQueue(
+            backend, self._plan, rank_slice.num_steps, prefetch=prefetch, across_epochs=across, timers=timers
+        )
+        self._epoch = self._position = 0
         self._epoch_delivered = False
+        self._digest: int | None = 0
         self._walk_number = 0
         self._resume_at: int | None = None
         self._active: Iterator[Batch] | None = None
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def num_samples(self) -> int:
@@ -100,6 +121,23 @@ class DatasetLoader:
         return self._epoch
 
     @property
+    def epoch_digest(self) -> int | None:
+        """Digest of the batches given to this rank in the epoch that is being delivered, or was delivered last.
+
+        0 to 2**64 - 1; see `order_digest`. The ranks' digests add up (`combine`) to that of the epoch, which
+        `lmdali order --digest` prints. It begins again with the next iteration. After a resume it has the part before
+        it, on rank 0 if that was of all ranks; it is None where the state does not say that part (a state of one rank
+        that is loaded by more or fewer of them, see `merge_states`; a state of version 1). A state of another dataset
+        or seed, taken with strict=False, counts for nothing: the digest is that of the batches since.
+        """
+        return self._digest
+
+    @property
+    def order_text(self) -> str:
+        """The order of samples, with its parameter where it has one."""
+        return f"block:{self._block_shards}" if self._order_name == "block" else self._order_name
+
+    @property
     def global_batch_size(self) -> int:
         """Samples per step over all ranks."""
         return self._slice.global_batch_size
@@ -110,15 +148,20 @@ class DatasetLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The current epoch from its start, or from where `load_state_dict` left it; ends any other iteration."""
+        self._require_own_process()
         if self._closed:
             raise ConfigError("this loader was closed: make another with create_loader")
-        if self._active is not None:
-            self._active.close()  # type: ignore[attr-defined]
+        before, self._active = self._active, None
+        if before is not None:
+            before.close()  # type: ignore[attr-defined]
         if self._epoch_delivered:
             self._go_to(self._epoch + 1, 0)
-        start = self._resume_at or 0
-        self._go_to(self._epoch, start)
-        self._active = self._walk(self._epoch, start, self._walk_number)
+        place = Place(self._epoch, self._resume_at or 0)
+        self._go_to(place.epoch, place.position)
+        if place.position == 0:
+            self._digest = 0
+        self._queue.open(place)
+        self._active = self._walk(place, self._walk_number)
         return self._active
 
     def set_epoch(self, epoch: int) -> None:
@@ -130,60 +173,55 @@ class DatasetLoader:
             raise ConfigError(f"epoch must be at least 0, found {epoch}")
         if self._resume_at is None or epoch != self._epoch:
             self._go_to(epoch, 0)
+            self._queue.turn_to(Place(epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the consumer is: after the last batch it was given. Prefetched batches do not count."""
-        # Whoever saves a state after the last batch must find the next epoch in it, not an empty rest.
-        place = (self._epoch + 1, 0) if self._epoch_delivered else (self._epoch, self._position)
-        values = (STATE_VERSION, *place, self._seed, self.num_samples, self.manifest_digest)
-        return dict(zip(_STATE_FIELDS, values, strict=True))
+        return self._state().to_json()
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Make the next iteration continue where `state` was taken, whatever world size or batch size that was.
 
         Args:
-            state: from `state_dict`.
-            strict: refuse the state of another dataset or seed.
+            state: from `state_dict` of any rank, or of all ranks put together by `merge_states`.
+            strict: refuse the state of another dataset, seed or order.
 
         Raises:
-            InputError: not such a state, or of another dataset or seed.
+            InputError: not such a state, or of another dataset, seed or order.
         """
-        missing = [name for name in _STATE_FIELDS if name not in state]
-        if missing:
-            raise InputError(f"the loader state lacks {', '.join(missing)}: it was not made by state_dict()")
-        numbers = ("state_version", "epoch", "sample_in_epoch")
-        wrong = [name for name in numbers if type(state[name]) is not int]
-        if wrong:
-            raise InputError(f"the loader state has {wrong[0]} {state[wrong[0]]!r}, expected an integer")
-        if state["state_version"] > STATE_VERSION:
-            raise InputError(
-                f"the loader state has version {state['state_version']}, this reads {STATE_VERSION}: upgrade"
-            )
-        mine = self.state_dict()
-        different = [f"{n} {state[n]!r} there, {mine[n]!r} here" for n in _STATE_FIELDS[3:] if state[n] != mine[n]]
+        given = LoaderState.parse(state)
+        different = given.differences(self._state())
         if strict and different:
             raise InputError(
                 f"the loader state is of another run ({'; '.join(different)}): pass strict=False to take it"
             )
-        epoch, position = state["epoch"], state["sample_in_epoch"]
-        if not 0 <= position <= self.num_samples or epoch < 0:
+        epoch, position = given.epoch, given.sample_in_epoch
+        if position > self.num_samples:
             raise InputError(f"the loader state says epoch {epoch}, sample {position} of {self.num_samples}")
         if self._slice.num_steps(position) == 0:  # nothing is left of that epoch
             epoch, position = epoch + 1, 0
         self._go_to(epoch, position)
         self._resume_at = position
+        self._digest = 0 if different else given.digest_for(self._slice.rank, self._slice.world_size)
+        self._queue.turn_to(Place(epoch, position))
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent per stage so far, over all threads; `wait` is the consumer's."""
         return self._timers.seconds()
 
     def close(self) -> None:
-        """Stop threads and release shards; may be called twice."""
+        """Stop threads and release shards; may be called twice. In a forked child there is nothing to stop."""
+        if not self._is_own_process():
+            self._closed = True
+            return
         if self._active is not None:
             self._active.close()  # type: ignore[attr-defined]
             self._active = None
         if not self._closed:
             self._closed = True
+            self._queue.cancel()
+            if self._readahead is not None:  # first: it would map again what the backend lets go of
+                self._readahead.close()
             self._backend.close()
 
     def __enter__(self) -> Self:
@@ -199,34 +237,64 @@ class DatasetLoader:
         self._epoch, self._position, self._epoch_delivered, self._resume_at = epoch, position, False, None
         self._walk_number += 1
 
-    def _walk(self, epoch: int, start: int, walk_number: int) -> Iterator[Batch]:
-        steps = self._slice.num_steps(start)
-        order = EpochOrder(self.num_samples, self._seed, epoch, self._shuffle)
-        in_flight: deque[Any] = deque()
-        planned = 0
+    def _state(self) -> LoaderState:
+        # Whoever saves a state after the last batch must find the next epoch in it, not an empty rest.
+        epoch, position = (self._epoch + 1, 0) if self._epoch_delivered else (self._epoch, self._position)
+        return LoaderState(
+            epoch=epoch,
+            sample_in_epoch=position,
+            seed=self._seed,
+            num_samples=self.num_samples,
+            manifest_digest=self.manifest_digest,
+            order=self.order_text,
+            rank=self._slice.rank,
+            world_size=self._slice.world_size,
+            epoch_digest=self._digest if position else 0,
+        )
+
+    def _is_own_process(self) -> bool:
+        return os.getpid() == self._process
+
+    def _require_own_process(self) -> None:
+        """A forked child has no threads: what it asks for would never come."""
+        if not self._is_own_process():
+            raise ConfigError(
+                f"this loader was made in process {self._process}, used in {os.getpid()}: call create_loader in the "
+                "process that iterates"
+            )
+
+    def _walk(self, place: Place, walk_number: int) -> Iterator[Batch]:
+        steps = self._slice.num_steps(place.position)
         try:
             for step in range(steps):
-                begin = perf_counter()
-                while planned < steps and len(in_flight) <= self._prefetch:
-                    in_flight.append(self._backend.start(self._plan(order, planned, start)))
-                    planned += 1
-                self._timers.add("plan", perf_counter() - begin)
-                begin = perf_counter()
-                batch = self._backend.finish(in_flight.popleft())
-                self._timers.add("wait", perf_counter() - begin)
+                self._require_own_process()
+                batch, digest = self._queue.take()
                 if walk_number == self._walk_number:
-                    self._position = self._slice.position_after(step, start)
+                    self._position = self._slice.position_after(step, place.position)
                     self._epoch_delivered = step == steps - 1
+                    self._digest = None if self._digest is None else combine((self._digest, digest))
                 yield batch
-            if walk_number == self._walk_number:
-                self._go_to(epoch + 1, 0)
-        finally:
-            for pending in in_flight:
-                self._backend.cancel(pending)
+        except BaseException:  # GeneratorExit too: whoever closes an iterator wants nothing more to run
+            # Without an active iteration, the next one is about to take what was started for it.
+            if self._active is not None and self._is_own_process():
+                self._queue.cancel()
+            raise
+        if walk_number == self._walk_number:
+            self._go_to(place.epoch + 1, 0)
 
-    def _plan(self, order: EpochOrder, step: int, start: int) -> BatchPlan:
-        indices = order.indices(*self._slice.positions(step, start))
-        params = draw_params(
-            self._augment, seed=self._seed, epoch=order.epoch, indices=indices, image_size=self._identity.image_size
-        )
-        return BatchPlan(indices, params, self._transform.shifts(params))
+    def _plan(self, place: Place, step: int) -> tuple[BatchPlan, int]:
+        if self._horizon is not None:
+            self._horizon.reach(place, step)
+        return self._planner.plan(place, step)
+
+    def _order_of(self, epoch: int) -> SampleOrder:
+        if self._order is None or self._order.epoch != epoch:
+            self._order = create_order(
+                self._order_name,
+                num_samples=self.num_samples,
+                seed=self._seed,
+                epoch=epoch,
+                shard_sizes=self._identity.shard_sizes,
+                block_shards=self._block_shards,
+            )
+        return self._order

@@ -19,11 +19,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, npy_bytes, save_statistics
+from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, save_statistics
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
 from lmdali.pipeline.files import (
     canonical_digest,
     file_sha256,
+    npy_bytes,
     read_json,
     storage_errors,
     write_atomic,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.files import read_json, write_atomic, write_json
+from lmdali.pipeline.files import npy_bytes, read_json, write_atomic, write_json
 
 STATISTICS_FILE = "statistics.json"
 MEAN_FILE = "mean.npy"
@@ -227,10 +227,3 @@ def load_eigenbasis(directory: Path) -> Eigenbasis:
     """Eigenbasis of a dataset, computed again from its exact moments (so nothing rounded or edited is trusted)."""
     moments, digest = load_moments(directory)
     return solve(moments, digest)
-
-
-def npy_bytes(array: NDArray[np.int64]) -> bytes:
-    """An array as the content of a `.npy` file."""
-    out = io.BytesIO()
-    np.lib.format.write_array(out, array, allow_pickle=False)
-    return out.getvalue()

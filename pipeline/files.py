@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import InputError, IntegrityError, StorageError
 
@@ -75,6 +79,13 @@ def canonical_digest(document: dict[str, Any]) -> str:
 def _json_bytes(document: dict[str, Any], **form: Any) -> bytes:
     # File names may hold bytes that are no UTF-8, lone surrogates in Python; their backslash escapes are JSON's own.
     return json.dumps(document, ensure_ascii=False, allow_nan=False, **form).encode("utf-8", "backslashreplace")
+
+
+def npy_bytes(array: NDArray[np.int64]) -> bytes:
+    """An array as the content of a `.npy` file."""
+    out = io.BytesIO()
+    np.lib.format.write_array(out, array, allow_pickle=False)
+    return out.getvalue()
 
 
 def file_sha256(path: Path) -> str:

@@ -4,92 +4,35 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
-from lmdali.pipeline.backend import Backend, DType, Layout, OutputSpec
+from lmdali.pipeline.backend import Backend, OutputSpec
+from lmdali.pipeline.backend import BackendName as BackendName  # callers spell it with LoaderConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetIdentity, DatasetLoader
+from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
+from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
+from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
+from lmdali.pipeline.loader_state import STATE_VERSION
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.readahead import Readahead
+from lmdali.pipeline.release import lmdali_version
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.verify_policy import CrcPolicy, Verify
+from lmdali.pipeline.verify_policy import CrcPolicy
 
 try:
     import torch
 except ImportError as error:  # converting, checking and computing statistics need no torch
     raise MissingExtraError("torch", "train", "the loader") from error
 
+from lmdali.pipeline.rank_agreement import process_group_gather, require_agreement
 from lmdali.pipeline.synthetic import SyntheticBackend, SyntheticDataset
-
-BackendName = Literal["auto", "cpu", "dali", "synthetic"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """What to load, and in which form.
-
-    Attributes:
-        dataset: directory made by `lmdali convert`; for the synthetic backend also "synthetic:SAMPLESxCLASSES".
-        batch_size: samples per device and step.
-        seed: decides order and draws, 0 to 2**64 - 1.
-        augment: crops, flips, lighting, normalisation.
-        shuffle: a new full permutation each epoch; False delivers records in storage order.
-        drop_last: leave out the last, smaller global batch; None means as `shuffle`.
-        backend: "cpu", "dali", "synthetic", or "auto": DALI where the device is a GPU and DALI is installed, else cpu.
-        dtype: of the images; "uint8" holds pixels, so it takes neither normalisation nor lighting.
-        layout: "NCHW" or "NHWC", the order of the tensor's axes.
-        num_threads: worker threads; None means every CPU this process may use.
-        prefetch: batches worked on ahead of the consumer.
-        verify: compare a record's CRC the "first" time this process reads it, "always" or "never".
-        basis: dataset whose statistics normalise and light; None means `dataset`. Validation takes its training set's.
-    """
-
-    dataset: str | Path
-    batch_size: int = 128
-    seed: int = 0
-    augment: AugmentConfig = field(default_factory=AugmentConfig.paper)
-    shuffle: bool = True
-    drop_last: bool | None = None
-    backend: BackendName = "auto"
-    dtype: DType = "float32"
-    layout: Layout = "NCHW"
-    num_threads: int | None = None
-    prefetch: int = 3
-    verify: Verify = "first"
-    basis: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
-        for name, value in (("batch_size", self.batch_size), ("prefetch", self.prefetch)):
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, found {value}")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ConfigError(f"num_threads must be at least 1, found {self.num_threads}")
-        if not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
-        if self.dtype == "uint8" and self.augment.needs_basis:
-            raise ConfigError("uint8 batches hold pixels: use AugmentConfig.pixels(), or a float dtype")
-
-    @property
-    def drops_last(self) -> bool:
-        """`drop_last` with its default filled in."""
-        return self.shuffle if self.drop_last is None else self.drop_last
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "backend": ("auto", "cpu", "dali", "synthetic"),
-    "dtype": ("float32", "float16", "bfloat16", "uint8"),
-    "layout": ("NCHW", "NHWC"),
-    "verify": ("first", "always", "never"),
-}
 
 
 def create_loader(
@@ -101,6 +44,10 @@ def create_loader(
 ) -> DatasetLoader:
     """A loader that delivers `(images, labels)` batches on `device`.
 
+    With several ranks, call `torch.distributed.init_process_group` first: then all ranks compare dataset, seed, order,
+    batch size, steps, augmentation and version here, once, so every rank must make its loaders in the same order.
+    Without a process group nothing is compared.
+
     Args:
         config: what to load.
         device: "cpu", "cuda" or "cuda:N".
@@ -108,14 +55,14 @@ def create_loader(
         world_size: their number; None reads WORLD_SIZE, or is 1.
 
     Raises:
-        ConfigError: options that cannot work together or with this dataset.
+        ConfigError: options that cannot work together, with this dataset, or with those of other ranks.
         InputError: `dataset` is not a finished dataset.
         IntegrityError: its manifest, statistics or shards are damaged.
         MachineError: the device or a package is missing.
     """
     target = _device(device)
-    name, reason = _choose_backend(config.backend, target)
-    reader = None if str(config.dataset).startswith("synthetic") and name == "synthetic" else _open(config.dataset)
+    synthetic = config.backend == "synthetic"
+    reader = None if str(config.dataset).startswith("synthetic") and synthetic else _open(config.dataset)
     identity = _synthetic_identity(str(config.dataset)) if reader is None else _identity(reader)
     rank_slice = RankSlice(
         identity.num_samples,
@@ -128,21 +75,51 @@ def create_loader(
         raise ConfigError(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
         )
+    if config.decoded_cache_bytes and reader is not None and reader.manifest.encoding == "raw":
+        raise ConfigError(f"{config.dataset}: raw records need no decoded cache: set decoded_cache_bytes to 0")
     timers = StageTimers()
-    transform = _transform(config, identity, needed=name != "synthetic")
+    transform = _transform(config, identity, needed=not synthetic)
+    _agree(config, identity, rank_slice, target)
+    name, reason = _choose_backend(config, reader, identity, transform, target)
+    cache = None
+    if config.decoded_cache_bytes:
+        cache = DecodedCache(config.decoded_cache_bytes, identity.image_size, identity.num_samples)
     return DatasetLoader(
-        _make_backend(name, config, reader, identity, transform, target, timers),
+        _make_backend(name, config, reader, identity, transform, target, cache, timers),
         identity,
         rank_slice,
         transform,
         augment=config.augment,
         seed=config.seed,
-        shuffle=config.shuffle,
+        order=config.order,
+        block_shards=config.block_shards,
         prefetch=config.prefetch,
+        readahead=_make_readahead(config, reader, cache),
         timers=timers,
         backend_name=name,
         backend_reason=reason,
     )
+
+
+def _agree(config: LoaderConfig, identity: DatasetIdentity, rank_slice: RankSlice, device: torch.device) -> None:
+    """Compare with other ranks what decides the order, the draws and the number of steps."""
+    gather = process_group_gather(rank_slice.world_size, device)
+    if gather is None:
+        return
+    facts = {
+        "manifest_digest": identity.digest,
+        "seed": config.seed,
+        "order": config.order,
+        "batch_size": config.batch_size,
+        "drop_last": config.drops_last,
+        "steps_per_epoch": rank_slice.num_steps(),
+        "augment": config.augment,
+        "state_version": STATE_VERSION,
+        "lmdali": lmdali_version(),
+    }
+    if config.order == "block":
+        facts["block_shards"] = config.block_shards
+    require_agreement(rank_slice.rank, facts, gather)
 
 
 def _from_torchrun(name: str, default: int) -> int:
@@ -164,16 +141,46 @@ def _device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _choose_backend(wanted: BackendName, device: torch.device) -> tuple[BackendName, str]:
+def _choose_backend(
+    config: LoaderConfig,
+    reader: ShardReader | None,
+    identity: DatasetIdentity,
+    transform: PixelTransform,
+    device: torch.device,
+) -> Choice:
     """The backend to use, and the reason in words."""
-    if wanted != "auto":
-        return wanted, "asked for"
-    if device.type == "cpu":
-        return "cpu", "the device is the CPU"
-    if importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None:
-        return "dali", f"the device is {device} and DALI is installed"
-    line = "pip install 'lmdali[dali-cuda13]' (in a checkout: pip install '.[dali-cuda13]')"
-    return "cpu", f"the device is {device}, but DALI is not installed: {line}"
+    raw = reader is not None and reader.manifest.encoding == "raw"
+    has_dali = device.type == "cuda" and all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali"))
+    # Cached images are those of CPU threads: there is nothing to choose.
+    decode: Decode = "cpu" if config.decoded_cache_bytes else config.decode
+    choice = fixed_choice(config.backend, decode, device=str(device), raw=raw, has_dali=has_dali)
+    if choice is not None:
+        return choice
+    assert reader is not None, "only the synthetic backend does without, and that was asked for"
+    trial = replace(config, verify="never")
+    return measured_choice(
+        lambda name: _make_backend(name, trial, reader, identity, transform, device, None, StageTimers()),
+        config.augment,
+        transform,
+        _output_spec(config, device),
+        reader.manifest,
+        gpu=torch.cuda.get_device_name(device),
+        num_threads=config.num_threads or usable_cpus(),
+        prefetch=config.prefetch,
+        required=config.required_images_per_second,
+    )
+
+
+def _make_readahead(config: LoaderConfig, reader: ShardReader | None, cache: DecodedCache | None) -> Readahead | None:
+    if reader is None or not config.readahead_bytes:
+        return None
+    not_read = None if cache is None else cache.holds
+    return Readahead(reader, config.batch_size, depth_bytes=config.readahead_bytes, not_read=not_read)
+
+
+def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
+    augment = config.augment
+    return OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
 
 
 def _open(dataset: str | Path) -> ShardReader:
@@ -185,13 +192,14 @@ def _open(dataset: str | Path) -> ShardReader:
 
 def _identity(reader: ShardReader) -> DatasetIdentity:
     manifest = reader.manifest
-    return DatasetIdentity(manifest.num_records, manifest.image_size, manifest.class_names, manifest.digest)
+    sizes = tuple(shard.num_records for shard in manifest.shards)
+    return DatasetIdentity(manifest.num_records, manifest.image_size, manifest.class_names, manifest.digest, sizes)
 
 
 def _synthetic_identity(name: str) -> DatasetIdentity:
     pretended = SyntheticDataset.parse(name)
     names = tuple(str(label) for label in range(pretended.num_classes))
-    return DatasetIdentity(pretended.num_samples, pretended.image_size, names, name)
+    return DatasetIdentity(pretended.num_samples, pretended.image_size, names, name, pretended.shard_sizes)
 
 
 def _transform(config: LoaderConfig, identity: DatasetIdentity, *, needed: bool) -> PixelTransform:
@@ -213,10 +221,10 @@ def _make_backend(
     identity: DatasetIdentity,
     transform: PixelTransform,
     device: torch.device,
+    cache: DecodedCache | None,
     timers: StageTimers,
 ) -> Backend:
-    augment = config.augment
-    spec = OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
+    spec = _output_spec(config, device)
     if name == "synthetic" or reader is None:
         return SyntheticBackend(spec, len(identity.class_names))
     threads = config.num_threads or usable_cpus()
@@ -228,4 +236,12 @@ def _make_backend(
         return DaliBackend(reader, transform, spec, num_threads=threads, crc=crc, timers=timers)
     from lmdali.pipeline.cpu import CpuBackend
 
-    return CpuBackend(reader, transform, spec, num_threads=threads, crc=crc, timers=timers)
+    return CpuBackend(
+        reader,
+        transform,
+        spec,
+        num_threads=threads,
+        crc=crc,
+        cache=cache,
+        timers=timers,
+    )

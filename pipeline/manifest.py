@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass, fields, replace
+from operator import ge
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import InputError, IntegrityError, ManifestError
 from lmdali.pipeline.files import canonical_digest, read_json, write_json
@@ -103,16 +105,16 @@ class Manifest:
 
     def save(self, directory: Path) -> Manifest:
         """Publish the dataset: write `manifest.json` with its digest, and return the manifest that has it."""
-        manifest = self.with_digest()
-        write_json(directory / MANIFEST_FILE, self._document() | {"digest": manifest.digest})
-        return manifest
+        document = self._document()
+        digest = canonical_digest(document)
+        write_json(directory / MANIFEST_FILE, document | {"digest": digest})
+        return replace(self, digest=digest)
 
     def _document(self) -> dict[str, Any]:
-        fields = asdict(self)
-        del fields["digest"]
-        fields["shards"] = [shard | {"rejected": list(shard["rejected"])} for shard in fields["shards"]]
-        fields["class_names"], fields["class_counts"] = list(self.class_names), list(self.class_counts)
-        return {"format": FORMAT, "format_version": list(FORMAT_VERSION), "channel_order": "RGB", **fields}
+        # Not `asdict`: it copies every rejected number, of which there may be millions.
+        content = {**self.__dict__, "shards": [shard.__dict__ for shard in self.shards]}
+        del content["digest"]
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, "channel_order": "RGB", **content}
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -163,26 +165,28 @@ def load_manifest(directory: Path) -> Manifest:
 
 _KINDS = {"int": int, "str": str, "dict[str, Any]": dict, "dict[str, str]": dict}
 _LISTS = {"tuple[int, ...]": int, "tuple[str, ...]": str, "tuple[ShardInfo, ...]": dict}
+_FIELDS = {
+    kind: [(field.name, str(field.type)) for field in fields(kind) if field.name != "digest"]
+    for kind in (Manifest, ShardInfo)
+}
 
 
 def _parse(kind: type[Manifest] | type[ShardInfo], document: dict[str, Any]) -> dict[str, Any]:
     """The fields of `kind` from JSON, each of exactly its type: JSON's true and 3.0 are no integers here."""
     parsed: dict[str, Any] = {}
-    for field in fields(kind):
-        if field.name == "digest":
-            continue
-        value = document[field.name]
-        item_kind = _LISTS.get(str(field.type))
+    for name, type_name in _FIELDS[kind]:
+        value = document[name]
+        item_kind = _LISTS.get(type_name)
         if item_kind is None:
-            if type(value) is not _KINDS[str(field.type)]:
-                raise TypeError(repr(field.name))
-        elif type(value) is not list or any(type(item) is not item_kind for item in value):
-            raise TypeError(repr(field.name))
+            if type(value) is not _KINDS[type_name]:
+                raise TypeError(repr(name))
+        elif type(value) is not list or not {item_kind}.issuperset(map(type, value)):
+            raise TypeError(repr(name))
         elif item_kind is dict:
             value = tuple(ShardInfo(**_parse(ShardInfo, item)) for item in value)
         else:
             value = tuple(value)
-        parsed[field.name] = value
+        parsed[name] = value
     return parsed
 
 
@@ -198,7 +202,7 @@ def _check(manifest: Manifest, path: Path) -> None:
             raise ManifestError(f"{path}: shard {shard.name} starts at source {shard.first_position}, not {position}")
         position += shard.num_sources
         bounds = (shard.first_position - 1, *shard.rejected, position)
-        if any(before >= after for before, after in pairwise(bounds)):
+        if any(map(ge, bounds, bounds[1:])):
             raise ManifestError(f"{path}: shard {shard.name}: its rejects are not ascending numbers of its sources")
     if len({shard.name for shard in manifest.shards}) != len(manifest.shards):
         raise ManifestError(f"{path}: two shards have the same name")
@@ -233,15 +237,17 @@ def _not_a_dataset(directory: Path) -> str:
 
 
 class RecordIndex:
-    """Record number -> (shard, row), by the running counts of a manifest."""
+    """Record number -> (shard, row), by the running counts of a manifest.
+
+    Attributes:
+        first_records: (number of shards + 1,) int64; shard s holds the records first_records[s] to
+            first_records[s + 1] - 1.
+        num_records: of all shards.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._starts: list[int] = []
-        total = 0
-        for shard in manifest.shards:
-            self._starts.append(total)
-            total += shard.num_records
-        self.num_records = total
+        self.first_records = np.cumsum([0, *(shard.num_records for shard in manifest.shards)], dtype=np.int64)
+        self.num_records = int(self.first_records[-1])
 
     def locate(self, index: int) -> tuple[int, int]:
         """Shard number and row of record `index`.
@@ -251,5 +257,15 @@ class RecordIndex:
         """
         if not 0 <= index < self.num_records:
             raise IndexError(f"record {index} of {self.num_records}")
-        shard = bisect_right(self._starts, index) - 1
-        return shard, index - self._starts[shard]
+        shard = int(np.searchsorted(self.first_records, index, side="right")) - 1
+        return shard, index - int(self.first_records[shard])
+
+    def shards_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Shard number of each of (n,) int64 record numbers.
+
+        Raises:
+            IndexError: one of them is not in 0..num_records - 1.
+        """
+        if len(indices) and not (indices.min() >= 0 and indices.max() < self.num_records):
+            raise IndexError(f"records {indices.min()} to {indices.max()} of {self.num_records}")
+        return np.searchsorted(self.first_records, indices, side="right") - 1

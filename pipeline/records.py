@@ -28,6 +28,9 @@ _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _CRC_FIELD = 100
 _CRC_TAG = bytes([(_CRC_FIELD << 3 | _FIXED32) & 0x7F | 0x80, (_CRC_FIELD << 3 | _FIXED32) >> 7])
 
+TAIL_AFTER_LABEL = b"\x38\x01" + _CRC_TAG
+"""Ends every value of ours, between its label and its checksum: `encoded` is true, and the checksum's tag."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -61,7 +64,7 @@ def record_crc(data: bytes | memoryview, label: int) -> int:
 def pack_record(data: bytes, *, label: int, height: int, width: int) -> bytes:
     """Bytes of the Datum for one encoded RGB image file."""
     head = b"\x08\x03\x10" + _varint(height) + b"\x18" + _varint(width) + b"\x22" + _varint(len(data))
-    tail = b"\x28" + _varint(label) + b"\x38\x01" + _CRC_TAG + record_crc(data, label).to_bytes(4, "little")
+    tail = b"\x28" + _varint(label) + TAIL_AFTER_LABEL + record_crc(data, label).to_bytes(4, "little")
     return head + data + tail
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,39 @@ from lmdali.pipeline.errors import ConfigError
 
 _ROUNDS = 8
 """Four rounds make a Feistel network pseudo-random (Luby and Rackoff, 1988); small domains need more."""
+
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+class SampleOrder(Protocol):
+    """The order of one epoch, whoever decides it: a pure function of its fields and a position."""
+
+    @property
+    def num_samples(self) -> int:
+        """N, the number of records; each of 0..N-1 comes once in an epoch."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The epoch this is the order of."""
+        ...
+
+    def indices(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Sample numbers at positions start..stop-1 of the epoch: (stop - start,) int64.
+
+        Raises:
+            ConfigError: positions outside 0..N.
+        """
+        ...
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sample numbers at any ascending positions of the epoch: (n,) int64 for (n,) int64.
+
+        Raises:
+            ConfigError: positions outside 0..N-1.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,27 +75,71 @@ class EpochOrder:
     shuffle: bool
 
     def indices(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Sample numbers at positions start..stop-1 of the epoch: (stop - start,) int64."""
-        if not 0 <= start <= stop <= self.num_samples:
-            raise ConfigError(f"positions {start}..{stop} are outside an epoch of {self.num_samples} samples")
-        positions = np.arange(start, stop, dtype=np.uint64)
-        if self.shuffle and self.num_samples > 1:
-            positions = self._permute(positions)
-        return positions.astype(np.int64)
+        """Sample numbers at positions start..stop-1 of the epoch: (stop - start,) int64.
 
-    def _permute(self, positions: Words) -> Words:
-        # Two digits in base ceil(sqrt(N)): the domain exceeds N by at most 2 sqrt(N), so few positions walk again.
-        base = np.uint64(math.isqrt(self.num_samples - 1) + 1)
-        keys = mix64(
-            np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-            + mix64(mix64(np.array([self.seed], dtype=np.uint64)) + np.uint64(self.epoch))
+        Raises:
+            ConfigError: positions outside 0..N.
+        """
+        return self.at(epoch_positions(start, stop, self.num_samples))
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sample numbers at any positions of the epoch, as `SampleOrder` says."""
+        require_positions(positions, self.num_samples)
+        if not self.shuffle:
+            return positions.copy()
+        keys = round_keys(self.seed, self.epoch)
+        return permute(positions.astype(np.uint64), self.num_samples, keys).astype(np.int64)
+
+
+def epoch_positions(start: int, stop: int, num_samples: int) -> NDArray[np.int64]:
+    """The numbers start..stop-1 as (stop - start,) int64.
+
+    Raises:
+        ConfigError: they are not positions of an epoch of `num_samples`.
+    """
+    if not 0 <= start <= stop <= num_samples:
+        raise ConfigError(f"positions {start}..{stop} are outside an epoch of {num_samples} samples")
+    return np.arange(start, stop, dtype=np.int64)
+
+
+def require_positions(positions: NDArray[np.int64], num_samples: int) -> None:
+    """Check that ascending numbers are positions of an epoch of `num_samples`.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if len(positions) and not 0 <= positions[0] <= positions[-1] < num_samples:
+        raise ConfigError(
+            f"positions {positions[0]}..{positions[-1]} are outside an epoch of {num_samples} samples, or do not ascend"
         )
-        out = _feistel(positions, base, keys)
-        while True:
-            outside = np.flatnonzero(out >= np.uint64(self.num_samples))
-            if not len(outside):
-                return out
-            out[outside] = _feistel(out[outside], base, keys)
+
+
+def round_keys(*words: int) -> Words:
+    """Keys of a permutation of its own for each tuple of 64-bit words, zeros in front apart: (8,) uint64."""
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = mix64(state + np.uint64(word))
+    return mix64(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GAMMA + state)
+
+
+def permute(values: Words, size: int, keys: Words) -> Words:
+    """Where a permutation of 0..size-1 sends some of these numbers.
+
+    Args:
+        values: (n,) uint64, each below `size`.
+        size: of the permuted set.
+        keys: from `round_keys`.
+    """
+    if size < 2:
+        return values
+    # Two digits in base ceil(sqrt(size)): the domain exceeds it by at most 2 sqrt(size), so few values walk again.
+    base = np.uint64(math.isqrt(size - 1) + 1)
+    out = _feistel(values, base, keys)
+    while True:
+        outside = np.flatnonzero(out >= np.uint64(size))
+        if not len(outside):
+            return out
+        out[outside] = _feistel(out[outside], base, keys)
 
 
 def _feistel(values: Words, base: np.uint64, keys: Words) -> Words:
@@ -127,3 +205,30 @@ class RankSlice:
     def position_after(self, step: int, start: int = 0) -> int:
         """Position in the epoch once all ranks have finished step `step`."""
         return min(self.num_samples, start + (step + 1) * self.global_batch_size)
+
+    def owners(self, first: int, stop: int, start: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Who loads positions first..stop-1, and when: the inverse of `positions`, for all ranks at once.
+
+        Args:
+            first: at least `start`.
+            stop: at most N.
+            start: position that steps are counted from.
+
+        Returns:
+            (stop - first,) int64 steps and (stop - first,) int64 ranks. With `drop_last`, the samples that are left
+            out have a step, the one after the last, and no rank: -1.
+
+        Raises:
+            ConfigError: positions outside start..N.
+        """
+        if not 0 <= start <= first <= stop <= self.num_samples:
+            raise ConfigError(f"positions {first}..{stop} are not within {start}..{self.num_samples}")
+        steps, places = np.divmod(np.arange(first - start, stop - start, dtype=np.int64), self.global_batch_size)
+        ranks = places // self.batch_size
+        whole, left = divmod(self.num_samples - start, self.global_batch_size)
+        if left:
+            share, extra = divmod(left, self.world_size)
+            larger = extra * (share + 1)  # samples of the first `extra` ranks, which have one more
+            rest = np.where(places < larger, places // (share + 1), extra + (places - larger) // max(share, 1))
+            ranks = np.where(steps < whole, ranks, -1 if self.drop_last else rest)
+        return steps, ranks

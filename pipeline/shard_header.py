@@ -1,8 +1,9 @@
 """The first page of an LMDB file, read without LMDB: mapping a truncated file would kill the process with SIGBUS.
 
 Layout of format 1 (LMDB 0.9, 64-bit, little-endian): two meta pages at 0 and `page size`. In each: magic u32 at 16,
-version u32 at 20, page size u32 at 40, number of entries of the main database u64 at 120, last used page u64 at 136,
-transaction number u64 at 144. The meta page with the higher transaction number is the valid one.
+version u32 at 20, page size u32 at 40, number of entries of the main database u64 at 120, its root page u64 at
+128, last used page u64 at 136, transaction number u64 at 144. The meta page with the higher transaction number is the
+valid one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ _META_BYTES = 152
 DATA_FILE = "data.mdb"
 """Name of the file inside an LMDB directory."""
 
+NO_PAGE = (1 << 64) - 1
+"""LMDB's page number for "none"."""
+
 
 @dataclass(frozen=True)
 class LmdbHeader:
@@ -28,12 +32,14 @@ class LmdbHeader:
         format_version: 1 for LMDB 0.9.
         page_bytes: page size.
         num_entries: keys in the main database.
+        root_page: number of the page where its tree begins; `NO_PAGE` in an empty one.
         needed_bytes: size the file must have: (last used page + 1) * page size.
     """
 
     format_version: int
     page_bytes: int
     num_entries: int
+    root_page: int
     needed_bytes: int
 
 
@@ -59,7 +65,13 @@ def read_header(path: Path) -> LmdbHeader:
     if len(metas) != 2:
         raise ShardError(f"{path}: only {len(metas)} of 2 LMDB meta pages are readable: the shard is damaged")
     newest = max(metas, key=lambda meta: _long(meta, 144))
-    return LmdbHeader(_word(newest, 20), page_bytes, _long(newest, 120), (_long(newest, 136) + 1) * page_bytes)
+    return LmdbHeader(
+        format_version=_word(newest, 20),
+        page_bytes=page_bytes,
+        num_entries=_long(newest, 120),
+        root_page=_long(newest, 128),
+        needed_bytes=(_long(newest, 136) + 1) * page_bytes,
+    )
 
 
 def check_size(path: Path, *, expected_bytes: int | None, expected_entries: int | None) -> LmdbHeader:

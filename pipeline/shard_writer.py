@@ -7,6 +7,7 @@ number of planned sources. The map is an upper bound in address space, not on di
 
 from __future__ import annotations
 
+import mmap
 import os
 import secrets
 import shutil
@@ -29,6 +30,7 @@ from lmdali.pipeline.files import (
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.records import pack_record, record_key
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
+from lmdali.pipeline.shard_index import save_offsets, value_offsets
 
 SHARD_FILE = "shard.json"
 TEMPORARY_SUFFIX = ".tmp"
@@ -99,6 +101,8 @@ class ShardWriter:
         planned = range(self._first_position, self._first_position + self._num_sources)
         with storage_errors(data_file):
             sync_file(data_file)
+            with data_file.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                save_offsets(self._aside, value_offsets(memoryview(mapped), header, data_file))
             info = ShardInfo(
                 name=self._name,
                 num_records=len(self._stored),

@@ -17,6 +17,8 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.transfer import torch_dtype
 
 _PREFIX = "synthetic"
+_SHARD_SAMPLES = 12_000
+"""What a shard of 256 MB holds of ImageNet; the block order wants shards."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class SyntheticDataset:
     num_samples: int = 1_281_167
     num_classes: int = 1000
     image_size: int = 256
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Records of each shard it pretends to have."""
+        whole, rest = divmod(self.num_samples, _SHARD_SAMPLES)
+        return (_SHARD_SAMPLES,) * whole + ((rest,) if rest else ())
 
     @classmethod
     def parse(cls, text: str) -> SyntheticDataset:

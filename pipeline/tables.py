@@ -5,9 +5,11 @@ Parquet because pandas, DuckDB and Polars read it; its rows are for people and f
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,35 @@ def read_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, An
     """
     rows: list[dict[str, Any]] = _read(path, columns).to_pylist()
     return rows
+
+
+def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[str, Any]]:
+    """Some rows as dictionaries, in the order asked for; only the row groups that hold them are read.
+
+    Args:
+        path: a table made by `concatenate`, which has one row group per shard.
+        columns: to read.
+        indices: row numbers from 0.
+
+    Raises:
+        IntegrityError: the file is missing, not Parquet, or too short.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            first_rows = [0, *accumulate(sizes)]
+            if indices and not 0 <= min(indices) <= max(indices) < first_rows[-1]:
+                raise IntegrityError(f"{path}: has {first_rows[-1]} rows, row {max(indices)} was asked for: damaged?")
+            group_of = [bisect_right(first_rows, index) - 1 for index in indices]
+            groups = sorted(set(group_of))
+            table = file.read_row_groups(groups, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
+    before = dict(zip(groups, [0, *accumulate(sizes[group] for group in groups)], strict=False))
+    rows = [before[group] + index - first_rows[group] for group, index in zip(group_of, indices, strict=True)]
+    taken: list[dict[str, Any]] = table.take(pa.array(rows, pa.int64())).to_pylist()
+    return taken
 
 
 def count_values(path: Path, column: str) -> Counter[Any]:

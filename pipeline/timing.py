@@ -8,8 +8,17 @@ from contextlib import contextmanager
 from time import perf_counter
 
 STAGES = ("plan", "read", "decode", "augment", "copy", "wait")
-"""plan: order and draws; read: LMDB and CRC; decode: file bytes to pixels; augment: crop to normalise; copy: to the
-device; wait: what the consumer spends in `next()`."""
+"""plan: order and draws.
+
+read: finding records in their shards, and their CRCs where these are compared.
+decode: entropy decoding and IDCT, from a JPEG file to the planes it holds (where libjpeg-turbo steps in, to RGB). In
+the dali backend, what the consumer waits for DALI, which decodes and augments.
+augment: planes, raw pixels or cached ones to the batch: upsampling, colour, crop, flip, normalisation, layout.
+copy: to the device.
+wait: what the consumer spends in `next()`, planning apart.
+
+A page that is not in memory is paid for by the stage that touches it first: `read` where CRCs are compared, otherwise
+`decode`, or `augment` for raw pixels."""
 
 
 class StageTimers:

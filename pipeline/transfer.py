@@ -1,9 +1,15 @@
-"""From uint8 patches to normalised images on the device: the CPU backend's last step when a GPU follows.
+"""From uint8 patches in pinned memory to normalised images on a GPU: the CPU backend's last step.
 
-uint8 crosses the bus, a quarter of float32's bytes; mean, shift, scale and layout are applied where the batch ends up.
+uint8 crosses the bus, a quarter of float32's bytes; mean, shift, scale, layout and dtype are made where the batch ends
+up. Nothing here makes the host wait for the device: streams wait for streams, and memory that the device still reads is
+kept until an event says that it no longer does.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,8 +26,79 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def upload(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """A small array on the device, in the order of its current stream, without waiting for the copy.
+
+    On a GPU the values pass through pinned memory of torch's own, which torch does not use again before the copy is
+    done. On the CPU the tensor shares the array's memory.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+class Event(Protocol):
+    """A place in a stream."""
+
+    def query(self) -> bool:
+        """Whether the device has passed it."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until it has."""
+        ...
+
+
+def _current_event(device: torch.device) -> Event:
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+class HeldMemory:
+    """Keeps memory alive that a device may still read, and lets go of it later without waiting.
+
+    Args:
+        device: whose current stream is meant by "now".
+        record: makes an event on that stream; for tests.
+    """
+
+    def __init__(self, device: torch.device, record: Callable[[torch.device], Event] = _current_event) -> None:
+        self._device, self._record = device, record
+        # No lock: the garbage collector may call `hold` at any time, in any thread. A deque's ends are atomic.
+        self._held: deque[tuple[Event, object]] = deque()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, memory: object) -> None:
+        """Keep `memory` until the device has done what its current stream has been given so far."""
+        event = self._record(self._device)
+        if self._closed:  # nobody would ever let go of it
+            event.synchronize()
+        else:
+            self._held.append((event, memory))
+
+    def let_go(self) -> None:
+        """Drop what the device is done with."""
+        while self._held and self._held[0][0].query():
+            self._held.popleft()
+
+    def close(self) -> None:
+        """Wait for the device and drop everything; what comes later is waited for one by one."""
+        self._closed = True
+        while self._held:
+            self._held.popleft()[0].synchronize()
+
+
 class DeviceNormalizer:
     """Applies a `PixelTransform` to uint8 patches with torch operations on any device.
+
+    (pixel - mean + shift) * scale is rounded after each operation, as the CPU backend's compiled loop does it, so a
+    batch made on a GPU equals one made on the CPU bit for bit. What is the identity is left out; the last operation
+    writes the batch's own dtype and layout. A mean image costs one pass that gathers each patch's part of it from a
+    table that fits the L2 cache. So: 3 passes with the paper's mean image and lighting, 2 without lighting, 1 for a
+    mean per channel; a scale (std, 2012 code) adds one; pixels need one for NCHW or a float dtype, none for NHWC uint8.
 
     Args:
         transform: the arithmetic; its mean image is kept on the device.
@@ -29,10 +106,15 @@ class DeviceNormalizer:
     """
 
     def __init__(self, transform: PixelTransform, spec: OutputSpec) -> None:
-        self._spec = spec
-        self._identity = transform.is_identity
-        self._mean = torch.from_numpy(transform.mean).to(spec.device)
-        self._scale = torch.from_numpy(transform.scale).to(spec.device)
+        self._spec, self._planar = spec, spec.layout == "NCHW"
+        self._height, self._width, _ = transform.mean.shape
+        self._mean = self._table = None
+        if not (transform.mean == transform.mean[0, 0]).all():
+            self._table = self._mean_table(transform.mean)
+        elif transform.mean.any():
+            self._mean = self._per_channel(torch.from_numpy(transform.mean[0, 0].copy())).to(spec.device)
+        identity_scale = bool((transform.scale == 1).all())
+        self._scale = None if identity_scale else self._per_channel(torch.from_numpy(transform.scale)).to(spec.device)
 
     def __call__(self, patches: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
         """Images from patches.
@@ -42,49 +124,109 @@ class DeviceNormalizer:
             plan: the same plan that the patches were cut by.
 
         Returns:
-            Images in the spec's dtype and layout, contiguous.
+            (B * V, 3, S, S) or (B * V, S, S, 3) in the spec's dtype, contiguous; `patches` itself where nothing is to
+            be done.
         """
-        images = patches
-        if not self._identity:
-            shifts = self._to_device(plan.shifts)
-            images = (patches.to(torch.float32) - self._mean_patches(plan) + shifts[:, None, None]) * self._scale
-        if self._spec.layout == "NCHW":
-            images = images.permute(0, 3, 1, 2)
-        return images.to(torch_dtype(self._spec.dtype)).contiguous()
+        dtype = torch_dtype(self._spec.dtype)
+        images = patches.permute(0, 3, 1, 2) if self._planar else patches
+        steps = self._steps(plan)
+        if not steps:
+            return images.to(dtype).contiguous()
+        for number, (operation, operand) in enumerate(steps, start=1):
+            kind = dtype if number == len(steps) else torch.float32
+            # In place where it fits: fresh memory would cost the cache.
+            out = images if images.dtype == kind else torch.empty(images.shape, dtype=kind, device=images.device)
+            images = operation(images, operand, out=out)
+        return images
 
-    def _mean_patches(self, plan: BatchPlan) -> torch.Tensor:
-        """(B * V, S, S, 3) float32: the mean image cut and flipped as each view was."""
-        span = np.arange(self._spec.crop_size)
-        mirrored = np.where(plan.params.flip[:, None], span[::-1], span)
-        rows = self._to_device(plan.params.crop_yx[:, :1] + span)
-        columns = self._to_device(plan.params.crop_yx[:, 1:] + mirrored)
-        return self._mean[rows[:, :, None], columns[:, None, :]]
+    def _steps(self, plan: BatchPlan) -> list[tuple[Callable[..., torch.Tensor], torch.Tensor]]:
+        """The operations of this batch that change anything, in the order of the formula."""
+        steps: list[tuple[Callable[..., torch.Tensor], torch.Tensor]] = []
+        if self._table is not None:
+            steps.append((torch.sub, self._table.index_select(0, upload(self._offsets(plan), self._spec.device))))
+        elif self._mean is not None:
+            steps.append((torch.sub, self._mean))
+        if plan.shifts.any():
+            steps.append((torch.add, self._per_channel(upload(plan.shifts, self._spec.device))))
+        if self._scale is not None:
+            steps.append((torch.mul, self._scale))
+        return steps
 
-    def _to_device(self, array: NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._spec.device, non_blocking=True)
+    def _per_channel(self, values: torch.Tensor) -> torch.Tensor:
+        """(..., 3) as something that broadcasts over a batch of this layout."""
+        axes = (3, 1, 1) if self._planar else (1, 1, 3)
+        return values.reshape(*values.shape[:-1], *axes)
+
+    def _mean_table(self, mean: NDArray[np.float32]) -> torch.Tensor:
+        """Every patch of the mean image and of its mirror image as one row of a view: no patch is stored.
+
+        The number of a row is the number of its first pixel, so rows that run past an edge exist too; nobody asks for
+        them.
+        """
+        size, (height, width) = self._spec.crop_size, (self._height, self._width)
+        both = np.stack([mean, mean[:, ::-1]])  # (2, H, W, 3)
+        if self._planar:
+            both = both.transpose(0, 3, 1, 2)
+        flat = torch.from_numpy(np.ascontiguousarray(both)).to(self._spec.device).flatten()
+        last = self._first_pixel(np.ones(1, np.int64), np.array([[height - size, width - size]]))
+        rows = int(last[0]) + 1
+        if self._planar:
+            return flat.as_strided((rows, 3, size, size), (1, height * width, width, 1))
+        return flat.as_strided((rows, size, size, 3), (3, 3 * width, 3, 1))
+
+    def _offsets(self, plan: BatchPlan) -> NDArray[np.int64]:
+        """(B * V,) int64 rows of the table that belong to the patches."""
+        flip, crop_yx = plan.params.flip.astype(np.int64), plan.params.crop_yx.copy()
+        room = self._width - self._spec.crop_size
+        crop_yx[:, 1] = np.where(plan.params.flip, room - crop_yx[:, 1], crop_yx[:, 1])
+        return self._first_pixel(flip, crop_yx)
+
+    def _first_pixel(self, mirrored: NDArray[np.int64], corner_yx: NDArray[np.int64]) -> NDArray[np.int64]:
+        images_apart = self._height * self._width * (3 if self._planar else 1)
+        return np.asarray(mirrored * images_apart + corner_yx[:, 0] * self._width + corner_yx[:, 1], np.int64)
 
 
-class DeviceCopier:
-    """Copies pinned host batches on a stream of its own, so that the copy runs beside the consumer's kernels.
+class DeviceTransfer:
+    """Sends batches to a GPU on a stream of its own, where they are also normalised, beside the consumer's kernels.
 
     Args:
-        device: a CUDA device.
+        transform: the arithmetic.
+        spec: form and place of the batches; the device is a GPU.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    def __init__(self, transform: PixelTransform, spec: OutputSpec) -> None:
+        self._device = spec.device
+        self._normalize = DeviceNormalizer(transform, spec)
+        self._stream = torch.cuda.Stream(spec.device)  # type: ignore[no-untyped-call]
+        self._held = HeldMemory(spec.device)
 
-    def copy(self, host: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
-        """Start a copy; the event is recorded after it."""
+    def send(
+        self, patches: torch.Tensor, labels: NDArray[np.int64], plan: BatchPlan
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Start the copy of a batch. The consumer's current stream waits for it; the host does not.
+
+        Args:
+            patches: (B * V, S, S, 3) uint8 in pinned memory, held here until the copy has read it: whoever owns the
+                memory may use it again when the tensor is gone.
+            labels: (B,) int64.
+            plan: of the batch.
+
+        Returns:
+            Images in the spec's form, and labels, on the device.
+        """
+        self._held.let_go()
         with torch.cuda.stream(self._stream):
-            on_device = host.to(self._device, non_blocking=True)
+            images = self._normalize(patches.to(self._device, non_blocking=True), plan)
+            on_device_labels = upload(labels, self._device)
+            self._held.hold(patches)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
-        return on_device, event
+        consumer = torch.cuda.current_stream(self._device)
+        consumer.wait_event(event)
+        for tensor in (images, on_device_labels):
+            tensor.record_stream(consumer)
+        return images, on_device_labels
 
-    def hand_over(self, on_device: torch.Tensor, event: torch.cuda.Event) -> None:
-        """Let the consumer's current stream wait for the copy, and keep the memory until it is done with it."""
-        stream = torch.cuda.current_stream(self._device)
-        stream.wait_event(event)
-        on_device.record_stream(stream)
+    def close(self) -> None:
+        """Wait until no copy reads the caller's memory any more."""
+        self._held.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 Verify = Literal["first", "always", "never"]
 
@@ -21,11 +22,13 @@ class CrcPolicy:
         self._always = verify == "always"
         self._seen = np.zeros(num_records, np.bool_) if verify == "first" else None
 
-    def wanted(self, index: int) -> bool:
-        """Whether this read compares the checksum; a second thread may be told yes as well, which is harmless."""
-        return self._always if self._seen is None else not self._seen[index]
-
-    def passed(self, index: int) -> None:
-        """Note that the checksum was right. Not before: a damaged record must not pass when it is asked for again."""
+    def wanted(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in `indices` whose checksum this read compares; two threads may both be told yes: harmless."""
         if self._seen is not None:
-            self._seen[index] = True
+            return np.flatnonzero(~self._seen[indices])
+        return np.arange(len(indices) if self._always else 0)
+
+    def passed(self, indices: NDArray[np.int64]) -> None:
+        """Note that checksums were right. Not before: a damaged record must not pass when it is asked for again."""
+        if self._seen is not None:
+            self._seen[indices] = True

@@ -45,10 +45,15 @@ class MemoryLoader:
         self.before_batch = before_batch
         self._batch_size, self._shuffle, self._size = batch_size, shuffle, size
         self._epoch, self._position, self._start = 0, 0, 0
+        self._digest = 0
 
     @property
     def epoch(self) -> int:
         return self._epoch
+
+    @property
+    def epoch_digest(self) -> int:
+        return self._digest
 
     def __len__(self) -> int:
         whole, rest = divmod(self.num_samples, self._batch_size)
@@ -56,6 +61,7 @@ class MemoryLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start, self._start = self._epoch, self._start, 0
+        self._digest = self._digest if start else 0
         order = torch.arange(self.num_samples)
         if self._shuffle:
             order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(epoch))
@@ -64,6 +70,7 @@ class MemoryLoader:
             self.before_batch(epoch, position)
             indices = order[position : position + self._batch_size]
             self._position = position + self._batch_size
+            self._digest += sum((position + place) * (index + 1) for place, index in enumerate(indices.tolist(), 1))
             if self._position >= end:
                 self._epoch, self._position = epoch + 1, 0
             yield Batch(self._images(indices), indices % len(self.class_names), indices)
@@ -77,11 +84,11 @@ class MemoryLoader:
         self._epoch, self._position, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "position": self._position}
+        return {"epoch": self._epoch, "position": self._position, "digest": self._digest if self._position else 0}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._epoch, self._position = state["epoch"], state["position"]
-        self._start = self._position
+        self._start, self._digest = self._position, state["digest"]
 
     def stage_seconds(self) -> dict[str, float]:
         return {}

@@ -17,7 +17,7 @@ ALLOWED = {"pipeline": {"pipeline"}, "model": {"pipeline", "model"}, "tools": {"
 ONLY_IN = {
     "click": ("tools",),
     "rich": ("tools",),
-    "nvidia": ("pipeline/dali.py",),
+    "nvidia": ("pipeline/dali_graph.py",),
     "lmdb": ("pipeline/shard_",),
     "pyarrow": ("pipeline/tables.py",),
 }

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools import ceilings
 from lmdali.tools.ceilings import ThreadedProbe, copy_probe, decode_probe, read_probe, sample_records
 from lmdali.tools.conversion import ConvertConfig
@@ -157,7 +159,8 @@ def test_every_ceiling_does_all_of_its_work_on_all_of_its_threads(
         return take(self, num_bytes)
 
     monkeypatch.setattr(ceilings._Scratch, "take", noted)
-    sizes = {len(data) for data in sample_records(jpeg)}
+    values = ShardReader(jpeg, load_manifest(jpeg)).locate(np.arange(6))
+    sizes = set((values.stops - values.starts).tolist())
     for probe, expected in (
         (read_probe(jpeg, num_threads=2), sizes),
         (decode_probe(sample_records(jpeg), 64, num_threads=2), {64 * 64 * 3}),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
+from lmdali.pipeline.transfer import HeldMemory
 from lmdali.pipeline.verify_policy import CrcPolicy
 
 pytestmark = pytest.mark.dali
@@ -56,20 +60,142 @@ def test_all_33_offsets_of_the_papers_crop_arrive_exactly(raw_dataset: Path) -> 
                 assert torch.equal(one.images, other.images)
 
 
+@pytest.fixture
+def raw_backend(small_raw_dataset: Path) -> Iterator[DaliBackend]:
+    reader = ShardReader(small_raw_dataset, load_manifest(small_raw_dataset))
+    spec = OutputSpec(8, 1, 48, "uint8", "NHWC", torch.device("cpu"))
+    transform = PixelTransform(np.zeros((48, 48, 3), np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32))
+    backend = DaliBackend(reader, transform, spec, num_threads=2, crc=CrcPolicy("first", 37), timers=StageTimers())
+    yield backend
+    backend.close()
+
+
+def whole_images(indices: list[int]) -> BatchPlan:
+    count = len(indices)
+    params = AugmentParams(np.zeros((count, 2), np.int64), np.zeros(count, np.bool_), np.zeros((count, 3), np.float32))
+    return BatchPlan(np.array(indices), params, np.zeros((count, 3), np.float32))
+
+
+def test_raw_records_enter_as_pixels_without_a_decoder_or_a_copy(
+    raw_backend: DaliBackend, small_raw_dataset: Path
+) -> None:
+    pending = raw_backend.start(whole_images([3, 30, 7]))
+    for task in pending.tasks:
+        task.result()
+    assert all(image.shape == (48, 48, 3) and not image.flags.owndata for image in pending.images)
+    batch = raw_backend.finish(pending)
+    reader = ShardReader(small_raw_dataset, load_manifest(small_raw_dataset))
+    for image, index in zip(batch.images.numpy(), [3, 30, 7], strict=True):
+        assert (image == reader.read(index, lambda record: decode_stored(record.data, 48))).all()
+    operators = raw_backend._pipeline.serialize()
+    assert b"ExternalSource" in operators and b"ImageDecoder" not in operators and b"decoders" not in operators
+
+
+def test_a_raw_record_of_another_size_is_named(small_raw_dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(small_raw_dataset, tmp_path / "copy"))
+    path = copy / "shards" / "00001" / "data.mdb"
+    content = path.read_bytes()
+    assert content.count(b"P6\n48 48\n") == 8
+    path.write_bytes(content.replace(b"P6\n48 48\n", b"P6\n48 47\n", 1))
+    augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
+    config = LoaderConfig(dataset=copy, batch_size=37, backend="dali", augment=augment)
+    with (
+        create_loader(replace(config, dtype="uint8", verify="never")) as loader,
+        pytest.raises(RecordError, match=rf"{path}: record \d+, key \d+_.*not the 48 x 48 pixels"),
+    ):
+        list(loader)
+
+
+def test_delivered_batches_outlive_their_loader(small_jpeg_dataset: Path) -> None:
+    augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
+    config = LoaderConfig(dataset=small_jpeg_dataset, batch_size=5, backend="dali", augment=augment, dtype="uint8")
+    with create_loader(config) as loader:
+        held = [batch.images for batch in loader]
+        expected = [images.clone() for images in held]
+    del loader
+    for _ in range(3):  # whoever got the memory next would write to it
+        with create_loader(replace(config, seed=1)) as other:
+            list(other)
+    assert all(torch.equal(one, two) for one, two in zip(held, expected, strict=True))
+
+
+class PassedLater:
+    """An event of a stream, passed when the test says so."""
+
+    def __init__(self) -> None:
+        self.passed = False
+
+    def query(self) -> bool:
+        return self.passed
+
+    def synchronize(self) -> None:
+        self.passed = True
+
+
+def test_dalis_memory_is_kept_until_the_device_has_passed_its_last_use(
+    raw_backend: DaliBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How a GPU's buffers are lent, with the CPU operators' buffers and events of our own."""
+    events: list[PassedLater] = []
+
+    def record(device: torch.device) -> PassedLater:
+        events.append(PassedLater())
+        return events[-1]
+
+    share, streams = raw_backend._pipeline.share_outputs, list[object]()
+
+    def share_on(cuda_stream: object = None) -> object:
+        streams.append(cuda_stream)
+        return share()
+
+    monkeypatch.setattr(raw_backend._pipeline, "share_outputs", share_on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the consumer's stream")
+    monkeypatch.setattr(raw_backend, "_on_gpu", True)
+    monkeypatch.setattr(raw_backend, "_held", HeldMemory(torch.device("cpu"), record))
+    batch = raw_backend.finish(raw_backend.start(whole_images([3, 30, 7])))
+    assert streams == ["the consumer's stream"]
+    assert len(events) == 1, "the host's memory, which DALI may still read"
+    row = batch.images[1]
+    expected, address = row.clone(), row.data_ptr()
+    del batch
+    assert len(events) == 1, "a view still looks at it"
+    del row
+    assert len(events) == 2, "the last look is in the stream, and has perhaps not happened yet"
+    still_there = np.ctypeslib.as_array((ctypes.c_uint8 * expected.numel()).from_address(address))
+    raw_backend.finish(raw_backend.start(whole_images([8, 9, 10])))
+    assert (still_there == expected.flatten().numpy()).all()
+    assert len(raw_backend._held) == 4
+    for event in events:
+        event.passed = True
+    raw_backend._held.let_go()
+    assert len(raw_backend._held) == 0
+    monkeypatch.setattr(raw_backend, "_on_gpu", False)
+
+
+def test_waiting_for_dali_is_told_apart_from_handing_over(jpeg_dataset: Path) -> None:
+    config = LoaderConfig(dataset=jpeg_dataset, batch_size=20, backend="dali", num_threads=1)
+    with create_loader(config) as loader:
+        list(loader)
+        seconds = loader.stage_seconds()
+    assert seconds["decode"] > 0 and seconds["copy"] > 0
+    assert seconds["decode"] + seconds["copy"] <= seconds["wait"]
+    assert seconds["copy"] < seconds["decode"], "on a CPU nothing is copied"
+
+
 def test_one_bad_image_among_several_batches_inside_dali_spares_the_others(
     small_jpeg_dataset: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(small_jpeg_dataset, tmp_path / "copy"))
     reader = ShardReader(copy, load_manifest(copy))
     data = reader.read(12, lambda record: bytes(record.data))
-    number, _ = reader._index.locate(12)
+    number, _ = reader.index.locate(12)
     path = reader.data_file(reader.manifest.shards[number].name)
     reader.close()
     path.write_bytes(path.read_bytes().replace(data, bytes(len(data))))
     config = LoaderConfig(
         dataset=copy,
         batch_size=5,
-        shuffle=False,
+        order="sequential",
         backend="dali",
         augment=AugmentConfig(crop_size=40, normalize="none", lighting="none"),
         dtype="uint8",
@@ -85,6 +211,18 @@ def test_one_bad_image_among_several_batches_inside_dali_spares_the_others(
             assert got == list(range(10))
         loader.load_state_dict(loader.state_dict() | {"sample_in_epoch": 15})
         assert [i for batch in loader for i in batch.indices.tolist()] == list(range(15, 37))
+
+
+def test_a_program_may_end_in_the_middle_of_an_epoch(small_jpeg_dataset: Path) -> None:
+    script = f"""
+from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
+augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
+config = LoaderConfig(dataset={str(small_jpeg_dataset)!r}, batch_size=5, backend="dali", augment=augment)
+batches = iter(create_loader(config))
+print(next(batches).indices.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and "5" in done.stdout
 
 
 def test_without_the_package_the_error_names_the_line_that_installs_it(small_jpeg_dataset: Path) -> None:

@@ -40,10 +40,10 @@ def trained(
     preset = PRESETS["small"].changed(
         model={"width": 1 / 32}, train={"epochs": 1, "schedule": "constant"}, batch_size=8
     )
-    return train_dataset(TrainJob(train=train, val=val, run_dir=root / "run", preset=preset, workers=1))
+    return train_dataset(TrainJob(train=train, val=val, run_dir=root / "run", preset=preset, num_threads=1))
 
 
-QUIET = EvalConfig(quiet=True, workers=1)
+QUIET = EvalConfig(quiet=True, num_threads=1)
 
 
 def test_it_repeats_the_trainers_validation(trained: TrainReport, val: Path) -> None:
@@ -55,7 +55,7 @@ def test_it_repeats_the_trainers_validation(trained: TrainReport, val: Path) -> 
 
 
 def test_ten_views_count_each_sample_once(trained: TrainReport, val: Path) -> None:
-    report = evaluate_checkpoint(val, trained.run_dir, EvalConfig(views=10, quiet=True, workers=1))
+    report = evaluate_checkpoint(val, trained.run_dir, EvalConfig(views=10, quiet=True, num_threads=1))
     assert (report.result.num_samples, report.result.num_views) == (12, 10)
 
 
@@ -73,9 +73,9 @@ def test_a_lone_checkpoint_finds_its_training_set_or_is_told(
     want = evaluate_checkpoint(val, trained.run_dir, QUIET).result
     assert evaluate_checkpoint(val, lone, QUIET).result == want
     with pytest.raises(InputError, match="of dataset"):
-        evaluate_checkpoint(val, lone, EvalConfig(basis=val, quiet=True, workers=1))
+        evaluate_checkpoint(val, lone, EvalConfig(basis=val, quiet=True, num_threads=1))
     with pytest.raises(InputError, match="--basis"):
-        evaluate_checkpoint(val, lone, EvalConfig(basis=tmp_path, quiet=True, workers=1))
+        evaluate_checkpoint(val, lone, EvalConfig(basis=tmp_path, quiet=True, num_threads=1))
 
 
 def test_other_classes_are_refused(trained: TrainReport, raw_dataset: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.loader import BackendName, LoaderConfig, create_loader
+
+BACKENDS = ["cpu", pytest.param("dali", marks=pytest.mark.dali)]
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,7 +28,7 @@ def batches(config: LoaderConfig, device: str) -> list[Batch]:
         return list(loader)
 
 
-@pytest.mark.parametrize("backend", ["cpu", pytest.param("dali", marks=pytest.mark.dali)])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("kind", "tolerance"), [("raw", 1e-3), ("jpeg", 1.0)])
 def test_batches_on_the_gpu_are_those_of_the_cpu(
     raw_dataset: Path, jpeg_dataset: Path, backend: BackendName, kind: str, tolerance: float
@@ -43,16 +46,99 @@ def test_batches_on_the_gpu_are_those_of_the_cpu(
         assert float(difference.mean() if kind == "jpeg" else difference.max()) < tolerance
 
 
-def test_a_held_batch_is_not_overwritten_by_later_copies(raw_dataset: Path) -> None:
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_what_cpu_threads_decode_and_the_gpu_normalises_is_exact(
+    raw_dataset: Path, jpeg_dataset: Path, kind: str, dtype: Any, layout: Any
+) -> None:
     config = LoaderConfig(
-        dataset=raw_dataset, batch_size=8, augment=AugmentConfig.pixels(), dtype="uint8", backend="cpu"
+        dataset=raw_dataset if kind == "raw" else jpeg_dataset,
+        batch_size=16,
+        augment=AugmentConfig.original2012(),
+        backend="cpu",
+        dtype=dtype,
+        layout=layout,
+    )
+    here, there = batches(config, "cpu"), batches(config, "cuda:0")
+    for expected, found in zip(here, there, strict=True):
+        assert found.images.is_contiguous() and found.images.dtype == expected.images.dtype
+        assert torch.equal(found.images.cpu(), expected.images)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_a_held_batch_is_not_overwritten_by_later_ones(
+    raw_dataset: Path, jpeg_dataset: Path, backend: BackendName, kind: str
+) -> None:
+    config = LoaderConfig(
+        dataset=raw_dataset if kind == "raw" else jpeg_dataset,
+        batch_size=8,
+        augment=AugmentConfig.pixels(),
+        dtype="uint8",
+        backend=backend,
     )
     with create_loader(config, device="cuda:0") as loader:
         copies = [batch.images.clone() for batch in loader]
         loader.set_epoch(0)
         held = [batch.images for batch in loader]
-    torch.cuda.synchronize()
+        for epoch in range(1, 4):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                del batch
     assert all(torch.equal(one, other) for one, other in zip(copies, held, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_that_is_dropped_while_the_gpu_still_reads_it_stays_whole(
+    raw_dataset: Path, backend: BackendName
+) -> None:
+    """The consumer's stream is kept busy, so that every batch is gone on the host long before it is read."""
+    config = LoaderConfig(dataset=raw_dataset, batch_size=8, augment=AugmentConfig.pixels(), backend=backend)
+    with create_loader(config, device="cuda:0") as loader:
+        expected = [batch.images.double().sum().item() for batch in loader]
+        loader.set_epoch(0)
+        sums = []
+        for batch in loader:
+            torch.cuda._sleep(50_000_000)
+            sums.append(batch.images.double().sum())
+            del batch
+    assert [total.item() for total in sums] == expected
+
+
+def test_cpu_threads_feed_the_gpu_without_a_wait_of_the_host(raw_dataset: Path) -> None:
+    config = LoaderConfig(dataset=raw_dataset, batch_size=8, backend="cpu")
+    with create_loader(config, device="cuda:0") as loader:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            taken = [batch.labels for batch in loader]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len(taken) > 0
+
+
+@pytest.mark.dali
+def test_dalis_memory_reaches_torch_without_a_copy(raw_dataset: Path) -> None:
+    config = LoaderConfig(dataset=raw_dataset, batch_size=8, backend="dali")
+    with create_loader(config, device="cuda:0") as loader:
+        before = torch.cuda.memory_allocated(0)
+        held = [batch.images for batch in loader]
+        assert torch.cuda.memory_allocated(0) - before < held[0].nbytes, "torch allocated the images"
+
+
+@pytest.mark.dali
+def test_the_faster_way_to_decode_is_measured_once(
+    jpeg_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = LoaderConfig(dataset=jpeg_dataset, batch_size=16)
+    with create_loader(config, device="cuda:0") as first, create_loader(config, device="cuda:0") as second:
+        assert first.backend_name == second.backend_name
+        assert "images/s on CPU threads" in first.backend_reason and "images/s on the GPU" in first.backend_reason
+        assert second.backend_reason == first.backend_reason.replace("measured now", "measured before")
+    required = replace(config, required_images_per_second=1e-3)
+    with create_loader(required, device="cuda:0") as loader:
+        assert loader.backend_name == "cpu"
 
 
 def test_training_runs_on_the_gpu(jpeg_dataset: Path, tmp_path: Path) -> None:

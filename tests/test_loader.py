@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
+from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MachineError, ManifestError, ShardError
-from lmdali.pipeline.loader import _choose_backend
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.synthetic import SyntheticDataset
 
@@ -22,10 +21,15 @@ from lmdali.pipeline.synthetic import SyntheticDataset
     [
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"prefetch": 0}, "prefetch must be at least 1"),
+        ({"block_shards": 0}, "block_shards must be at least 1"),
+        ({"order": "random"}, "order must be one of shuffled, sequential, block"),
         ({"num_threads": 0}, "num_threads must be at least 1"),
         ({"seed": -1}, "seed must be in"),
         ({"seed": 2**64}, "seed must be in"),
         ({"backend": "gpu"}, "backend must be one of auto, cpu, dali, synthetic"),
+        ({"decode": "dali"}, "decode must be one of auto, gpu, cpu"),
+        ({"required_images_per_second": 0.0}, "required_images_per_second must be over 0"),
+        ({"required_images_per_second": float("nan")}, "required_images_per_second must be over 0"),
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"layout": "CHW"}, "layout must be one of"),
         ({"verify": "sometimes"}, "verify must be one of"),
@@ -41,8 +45,10 @@ def test_configs_that_cannot_work_are_refused(fields: dict[str, Any], message: s
 
 def test_training_drops_the_last_batch_and_evaluation_does_not() -> None:
     assert LoaderConfig(dataset="x").drops_last
-    assert not LoaderConfig(dataset="x", shuffle=False).drops_last
-    assert LoaderConfig(dataset="x", shuffle=False, drop_last=True).drops_last
+    assert LoaderConfig(dataset="x", order="block").drops_last
+    assert not LoaderConfig(dataset="x", order="block", drop_last=False).drops_last
+    assert not LoaderConfig(dataset="x", order="sequential").drops_last
+    assert LoaderConfig(dataset="x", order="sequential", drop_last=True).drops_last
 
 
 def test_without_a_gpu_the_cpu_is_chosen_and_the_reason_given(jpeg_dataset: Path) -> None:
@@ -52,14 +58,12 @@ def test_without_a_gpu_the_cpu_is_chosen_and_the_reason_given(jpeg_dataset: Path
     assert images.shape == (8, 3, 224, 224) and labels.shape == (8,)
 
 
-def test_a_gpu_gets_dali_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = torch.device("cuda:1")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert _choose_backend("auto", device) == ("dali", "the device is cuda:1 and DALI is installed")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    name, reason = _choose_backend("auto", device)
-    assert name == "cpu" and "pip install 'lmdali[dali-cuda13]'" in reason
-    assert _choose_backend("dali", device) == ("dali", "asked for")
+def test_decoding_on_a_gpu_needs_one(jpeg_dataset: Path) -> None:
+    backends: tuple[BackendName, ...] = ("auto", "cpu", "dali")
+    for backend in backends:
+        with pytest.raises(ConfigError, match='decode="gpu" needs a GPU'):
+            create_loader(LoaderConfig(dataset=jpeg_dataset, batch_size=8, decode="gpu", backend=backend))
+    create_loader(LoaderConfig(dataset=jpeg_dataset, batch_size=8, decode="cpu")).close()
 
 
 def test_devices_that_are_not_there_are_refused(jpeg_dataset: Path) -> None:

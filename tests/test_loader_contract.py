@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from lmdali.pipeline import AugmentConfig, DatasetLoader, LoaderConfig, create_loader, load_eigenbasis, load_manifest
 from lmdali.pipeline.augment import apply_params, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch, Loader
+from lmdali.pipeline.block_order import create_order
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import ConfigError, InputError, RecordError
+from lmdali.pipeline.order_digest import batch_digest, combine
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.shard_reader import ShardReader
@@ -161,8 +163,23 @@ def test_batches_have_the_form_that_was_asked_for(make: Make, dtype: Any, layout
     assert images is batch.images and labels is batch.labels
 
 
-def test_storage_order_without_shuffle(make: Make) -> None:
-    assert indices(make(shuffle=False)) == list(range(37))
+def test_sequential_is_storage_order(make: Make) -> None:
+    assert indices(make(order="sequential")) == list(range(37))
+
+
+def test_the_block_order_opens_a_few_shards_at_a_time(make: Make, small_jpeg_dataset: Path) -> None:
+    sizes = [shard.num_records for shard in load_manifest(small_jpeg_dataset).shards]
+    assert len(sizes) == 5
+    loader = make(order="block", block_shards=2, drop_last=False)
+    for epoch in range(2):
+        expected = create_order(
+            "block", num_samples=NUM_SAMPLES, seed=0, epoch=epoch, shard_sizes=sizes, block_shards=2
+        ).indices(0, NUM_SAMPLES)
+        delivered = indices(loader)
+        assert delivered == expected.tolist() != order(epoch)
+        assert sorted(delivered) == list(range(NUM_SAMPLES))
+        shards = np.searchsorted(np.cumsum(sizes), delivered, side="right")
+        assert len(set(shards[: sum(sorted(sizes)[:2])].tolist())) <= 2
 
 
 def test_views_of_ten_crops_are_adjacent(make: Make) -> None:
@@ -246,6 +263,107 @@ def test_negative_epochs_are_refused(make: Make) -> None:
         make().set_epoch(-1)
 
 
+# Across epochs.
+
+
+class Spy:
+    """Counts what a loader's backend has in its hands."""
+
+    def __init__(self, loader: DatasetLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started = self.ended = self.most = 0
+        backend: Any = loader._backend
+        start, finish, cancel = backend.start, backend.finish, backend.cancel
+
+        def counted_start(plan: Any) -> Any:
+            self.started += 1
+            self.most = max(self.most, self.started - self.ended)
+            return start(plan)
+
+        def counted_finish(pending: Any) -> Any:
+            self.ended += 1
+            return finish(pending)
+
+        def counted_cancel(pending: Any) -> None:
+            self.ended += 1
+            cancel(pending)
+
+        monkeypatch.setattr(loader._queue, "_backend", _Counting(counted_start, counted_finish, counted_cancel))
+
+    @property
+    def in_flight(self) -> int:
+        return self.started - self.ended
+
+
+class _Counting:
+    def __init__(self, start: Any, finish: Any, cancel: Any) -> None:
+        self.start, self.finish, self.cancel = start, finish, cancel
+
+
+def test_the_next_epoch_is_in_flight_when_this_one_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = make(augment=PAPER, prefetch=3)
+    spy = Spy(loader, monkeypatch)
+    expected = [seen(_at_epoch(make(augment=PAPER), epoch)) for epoch in range(3)]
+    for epoch in range(3):
+        if epoch == 2:
+            loader.set_epoch(epoch)  # as training loops do: to where the loader is anyway
+        assert seen(loader) == expected[epoch]
+        assert (spy.started, spy.in_flight) == (7 * (epoch + 1) + 3, 3), "nothing was begun twice"
+    assert spy.most == 4
+    loader.close()
+    assert spy.in_flight == 0
+
+
+def test_an_iterator_left_after_its_last_batch_hands_over_what_it_began(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = make(prefetch=3, drop_last=False)
+    spy = Spy(loader, monkeypatch)
+    for epoch in range(3):
+        assert indices(batch for _, batch in zip(range(len(loader)), loader, strict=False)) == order(epoch)
+        assert (spy.started, spy.in_flight) == (8 * (epoch + 1) + 3, 3)
+
+
+def test_evaluation_does_not_work_ahead_of_its_epoch(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = make(augment=CENTER, order="sequential", prefetch=3)
+    spy = Spy(loader, monkeypatch)
+    for run in range(1, 3):
+        loader.set_epoch(0)
+        assert indices(loader) == list(range(NUM_SAMPLES))
+        assert (spy.started, spy.in_flight) == (8 * run, 0)
+
+
+@pytest.mark.parametrize("how", ["set_epoch", "load_state_dict", "close"])
+def test_what_was_begun_for_another_epoch_is_given_up(make: Make, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    loader = make(augment=PAPER, prefetch=3)
+    state = make(augment=PAPER).state_dict() | {"epoch": 4, "sample_in_epoch": 20}
+    spy = Spy(loader, monkeypatch)
+    list(loader)
+    assert spy.in_flight == 3
+    if how == "close":
+        loader.close()
+    elif how == "set_epoch":
+        loader.set_epoch(4)
+    else:
+        loader.load_state_dict(state)
+    assert spy.in_flight == 0
+    if how != "close":
+        whole = seen(_at_epoch(make(augment=PAPER), 4))
+        assert seen(loader) == (whole if how == "set_epoch" else whole[4:])
+
+
+def test_an_iterator_that_is_closed_leaves_nothing_running(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = make(prefetch=3)
+    spy = Spy(loader, monkeypatch)
+    for count in (2, 7):
+        iterator: Any = iter(loader)
+        for _ in range(count):
+            next(iterator)
+        assert spy.in_flight == 3
+        iterator.close()
+        assert spy.in_flight == 0
+    assert indices(loader) == order(1)[:35]
+
+
 # State.
 
 
@@ -278,18 +396,22 @@ def _at_epoch(loader: DatasetLoader, epoch: int) -> DatasetLoader:
     return loader
 
 
-def test_the_state_is_six_plain_values(make: Make, small_jpeg_dataset: Path) -> None:
+def test_the_state_is_ten_plain_values(make: Make, small_jpeg_dataset: Path) -> None:
     loader = make(seed=9)
     iterator = iter(loader)
     next(iterator), next(iterator)
     state = loader.state_dict()
     assert state == {
-        "state_version": 1,
+        "state_version": 2,
         "epoch": 0,
         "sample_in_epoch": 10,
         "seed": 9,
         "num_samples": NUM_SAMPLES,
         "manifest_digest": load_manifest(small_jpeg_dataset).digest,
+        "order": "shuffled",
+        "rank": 0,
+        "world_size": 1,
+        "epoch_digest": f"{expected_digest(PIXELS, 10, seed=9):016x}",
     }
     assert json.loads(json.dumps(state)) == state
 
@@ -379,7 +501,9 @@ def test_a_state_near_the_end_with_nothing_left_is_the_next_epoch(make: Make) ->
         ({"seed": 1}, "seed 1 there, 0 here"),
         ({"manifest_digest": "x"}, "manifest_digest"),
         ({"num_samples": 38}, "num_samples 38 there, 37 here"),
-        ({"state_version": 2}, "version 2"),
+        ({"state_version": 3}, "version 3"),
+        ({"order": "block:8"}, "order 'block:8' there, 'shuffled' here"),
+        ({"epoch_digest": "x"}, "epoch_digest 'x'"),
         ({"sample_in_epoch": 38}, "sample 38 of 37"),
         ({"sample_in_epoch": -1}, "sample -1"),
         ({"epoch": -1}, "epoch -1"),
@@ -403,6 +527,33 @@ def test_a_state_of_another_seed_can_be_forced(make: Make) -> None:
     assert indices(loader) == order(0, 4)[30:]
 
 
+# Digest.
+
+
+def expected_digest(augment: AugmentConfig, count: int, epoch: int = 0, seed: int = 0) -> int:
+    chosen = np.array(order(epoch, seed)[:count])
+    params = draw_params(augment, seed=seed, epoch=epoch, indices=chosen, image_size=SIZE)
+    return batch_digest(np.arange(count), chosen, params)
+
+
+@pytest.mark.parametrize("augment", [PIXELS, PAPER, TEN], ids=["pixels", "paper", "ten"])
+def test_digests_are_of_samples_and_draws_and_of_nothing_else(make: Make, augment: AugmentConfig) -> None:
+    for fields in ({}, {"batch_size": 37}, {"num_threads": 1, "prefetch": 1}, {"num_threads": 5, "prefetch": 9}):
+        loader = make(augment=augment, drop_last=False, **fields)
+        for epoch in range(2):
+            list(loader)
+            assert loader.epoch_digest == expected_digest(augment, NUM_SAMPLES, epoch)
+
+
+def test_digests_of_ranks_add_up(make: Make) -> None:
+    ranks = [make(rank, 3, batch_size=2, augment=PAPER, drop_last=False) for rank in range(3)]
+    for loader in ranks:
+        list(loader)
+    parts = [loader.epoch_digest or 0 for loader in ranks]
+    assert len(set(parts)) == 3
+    assert combine(parts) == expected_digest(PAPER, NUM_SAMPLES)
+
+
 # Ranks.
 
 
@@ -419,7 +570,7 @@ def test_ranks_together_are_one_process(make: Make, backend: str) -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_covers_each_sample_once_for_any_world(make: Make, world_size: int) -> None:
     for batch_size in (1, 4, 6, 12, 13, 36, 37):
-        fields: dict[str, Any] = {"batch_size": batch_size, "augment": CENTER, "shuffle": False}
+        fields: dict[str, Any] = {"batch_size": batch_size, "augment": CENTER, "order": "sequential"}
         ranks = [make(rank, world_size, **fields) for rank in range(world_size)]
         steps = list(zip(*ranks, strict=True))
         assert len(steps) == len(ranks[0])
@@ -430,11 +581,18 @@ def test_evaluation_covers_each_sample_once_for_any_world(make: Make, world_size
 
 def test_a_rank_without_samples_in_the_last_step_gets_an_empty_batch(make: Make) -> None:
     # 37 = 6 * 6 + 1: the second and third rank have nothing in the seventh step.
-    ranks = [make(rank, 3, batch_size=2, augment=CENTER, shuffle=False) for rank in range(3)]
+    ranks = [make(rank, 3, batch_size=2, augment=CENTER, order="sequential") for rank in range(3)]
     last = [list(loader)[-1] for loader in ranks]
     assert [len(batch.labels) for batch in last] == [1, 0, 0]
     assert last[1].images.shape == (0, CROP, CROP, 3)
     assert last[1].images.dtype == last[0].images.dtype
+
+
+def test_more_ranks_than_samples_still_deliver_each_sample_once(make: Make) -> None:
+    ranks = [make(rank, 40, batch_size=1, augment=CENTER, order="sequential", num_threads=1) for rank in range(40)]
+    batches = [list(loader) for loader in ranks]
+    assert [len(b) for b in batches] == [1] * 40
+    assert [index for b in batches for index in indices(b)] == list(range(NUM_SAMPLES))
 
 
 def test_rank_and_world_size_come_from_torchruns_environment(
@@ -571,6 +729,31 @@ def test_buffers_are_used_again(small_jpeg_dataset: Path) -> None:
         assert loader._backend._ring.num_allocated <= 5  # type: ignore[attr-defined]
 
 
+# Two at once.
+
+
+def test_two_loaders_on_one_dataset_do_not_disturb_each_other(make: Make) -> None:
+    alone = [seen(make(augment=PAPER, seed=seed)) for seed in (0, 5)]
+    both = [make(augment=PAPER, seed=seed) for seed in (0, 5)]
+    together: list[Seen] = [[], []]
+    for step, pair in enumerate(zip(*both, strict=True), start=1):
+        for found, batch in zip(together, pair, strict=True):
+            found += seen([batch])
+        assert [loader.state_dict()["sample_in_epoch"] for loader in both] == ([5 * step] * 2 if step < 7 else [0, 0])
+    assert together == alone
+    assert len({loader.epoch_digest for loader in both}) == 2
+
+
+def test_closing_one_of_two_loaders_leaves_the_other_whole(make: Make) -> None:
+    expected = seen(make(augment=PAPER))
+    first, second = make(augment=PAPER), make(augment=PAPER)
+    iterator = iter(first)
+    found = seen([next(iterator)])
+    next(iter(second))
+    second.close()
+    assert found + seen(iterator) == expected
+
+
 # Ends.
 
 
@@ -630,14 +813,16 @@ def test_threads_and_descriptors_return_to_their_baseline(make: Make) -> None:
     assert open_descriptors() <= descriptors
 
 
-def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end(make_real: Make, small_jpeg_dataset: Path) -> None:
+@pytest.mark.parametrize("batches", [1, 7])
+def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end(small_jpeg_dataset: Path, batches: int) -> None:
     before = threading.active_count()
     loader: DatasetLoader | None = create_loader(
         LoaderConfig(dataset=small_jpeg_dataset, batch_size=5, augment=PIXELS, dtype="uint8", backend="cpu")
     )
     assert loader is not None
     iterator: Any = iter(loader)
-    next(iterator)
+    for _ in range(batches):  # 7 is an epoch: what runs then is the next one's
+        next(iterator)
     del iterator, loader
     gc.collect()
     for thread in threading.enumerate():
@@ -649,19 +834,41 @@ def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end(make_real: Make,
 # Errors.
 
 
-@pytest.fixture
-def damaged(small_jpeg_dataset: Path, tmp_path: Path) -> tuple[Path, int]:
-    """A copy with one flipped bit in one image, and the record's number."""
-    copy = Path(shutil.copytree(small_jpeg_dataset, tmp_path / "copy"))
-    victim = order()[17]  # the third sample of the fourth batch
+def damage(dataset: Path, copy: Path, victim: int) -> Path:
+    """A copy with one flipped bit in the image of one record."""
+    shutil.copytree(dataset, copy)
     reader = ShardReader(copy, load_manifest(copy))
     data = reader.read(victim, lambda record: bytes(record.data))
-    path = reader.data_file(reader.manifest.shards[reader._index.locate(victim)[0]].name)
+    path = reader.data_file(reader.manifest.shards[reader.index.locate(victim)[0]].name)
     reader.close()
     whole = bytearray(path.read_bytes())
     whole[whole.index(data) + len(data) // 2] ^= 4
     path.write_bytes(whole)
-    return copy, victim
+    return copy
+
+
+@pytest.fixture
+def damaged(small_jpeg_dataset: Path, tmp_path: Path) -> tuple[Path, int]:
+    """A dataset with one damaged record, the third sample of the fourth batch, and the record's number."""
+    victim = order()[17]
+    return damage(small_jpeg_dataset, tmp_path / "copy", victim), victim
+
+
+def test_damage_in_a_batch_of_the_next_epoch_surfaces_in_that_epoch(
+    make_real: Make, small_jpeg_dataset: Path, tmp_path: Path
+) -> None:
+    # The last sample of epoch 0 is dropped there, and with this seed it comes early in epoch 1.
+    seed = next(seed for seed in range(99) if order(0, seed)[-1] in order(1, seed)[5:10])
+    victim = order(0, seed)[-1]
+    dataset = damage(small_jpeg_dataset, tmp_path / "copy", victim)
+    loader = make_real(dataset=dataset, seed=seed, prefetch=5)
+    assert indices(loader) == order(0, seed)[:35]
+    got: list[Batch] = []
+    with pytest.raises(RecordError, match=rf"record {victim}\b"):
+        for batch in loader:
+            got.append(batch)
+    assert indices(got) == order(1, seed)[:5]
+    assert (loader.epoch, loader.state_dict()["sample_in_epoch"]) == (1, 5)
 
 
 def test_a_damaged_record_surfaces_with_its_name_after_the_sound_batches(
@@ -701,7 +908,7 @@ def test_a_record_that_does_not_decode_is_named(make_real: Make, small_jpeg_data
     reader = ShardReader(copy, load_manifest(copy))
     victim = order()[17]
     data = reader.read(victim, lambda record: bytes(record.data))
-    path = reader.data_file(reader.manifest.shards[reader._index.locate(victim)[0]].name)
+    path = reader.data_file(reader.manifest.shards[reader.index.locate(victim)[0]].name)
     reader.close()
     whole = path.read_bytes()
     path.write_bytes(whole.replace(data, bytes(len(data))))

@@ -9,14 +9,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
+from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, apply_params, draw_params, pixel_transform
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.contact_sheet import GAP, MARGIN, Pen, Tile, draw_sheet
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.convert import convert
-from lmdali.tools.preview import AUGMENTS, command, draw_preview, readable_class, undo_normalization
+from lmdali.tools.preview import command, draw_preview, readable_class, undo_normalization
 from lmdali.tools.sources import open_source
 
 NUM_IMAGES = 12

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from lmdali.pipeline import cpu
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.jpeg_decoder import JpegDecoder
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.convert import convert
 from lmdali.tools.measurement import Rate
@@ -25,7 +26,7 @@ from lmdali.tools.throughput import print_report
 from lmdali.tools.verdict import Evidence, dominant_stage, judge
 
 AUGMENT = AugmentConfig(crop_size=24)
-QUICK = ProfileConfig(batch_size=8, workers=2, steps=10, device="cpu")
+QUICK = ProfileConfig(batch_size=8, num_threads=2, steps=10, device="cpu")
 WORKERS_ONLY = {"plan": None, "read": 1e-4, "decode": 6e-4, "augment": 2e-4, "copy": None, "wait": 1e-3}
 
 
@@ -76,13 +77,13 @@ def one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture
 def slow_decode(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = cpu.decode_stored
+    decode = JpegDecoder.decode
 
-    def delayed(*args: object, **kwargs: object) -> object:
-        sleep(0.006)
-        return decode(*args, **kwargs)  # type: ignore[arg-type]
+    def delayed(self: JpegDecoder, data: Any, starts: Any, *rest: Any) -> Any:
+        sleep(0.006 * len(starts))
+        return decode(self, data, starts, *rest)
 
-    monkeypatch.setattr(cpu, "decode_stored", delayed)
+    monkeypatch.setattr(JpegDecoder, "decode", delayed)
 
 
 def rate(per_second: float, cpu_seconds: float = 0.0, stages: dict[str, float | None] | None = None) -> Rate:

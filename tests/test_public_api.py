@@ -23,6 +23,7 @@ def test_the_public_names_are_frozen() -> None:
         "create_loader",
         "load_eigenbasis",
         "load_manifest",
+        "merge_states",
     ]
 
 
@@ -44,13 +45,18 @@ def test_the_options_of_a_loader_are_frozen() -> None:
     assert found == {
         "batch_size": 128,
         "seed": 0,
-        "shuffle": True,
+        "order": "shuffled",
+        "block_shards": 8,
         "drop_last": None,
         "backend": "auto",
+        "decode": "auto",
+        "required_images_per_second": None,
         "dtype": "float32",
         "layout": "NCHW",
         "num_threads": None,
         "prefetch": 3,
+        "decoded_cache_bytes": 0,
+        "readahead_bytes": 64_000_000,
         "verify": "first",
         "basis": None,
     }

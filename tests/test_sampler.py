@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmdali.pipeline.block_order import ORDERS, create_order
 from lmdali.pipeline.counter_random import mix64, philox4x32, sample_words
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.sampler import EpochOrder, RankSlice
+from lmdali.pipeline.sampler import EpochOrder, RankSlice, permute, round_keys
 
 SEEDS = st.integers(0, 2**64 - 1)
 EPOCHS = st.integers(0, 2**32 - 1)
@@ -155,6 +156,18 @@ def test_positions_outside_the_epoch_are_refused(start: int, stop: int) -> None:
         EpochOrder(10, 0, 0, True).indices(start, stop)
 
 
+def test_keys_of_a_permutation_depend_on_every_word_and_its_place() -> None:
+    tuples = [(0,), (0, 1), (1, 0), (1, 0, 0), (1, 0, 1), (1, 1, 0), (2**64 - 1, 0), (2**32, 0), (0, 2**32)]
+    keys = [tuple(round_keys(*words).tolist()) for words in tuples]
+    assert len(set(keys)) == len(keys)
+    assert all(len(set(key)) == len(key) == 8 for key in keys)
+
+
+@given(st.integers(0, 400), SEEDS)
+def test_a_set_of_any_size_is_permuted_onto_itself(size: int, key: int) -> None:
+    assert sorted(permute(np.arange(size, dtype=np.uint64), size, round_keys(key)).tolist()) == list(range(size))
+
+
 # Ranks.
 
 
@@ -214,6 +227,96 @@ def test_the_order_of_samples_does_not_depend_on_the_batch_size() -> None:
         steps = range(slice_.num_steps())
         seen.append([i for step in steps for i in epoch.indices(*slice_.positions(step)).tolist()])
     assert seen[0] == seen[1] == seen[2] == seen[3]
+
+
+def test_owners_by_hand() -> None:
+    slice_ = RankSlice(8, 3, 0, 2, drop_last=False)
+    assert [part.tolist() for part in slice_.owners(0, 8)] == [[0] * 6 + [1] * 2, [0, 0, 0, 1, 1, 1, 0, 1]]
+    assert [part.tolist() for part in slice_.owners(5, 8, start=4)] == [[0] * 3, [0, 1, 1]]
+    dropping = RankSlice(8, 3, 0, 2, drop_last=True)
+    assert [part.tolist() for part in dropping.owners(4, 8)] == [[0, 0, 1, 1], [1, 1, -1, -1]]
+
+
+@given(st.integers(1, 120), st.integers(1, 9), st.integers(1, 8), st.booleans(), st.data())
+def test_owners_are_the_inverse_of_positions(
+    num_samples: int, batch_size: int, world_size: int, drop_last: bool, data: st.DataObject
+) -> None:
+    drop_last &= num_samples >= batch_size * world_size
+    ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last) for r in range(world_size)]
+    start = data.draw(st.integers(0, num_samples))
+    expected = {
+        position: (step, slice_.rank)
+        for slice_ in ranks
+        for step in range(slice_.num_steps(start))
+        for position in range(*slice_.positions(step, start))
+    }
+    steps, owners = ranks[0].owners(start, num_samples, start)
+    left_out = (ranks[0].num_steps(start), -1)
+    found = [expected.get(position, left_out) for position in range(start, num_samples)]
+    assert list(zip(steps.tolist(), owners.tolist(), strict=True)) == found
+    first = data.draw(st.integers(start, num_samples))
+    stop = data.draw(st.integers(first, num_samples))
+    assert ranks[0].owners(first, stop, start)[1].tolist() == owners[first - start : stop - start].tolist()
+
+
+def test_owners_outside_the_rest_of_the_epoch_are_refused() -> None:
+    for first, stop, start in ((0, 11, 0), (2, 5, 3), (5, 4, 0), (-1, 2, -1)):
+        with pytest.raises(ConfigError, match="are not within"):
+            RankSlice(10, 2).owners(first, stop, start)
+
+
+# A run that stops and goes on elsewhere.
+
+SIZES = st.sampled_from([1, 2, 3, 4, 8])
+LEGS = st.lists(st.tuples(SIZES, SIZES), min_size=3, max_size=3)
+
+
+def delivered(name: str, shard_sizes: list[int], slices: list[RankSlice], start: int, steps: int) -> list[int]:
+    """Samples that all ranks get in their first steps from `start`, each rank with an order of its own making."""
+    orders = [
+        create_order(name, num_samples=sum(shard_sizes), seed=6, epoch=2, shard_sizes=shard_sizes, block_shards=2)  # type: ignore[arg-type]
+        for _ in slices
+    ]
+    return [
+        sample
+        for step in range(steps)
+        for slice_, order in zip(slices, orders, strict=True)
+        for sample in order.indices(*slice_.positions(step, start)).tolist()
+    ]
+
+
+@given(st.sampled_from(ORDERS), st.lists(st.integers(0, 40), min_size=1, max_size=6), st.booleans(), LEGS, st.data())
+def test_two_resumes_with_other_ranks_and_batches_go_on_in_the_same_order(
+    name: str, shard_sizes: list[int], drop_last: bool, legs: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    num_samples = sum(shard_sizes)
+    drop_last &= num_samples >= max(world_size * batch_size for world_size, batch_size in legs)
+    position, seen = 0, []
+    for number, (world_size, batch_size) in enumerate(legs):
+        slices = [RankSlice(num_samples, batch_size, rank, world_size, drop_last) for rank in range(world_size)]
+        steps = slices[0].num_steps(position)
+        if number < 2:  # the run is stopped after any of its steps
+            steps = data.draw(st.integers(0, steps))
+        seen += delivered(name, shard_sizes, slices, position, steps)
+        position = slices[-1].position_after(steps - 1, position)
+    alone = delivered(name, shard_sizes, [RankSlice(num_samples, 1, drop_last=False)], 0, num_samples)
+    assert seen == alone[: len(seen)]
+    left = num_samples - len(seen)
+    assert 0 <= left < legs[-1][0] * legs[-1][1] if drop_last else sorted(seen) == list(range(num_samples))
+    assert position == len(seen)
+
+
+def test_a_state_of_every_step_goes_on_with_every_other_split() -> None:
+    shard_sizes = [11, 0, 9, 3]
+    splits = [(w, b) for w in (1, 2, 3, 4, 8) for b in (1, 3)]
+    for name, (w1, b1), (w2, b2) in itertools.product(ORDERS, splits, splits):
+        before = [RankSlice(23, b1, rank, w1, drop_last=False) for rank in range(w1)]
+        after = [RankSlice(23, b2, rank, w2, drop_last=False) for rank in range(w2)]
+        for steps in range(0, before[0].num_steps() + 1, 3):
+            position = before[0].position_after(steps - 1)
+            seen = delivered(name, shard_sizes, before, 0, steps)
+            seen += delivered(name, shard_sizes, after, position, after[0].num_steps(position))
+            assert sorted(seen) == list(range(23))
 
 
 @pytest.mark.parametrize(

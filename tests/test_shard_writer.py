@@ -18,6 +18,7 @@ from lmdali.pipeline.files import file_sha256
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.records import parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size, read_header
+from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_writer import SHARD_FILE, ShardWriter, shard_from_json, shard_to_json
 
 BIG = os.urandom(9000)
@@ -60,7 +61,7 @@ def test_a_shard_is_a_plain_lmdb_of_caffe_datums(tmp_path: Path) -> None:
 def test_the_shard_has_its_figures_beside_it_and_no_lock_file(tmp_path: Path) -> None:
     info = write(tmp_path / "shards")
     directory = tmp_path / "shards" / "00003"
-    assert sorted(path.name for path in directory.iterdir()) == [DATA_FILE, SHARD_FILE]
+    assert sorted(path.name for path in directory.iterdir()) == [DATA_FILE, OFFSETS_FILE, SHARD_FILE]
     document = json.loads((directory / SHARD_FILE).read_text())
     assert document["plan"] == "abc"
     assert shard_from_json(document["shard"]) == info == shard_from_json(shard_to_json(info))
@@ -76,7 +77,7 @@ def test_the_file_is_in_the_0_9_format_and_not_preallocated(tmp_path: Path) -> N
     path = tmp_path / "shards" / "00003" / DATA_FILE
     header = read_header(path)
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    assert header == LmdbHeader(1, page_bytes, 5, info.file_bytes)
+    assert header == LmdbHeader(1, page_bytes, 5, header.root_page, info.file_bytes)
     assert info.file_bytes < 100_000
     assert path.stat().st_blocks * 512 <= info.file_bytes + page_bytes
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, count_values, printable, read_rows, write_rows
+from lmdali.pipeline.tables import (
+    RecordRow,
+    RejectRow,
+    concatenate,
+    count_values,
+    printable,
+    read_rows,
+    take_rows,
+    write_rows,
+)
 
 RECORD = RecordRow(
     position=0,
@@ -92,3 +101,22 @@ def test_any_file_name_becomes_printable_utf8(name: bytes) -> None:
     text = printable(name.decode("utf-8", "surrogateescape"))
     assert text.isprintable()
     text.encode("utf-8")
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.lists(st.integers(1, 4), min_size=3, max_size=3))
+def test_rows_are_taken_one_by_one_across_row_groups(
+    tmp_path_factory: pytest.TempPathFactory, wanted: list[int], sizes: list[int]
+) -> None:
+    directory = tmp_path_factory.mktemp("rows")
+    count = 0
+    for number, size in enumerate(sizes):
+        rows = [replace(REJECT, position=count + at) for at in range(size)]
+        write_rows(directory / str(number), RejectRow, rows)
+        count += size
+    table = directory / "table"
+    concatenate([directory / str(number) for number in range(3)], table, RejectRow, index=False)
+    indices = [index for index in wanted if index < count]
+    assert [row["position"] for row in take_rows(table, ["position"], indices)] == indices
+    for wrong in ([count], [0, -1]):
+        with pytest.raises(IntegrityError, match="rows"):
+            take_rows(table, ["position"], wrong)

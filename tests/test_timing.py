@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmdali.pipeline import cpu_budget
@@ -90,12 +91,15 @@ def test_without_affinity_the_machines_cpus_count(eight_cpus: Path, monkeypatch:
 def test_which_reads_compare_the_checksum(verify: Any, expected: list[bool]) -> None:
     policy, wanted = CrcPolicy(verify, 5), []
     for _ in range(3):
-        wanted.append(policy.wanted(4))
-        policy.passed(4)
+        wanted.append(policy.wanted(np.array([4])).tolist() == [0])
+        policy.passed(np.array([4]))
     assert wanted == expected
-    assert policy.wanted(3) == (verify != "never")
+    # Positions among those that were asked for, not record numbers.
+    positions = {"first": [1, 3], "always": [0, 1, 2, 3], "never": []}[verify]
+    assert policy.wanted(np.array([4, 3, 4, 2])).tolist() == positions
 
 
 def test_a_record_that_did_not_pass_is_compared_again() -> None:
     policy = CrcPolicy("first", 2)
-    assert policy.wanted(1) and policy.wanted(1)
+    for _ in range(2):
+        assert policy.wanted(np.array([1])).tolist() == [0]

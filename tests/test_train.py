@@ -24,10 +24,11 @@ from lmdali.tools.train import TrainJob, command, train_dataset
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
 
 OPTIONS = (
-    "-b -j --backend --batch-size --bias-decay --channels-last --checkpoint-seconds --checkpoint-steps --device "
-    "--dropout --epochs --init --json --keep-checkpoints --label-smoothing --lighting --lighting-std --log-steps "
-    "--lr --momentum --normalize --precision --preset --quiet --resume --run-dir --schedule --seed --tensorboard "
-    "--wd --weight-decay --width --workers"
+    "-b -j --backend --batch-size --bias-decay --block-shards --channels-last --checkpoint-seconds --checkpoint-steps "
+    "--decode --decoded-cache-bytes --device --dropout --epochs --init --json --keep-checkpoints --label-smoothing "
+    "--lighting --lighting-std --log-steps --lr --momentum --normalize --num-threads --order --precision --prefetch "
+    "--preset --quiet --readahead-bytes --resume --run-dir --schedule --seed --tensorboard --verify --wd "
+    "--weight-decay --width --workers"
 )
 
 
@@ -79,7 +80,7 @@ def test_people_get_a_table_on_stdout_and_progress_on_stderr(tmp_path: Path, dat
 def test_validation_uses_the_training_sets_statistics(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
     train, val = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=small_preset()).loader_configs()
     assert (train.basis, val.basis) == (None, datasets[0])
-    assert not val.shuffle
+    assert (train.order, val.order) == ("shuffled", "sequential")
     assert not val.drops_last
     assert (val.augment.crop, val.augment.flip, val.augment.lighting) == ("center", False, "none")
     assert val.augment.normalize == train.augment.normalize
@@ -89,7 +90,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, datasets: tup
     def job(name: str, *, resume: bool = False) -> TrainJob:
         preset = small_preset(checkpoint_steps=1)
         return TrainJob(
-            train=datasets[0], val=datasets[1], run_dir=tmp_path / name, preset=preset, resume=resume, workers=1
+            train=datasets[0], val=datasets[1], run_dir=tmp_path / name, preset=preset, resume=resume, num_threads=1
         )
 
     whole = train_dataset(job("whole"))
@@ -112,21 +113,18 @@ def test_a_signal_ends_in_its_own_exit(
     number: int,
     raised: type[BaseException],
 ) -> None:
-    job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=small_preset(), workers=1)
+    job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=small_preset(), num_threads=1)
     report = train_dataset(job)
     stopped = dataclasses.replace(report, result=dataclasses.replace(report.result, stopped_by=number))
     monkeypatch.setattr("lmdali.tools.train.train_dataset", lambda job, progress: stopped)
-    callback = command.callback
-    assert callback is not None
-    options: dict[str, Any] = {parameter.name: None for parameter in command.params if parameter.name}
-    options |= {"train": datasets[0], "val": datasets[1], "run_dir": tmp_path, "preset": "small", "resume": False,
-                "device": "cpu", "backend": "cpu", "workers": 1, "as_json": False, "quiet": True}  # fmt: skip
-    with pytest.raises(raised):
-        callback(**options)
+    arguments = [*map(str, datasets), "--run-dir", str(tmp_path), "--preset", "small", "--quiet"]
+    # Not `main`, in which click turns an interrupt into an exception of its own.
+    with pytest.raises(raised), command.make_context("train", arguments) as context:
+        command.invoke(context)
 
 
 def test_a_run_directory_is_not_overwritten(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
-    job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path / "run", preset=small_preset(), workers=1)
+    job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path / "run", preset=small_preset(), num_threads=1)
     first = train_dataset(job).result.weights_sha256
     with pytest.raises(InputError, match="--resume"):
         train_dataset(job)
@@ -137,7 +135,7 @@ def test_a_run_directory_is_not_overwritten(tmp_path: Path, datasets: tuple[Path
 def test_validation_classes_must_be_the_training_classes(
     tmp_path: Path, datasets: tuple[Path, Path], small_jpeg_dataset: Path, raw_dataset: Path
 ) -> None:
-    job = TrainJob(train=datasets[0], val=raw_dataset, run_dir=tmp_path, preset=small_preset(), workers=1)
+    job = TrainJob(train=datasets[0], val=raw_dataset, run_dir=tmp_path, preset=small_preset(), num_threads=1)
     with pytest.raises(InputError, match="different classes"):
         train_dataset(job)
     assert list(tmp_path.iterdir()) == []

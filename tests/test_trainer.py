@@ -17,8 +17,9 @@ from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
 from lmdali.model.journal import read_metrics
 from lmdali.model.train_config import TrainConfig
-from lmdali.model.train_state import TrainResult
+from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.trainer import Trainer
+from lmdali.pipeline import AugmentConfig, DatasetLoader, LoaderConfig, create_loader
 from lmdali.pipeline.errors import (
     ConfigError,
     InputError,
@@ -170,6 +171,75 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(
     assert resumed.state.step == 3
     assert resumed.fit().weights_sha256 == undisturbed[0].weights_sha256
     assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def real_loader() -> DatasetLoader:
+    """The loader of this project, with its order and draws, and noise for images."""
+    return create_loader(LoaderConfig(dataset="synthetic:24x4", batch_size=8, backend="synthetic", prefetch=2))
+
+
+def make_real(run_dir: Path, **fields: Any) -> Trainer:
+    val = LoaderConfig(
+        dataset="synthetic:12x4", augment=AugmentConfig.center(), order="sequential", backend="synthetic"
+    )
+    return make(run_dir, train=real_loader(), val=create_loader(val), **fields)
+
+
+def digests_of(run_dir: Path) -> list[str]:
+    return [record["digest"] for record in metrics_of(run_dir) if record["kind"] == "epoch"]
+
+
+def test_each_epochs_line_has_the_digest_of_its_samples_and_draws(tmp_path: Path) -> None:
+    make_real(tmp_path).fit()
+    expected, other = [], real_loader()
+    for _ in range(3):
+        list(other)
+        expected.append(f"{other.epoch_digest:016x}")
+    assert digests_of(tmp_path) == expected
+    assert len(set(expected)) == 3
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 8])
+def test_a_run_killed_at_any_step_resumes_to_the_same_digests(tmp_path: Path, step: int) -> None:
+    class Killed(BaseException):
+        """Stands for a process that is gone."""
+
+    make_real(tmp_path / "whole").fit()
+    config = TrainConfig(**CONFIG.to_json() | {"checkpoint_steps": 1})
+    trainer = make_real(tmp_path / "cut", config=config)
+    train_on = trainer._step
+
+    def dies(*args: Any) -> torch.Tensor:
+        if trainer.state.step == step:
+            raise Killed
+        return train_on(*args)
+
+    trainer._step = dies  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        trainer.fit()
+    resumed = make_real(tmp_path / "cut", config=config)
+    resumed.resume_latest()
+    assert resumed.state.step == step
+    resumed.fit()
+    assert digests_of(tmp_path / "cut") == digests_of(tmp_path / "whole")
+
+
+def test_checkpoints_have_the_digest_so_far_and_at_its_end_that_of_the_epoch(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"checkpoint_steps": 1, "epochs": 1, "schedule": "constant"})
+    make_real(tmp_path, config=config).fit()
+    loader = real_loader()
+    for number, _ in enumerate(loader, start=1):
+        checkpoint = load_checkpoint(tmp_path / "checkpoints" / f"step-{number:09d}.pt")
+        assert checkpoint.progress["epoch_digest"] == f"{loader.epoch_digest:016x}"
+        assert checkpoint.train_loader == loader.state_dict()
+    assert checkpoint.progress["epoch"] == 1
+
+
+def test_progress_of_an_earlier_version_has_no_digest() -> None:
+    state = TrainState()
+    state.count_step(8, 7)
+    state.restore({"epoch": 1, "step": 5})
+    assert (state.step, state.epoch_digest) == (5, None)
 
 
 def test_all_checkpoints_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:

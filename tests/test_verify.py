@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import run
@@ -91,3 +94,61 @@ def test_an_edited_manifest_is_not_trusted(dataset: Path, capsys: pytest.Capture
     write_json(dataset / MANIFEST_FILE, document)
     assert run("verify", dataset) == 5
     assert "was edited or damaged" in capsys.readouterr().err
+
+
+# Parity of backends.
+
+
+def parity(dataset: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[dict[str, Any]]]:
+    code = run("verify", dataset, "--parity", "--json", *options)
+    return code, json.loads(capsys.readouterr().out)["parity"]
+
+
+@pytest.mark.dali
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_parity_shows_that_both_backends_make_the_same_pixels(
+    encoding: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nvidia.dali", reason="no nvidia-dali wheel here")
+    code, rows = parity(request.getfixturevalue(f"small_{encoding}_dataset"), capsys, "--batches", "1")
+    assert code == 0
+    assert [row["form"] for row in rows] == ["stored images", "crops and flips", "mean and lighting"]
+    assert all(row["passed"] and row["num_images"] == 32 and row["backend"] == "dali on cpu" for row in rows)
+    assert [row["largest"] for row in rows[:2]] == [0, 0]
+    assert rows[2]["mean"] < 1e-4
+
+
+@pytest.mark.dali
+def test_parity_is_a_table_for_people(small_raw_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nvidia.dali", reason="no nvidia-dali wheel here")
+    assert run("verify", small_raw_dataset, "--parity") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "gray levels" in lines[0]
+    assert sum("dali on cpu" in line for line in lines) == 3
+
+
+def test_parity_that_is_missed_is_exit_code_9(
+    small_jpeg_dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmdali.pipeline import parity as module
+
+    monkeypatch.setattr(module, "_differences", lambda *arguments: (32, 1.5, 0.25))
+    code, rows = parity(small_jpeg_dataset, capsys)
+    assert code == 9
+    assert [row["passed"] for row in rows] == [False] * 3
+    assert run("verify", small_jpeg_dataset, "--parity") == 9
+    assert "stored images by dali on cpu differ by up to 1.5 gray levels, 0.25 on average" in capsys.readouterr().err
+
+
+def test_parity_without_dali_names_the_line_that_installs_it(small_jpeg_dataset: Path) -> None:
+    script = f"""
+import sys
+sys.modules["nvidia.dali"] = None
+sys.argv = ["lmdali", "verify", {str(small_jpeg_dataset)!r}, "--parity"]
+from lmdali.tools.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 8
+    assert "pip install 'lmdali[dali-cuda13]'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.pipeline.records import Record
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_reader import ShardReader
 
@@ -97,19 +96,17 @@ def sample_records(dataset: Path, *, seed: int = 0, max_bytes: int = SAMPLE_BYTE
 
 
 def read_probe(dataset: Path, *, num_threads: int, seed: int = 0) -> ThreadedProbe:
-    """LMDB alone: records found in a shuffled order, and every byte of them copied once to a reused buffer."""
+    """Storage alone: records found in a shuffled order, and every byte of them copied once to a reused buffer."""
     reader = ShardReader(dataset, load_manifest(dataset))
     count = reader.manifest.num_records
-    order = EpochOrder(count, seed, 0, shuffle=True).indices(0, min(count, MAX_READ_RECORDS)).tolist()
+    order = EpochOrder(count, seed, 0, shuffle=True).indices(0, min(count, MAX_READ_RECORDS))
     scratch = _Scratch()
 
-    def copy_out(record: Record) -> None:
-        # Finding a record touches none of its pages; a ceiling that leaves them on the disk would be no ceiling.
-        np.copyto(scratch.take(len(record.data)), np.frombuffer(record.data, np.uint8))
-
     def work(first: int, stop: int) -> None:
-        for position in range(first, stop):
-            reader.read(order[position % len(order)], copy_out, verify=False)
+        located = reader.locate(order[np.arange(first, stop) % len(order)])
+        for start, end in zip(located.starts.tolist(), located.stops.tolist(), strict=True):
+            # Finding a record touches none of its pages; a ceiling that leaves them on the disk would be no ceiling.
+            np.copyto(scratch.take(end - start), located.bytes[start:end])
 
     return ThreadedProbe(work, num_threads)
 

@@ -16,7 +16,8 @@ from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.loader import BackendName, LoaderConfig, create_loader
+from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.tools.loader_options import LoaderOptions, loader_options
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs
 
@@ -24,15 +25,13 @@ _VIEWS_PER_BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """How to evaluate.
+class EvalConfig(LoaderOptions):
+    """How to evaluate, and what `LoaderOptions` says of the loader.
 
     Attributes:
         views: 1 central crop, or 10: four corners, centre, and their mirror images.
         batch_size: samples per step; None means as many as make 128 views.
         device: auto, cpu or cuda:N.
-        backend: of the loader.
-        workers: loader threads; None means every CPU.
         basis: directory with the training set's statistics; None means the run's own copy.
         quiet: no progress.
     """
@@ -40,12 +39,11 @@ class EvalConfig:
     views: int = 1
     batch_size: int | None = None
     device: str = "auto"
-    backend: BackendName = "auto"
-    workers: int | None = None
     basis: Path | None = None
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.views not in (1, 10):
             raise ConfigError(f"views must be 1 or 10, found {self.views}")
 
@@ -103,11 +101,10 @@ def evaluate_checkpoint(dataset: Path, checkpoint: Path, config: EvalConfig | No
         dataset=dataset,
         batch_size=config.batch_size or max(1, _VIEWS_PER_BATCH // config.views),
         augment=augment,
-        shuffle=False,
-        backend=config.backend,
+        order="sequential",
         layout="NHWC",
-        num_threads=config.workers,
         basis=_find_basis(stored, path, config.basis) if augment.needs_basis else None,
+        **config.loader_arguments(),
     )
     with create_loader(loader_config, device=device, rank=0, world_size=1) as loader:
         if loader.class_names != stored.class_names:
@@ -167,20 +164,7 @@ _DEFAULTS = EvalConfig()
     help="Samples per step.  [default: 128 divided by the views]",
 )
 @click.option("--device", default=_DEFAULTS.device, show_default=True, help="auto, cpu or cuda:N.")
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "cpu", "dali"]),
-    default=_DEFAULTS.backend,
-    show_default=True,
-    help="Loader backend.",
-)
-@click.option(
-    "-j",
-    "--workers",
-    type=click.IntRange(min=1),
-    default=_DEFAULTS.workers,
-    help="Loader threads.  [default: all CPUs]",
-)
+@loader_options
 @click.option(
     "--basis",
     type=click.Path(path_type=Path),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
 
 _PACKAGES = (
     "lmdali",
@@ -34,7 +33,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     return {
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "num_cpus": usable_cpus(),
         "memory_bytes": _memory_bytes(),
         "load_average": round(os.getloadavg()[0], 2),
@@ -44,16 +43,6 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
     }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int | None:

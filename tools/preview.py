@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
+from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
@@ -22,12 +21,6 @@ from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.report_table import print_json
 
-AUGMENTS: dict[str, Callable[[], AugmentConfig]] = {
-    "paper": AugmentConfig.paper,
-    "original2012": AugmentConfig.original2012,
-    "center": AugmentConfig.center,
-    "ten": AugmentConfig.ten_crop,
-}
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 

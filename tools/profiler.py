@@ -19,7 +19,7 @@ from lmdali.model.device import pick_device
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.augment import AugmentConfig
-from lmdali.pipeline.backend import DType
+from lmdali.pipeline.backend import DType, Layout
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
@@ -27,6 +27,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
+from lmdali.tools.loader_options import BACKENDS, EpochOptions, epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate, WindowPlan, measure
 from lmdali.tools.progress import progress_bar
@@ -34,8 +35,6 @@ from lmdali.tools.report_table import print_json
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step
 from lmdali.tools.throughput import Setting, ThroughputReport, print_report
 from lmdali.tools.verdict import Evidence, judge
-
-BACKENDS = ("auto", "cpu", "dali")
 
 _LEARNING_RATE = 1e-6
 """Costs what any other does, and leaves the weights where no number of steps on one batch finds an infinity."""
@@ -45,40 +44,39 @@ _BUSY_LOAD = 0.5  # of the CPUs
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileConfig:
-    """What to profile.
+class ProfileConfig(EpochOptions):
+    """What to profile: the loader that `EpochOptions` says, in any form.
 
     Attributes:
         batch_size: samples per step.
-        workers: loader threads; None means every CPU this process may use.
-        backend: "auto", "cpu" or "dali", as in `LoaderConfig`.
         device: "auto", "cpu" or "cuda:N".
         dtype: of the images; for the two half precisions the model runs under autocast.
+        layout: of the images; the model takes both.
         width: of the AlexNet; 1 is the paper's.
         seconds: for each of the four or five measurements, not counting warm-up.
         steps: for each measurement, instead of seconds.
         seed: of order and draws.
     """
 
-    batch_size: int = 128
-    workers: int | None = None
-    backend: Literal["auto", "cpu", "dali"] = "auto"
+    batch_size: int = LoaderConfig.batch_size
     device: str = "auto"
-    dtype: DType = "float32"
+    dtype: DType = LoaderConfig.dtype
+    layout: Layout = LoaderConfig.layout
     width: float = 1.0
     seconds: float = 3.0
     steps: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}; found {self.backend!r}")
         self.window_plan()
 
     @property
-    def num_threads(self) -> int:
-        """`workers` with its default filled in."""
-        return self.workers or usable_cpus()
+    def usable_threads(self) -> int:
+        """`num_threads` with its default filled in."""
+        return self.num_threads or usable_cpus()
 
     def window_plan(self) -> WindowPlan:
         """How long each part is measured."""
@@ -91,9 +89,7 @@ class ProfileConfig:
             batch_size=self.batch_size,
             seed=self.seed,
             augment=augment or (AugmentConfig.pixels() if self.dtype == "uint8" else AugmentConfig.paper()),
-            backend=self.backend,
-            dtype=self.dtype,
-            num_threads=self.num_threads,
+            **self.loader_arguments(),
         )
 
 
@@ -149,7 +145,7 @@ def profile_dataset(
         epoch_gap_seconds=_epoch_gap(probes),
         verdict=judge(_evidence(rates, setting)),
         machine=machine,
-        cautions=_cautions(manifest, machine),
+        cautions=_cautions(manifest, machine, config),
     )
 
 
@@ -159,7 +155,7 @@ def _first_batch(loader: DatasetLoader) -> Batch:
 
 
 def _ceiling_probes(dataset: Path, manifest: Manifest, config: ProfileConfig) -> dict[str, Probe]:
-    threads, size = config.num_threads, manifest.image_size
+    threads, size = config.usable_threads, manifest.image_size
     sample = sample_records(dataset, seed=config.seed)
     probes: dict[str, Probe] = {"read": read_probe(dataset, num_threads=threads, seed=config.seed)}
     if manifest.encoding == "raw":
@@ -220,11 +216,16 @@ def _setting(
         mean_record_bytes=manifest.payload_bytes / manifest.num_records,
         batch_size=config.batch_size,
         steps_per_epoch=len(loader),
-        num_threads=config.num_threads,
+        num_threads=config.usable_threads,
         backend=loader.backend_name,
         backend_reason=loader.backend_reason,
+        order=loader.order_text,
+        prefetch=config.prefetch,
+        verify=config.verify,
+        decoded_cache_bytes=config.decoded_cache_bytes,
         device=str(device),
         dtype=config.dtype,
+        layout=config.layout,
         model=None if model is None else type(model).__name__,
         num_parameters=None if model is None else sum(weights.numel() for weights in model.parameters()),
     )
@@ -250,7 +251,7 @@ def _epoch_gap(probes: Mapping[str, Probe]) -> float | None:
     return median(gaps) if gaps else None
 
 
-def _cautions(manifest: Manifest, machine: Mapping[str, Any]) -> tuple[str, ...]:
+def _cautions(manifest: Manifest, machine: Mapping[str, Any], config: ProfileConfig) -> tuple[str, ...]:
     """What limits these numbers, whatever they say."""
     found = []
     load, cpus = machine["load_average"], machine["num_cpus"]
@@ -261,6 +262,8 @@ def _cautions(manifest: Manifest, machine: Mapping[str, Any]) -> tuple[str, ...]
         )
     if machine["memory_bytes"] is not None and manifest.file_bytes < machine["memory_bytes"]:
         found.append("the dataset fits into memory: reads came from the page cache, not from the disk")
+    if config.decoded_cache_bytes:
+        found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
     return tuple(found)
 
 
@@ -272,16 +275,10 @@ def command() -> None:
 @command.command("run")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("-b", "--batch-size", default=ProfileConfig.batch_size, show_default=True, help="Samples per step.")
-@click.option("-j", "--workers", type=click.IntRange(1), help="Loader threads.  [default: every usable CPU]")
-@click.option("--backend", type=click.Choice(BACKENDS), default=ProfileConfig.backend, show_default=True)
+@loader_options
+@epoch_options
+@form_options
 @click.option("--device", default=ProfileConfig.device, show_default=True, help="auto, cpu or cuda:N.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16", "uint8"]),
-    default=ProfileConfig.dtype,
-    show_default=True,
-    help="Of the images; uint8 leaves out mean and lighting.",
-)
 @click.option("--width", default=ProfileConfig.width, show_default=True, help="Of the AlexNet; 1 is the paper's.")
 @click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
 @click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
@@ -290,7 +287,12 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(dataset: Path, no_model: bool, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Measure DATASET: ceilings first, then the loader, an AlexNet, and the AlexNet fed by the loader."""
+    """Measure DATASET: ceilings first, then the loader, an AlexNet, and the AlexNet fed by the loader.
+
+    Stages of the loader: read finds records and compares CRCs, decode goes from JPEG bytes to the planes in the file
+    (entropy decoding, IDCT), augment from these or from raw pixels to the batch (upsampling, colour, crop, flip,
+    normalisation). Pages that are not in memory are paid for by the stage that touches them first.
+    """
     report = profile_dataset(dataset, ProfileConfig(**options), model=None if no_model else "alexnet", quiet=quiet)
     if as_json:
         print_json(report.to_json())

@@ -7,7 +7,7 @@ from textwrap import fill
 from typing import Any
 
 from lmdali.tools.measurement import Rate
-from lmdali.tools.report_table import print_pairs, print_table
+from lmdali.tools.report_table import megabytes, print_pairs, print_table
 from lmdali.tools.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -16,12 +16,13 @@ _TEXT_COLUMNS = 74
 
 _STAGE_WORDS = {
     "plan": "order and draws (consumer)",
-    "read": "read: LMDB and CRC",
-    "decode": "decode: file to pixels",
-    "augment": "augment: crop to normalise",
+    "read": "read: find records, compare CRCs",
+    "decode": "decode: JPEG to planes (Huffman, IDCT)",
+    "augment": "augment: colour, crop, flip, normalise",
     "copy": "copy: to the device (consumer)",
     "wait": "wait: the consumer in next()",
 }
+_DALI_WORDS = {"decode": "decode: waiting for DALI (consumer)", "copy": "copy: out of DALI (consumer)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,13 @@ class Setting:
         num_threads: of the loader.
         backend: that delivered the batches.
         backend_reason: why it was taken.
+        order: of the samples.
+        prefetch: batches worked on ahead.
+        verify: when CRCs are compared.
+        decoded_cache_bytes: memory for decoded images.
         device: of the batches and the model.
         dtype: of the batches.
+        layout: of the batches.
         model: class name, None without a model.
         num_parameters: of the model.
     """
@@ -55,8 +61,13 @@ class Setting:
     num_threads: int
     backend: str
     backend_reason: str
+    order: str
+    prefetch: int
+    verify: str
+    decoded_cache_bytes: int
     device: str
     dtype: str
+    layout: str
     model: str | None
     num_parameters: int | None
 
@@ -67,8 +78,8 @@ class ThroughputReport:
 
     Attributes:
         setting: what was profiled.
-        read: LMDB alone.
-        decode: the JPEG decoder alone; None for raw records.
+        read: storage alone: every byte copied once.
+        decode: libjpeg-turbo alone, to whole RGB images; None for raw records.
         memory_copy: memcpy alone; None for JPEG records.
         loader: the loader alone.
         model: training steps on one cached batch.
@@ -151,16 +162,26 @@ def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
             f"{setting.num_samples:,} {setting.encoding} records, {setting.mean_record_bytes / 1e3:.1f} kB each",
         ),
         ("loader", f"{setting.backend} ({setting.backend_reason}), {setting.num_threads} threads"),
-        ("batch", f"{setting.batch_size} {setting.dtype} on {setting.device}, {setting.steps_per_epoch} an epoch"),
+        ("", f"order {setting.order}, prefetch {setting.prefetch}, CRC {setting.verify}, {_cache_words(setting)}"),
+        (
+            "batch",
+            f"{setting.batch_size} {setting.dtype} {setting.layout} on {setting.device}, "
+            f"{setting.steps_per_epoch} an epoch",
+        ),
         ("model", model),
     ]
+
+
+def _cache_words(setting: Setting) -> str:
+    kept = setting.decoded_cache_bytes
+    return f"decoded cache of {megabytes(kept)}" if kept else "no decoded cache"
 
 
 def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
     shares = report.shares()
     named = (
         ("LMDB read", report.read, None, True),
-        ("decode", report.decode, None, False),
+        ("decode (libjpeg-turbo)", report.decode, None, False),
         ("memory copy", report.memory_copy, None, False),
         ("loader", report.loader, shares["loader"], True),
         ("model on a cached batch", report.model, None, False),
@@ -182,14 +203,15 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
 
 def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
     stages = report.loader.stage_seconds_per_image
+    words = _STAGE_WORDS | (_DALI_WORDS if report.setting.backend == "dali" else {})
     busy = sum(seconds for stage, seconds in stages.items() if seconds is not None and stage != "wait")
     rows: list[tuple[str, ...]] = []
     for stage, seconds in stages.items():
         if seconds is None:
-            rows.append((_STAGE_WORDS.get(stage, stage), "not timed", ""))
+            rows.append((words.get(stage, stage), "not timed", ""))
         else:
             share = "" if stage == "wait" else f"{seconds / busy:.0%}"
-            rows.append((_STAGE_WORDS.get(stage, stage), f"{1e3 * seconds:.3f}", share))
+            rows.append((words.get(stage, stage), f"{1e3 * seconds:.3f}", share))
     return rows
 
 

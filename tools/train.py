@@ -22,9 +22,10 @@ from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.errors import MissingExtraError
-from lmdali.pipeline.loader import BackendName, LoaderConfig, create_loader
+from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.evaluate import evaluation_augment
 from lmdali.tools.exit_codes import Terminated
+from lmdali.tools.loader_options import EpochOptions, epoch_options, loader_options
 from lmdali.tools.preset_options import chosen_preset, preset_options
 from lmdali.tools.report_table import print_json, print_pairs
 
@@ -33,8 +34,11 @@ KERNELS_FILE = "kernels.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """Everything that `lmdali train` is told.
+class TrainJob(EpochOptions):
+    """Everything that `lmdali train` is told; what `EpochOptions` says is for both loaders.
+
+    The order and the decoded cache are for the training loader alone: validation goes through its set in storage order,
+    and a second cache would need as much memory again.
 
     Attributes:
         train: training set made by `lmdali convert`.
@@ -43,8 +47,6 @@ class TrainJob:
         preset: network, training and augmentation.
         resume: continue the run in `run_dir`, if there is one.
         device: auto, cpu or cuda:N.
-        backend: of the loaders.
-        workers: threads of the training loader; None means every CPU.
     """
 
     train: Path
@@ -53,8 +55,6 @@ class TrainJob:
     preset: Preset = PRESETS["paper"]
     resume: bool = False
     device: str = "auto"
-    backend: BackendName = "auto"
-    workers: int | None = None
 
     def loader_configs(self) -> tuple[LoaderConfig, LoaderConfig]:
         """Of the training and the validation loader."""
@@ -63,12 +63,18 @@ class TrainJob:
             batch_size=self.preset.batch_size,
             seed=self.preset.train.seed,
             augment=self.preset.augment,
-            backend=self.backend,
             layout="NHWC" if self.preset.train.channels_last else "NCHW",
-            num_threads=self.workers,
+            **self.loader_arguments(),
         )
-        augment = evaluation_augment(self.preset.augment, views=1)
-        return train, dataclasses.replace(train, dataset=self.val, augment=augment, shuffle=False, basis=self.train)
+        val = dataclasses.replace(
+            train,
+            dataset=self.val,
+            augment=evaluation_augment(self.preset.augment, views=1),
+            order="sequential",
+            decoded_cache_bytes=0,
+            basis=self.train,
+        )
+        return train, val
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +163,7 @@ def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
     return (
         f"{loader.num_samples:,} training and {trainer.val_loader.num_samples:,} validation samples of "
         f"{len(loader.class_names)} classes; {parameters:,} parameters on {trainer.device}; "
-        f"loader {loader.backend_name} ({loader.backend_reason}); "
+        f"loader {loader.backend_name} ({loader.backend_reason}), order {loader.order_text}; "
         f"{len(loader)} steps of {job.preset.batch_size} per epoch"
     )
 
@@ -188,10 +194,8 @@ def _report(job: TrainJob, trainer: Trainer, result: TrainResult, backend: str, 
 @click.option("--run-dir", type=click.Path(path_type=Path), required=True, help="Directory for everything written.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir, if there is one.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option(
-    "--backend", type=click.Choice(["auto", "cpu", "dali"]), default="auto", show_default=True, help="Loader backend."
-)
-@click.option("-j", "--workers", type=click.IntRange(min=1), help="Loader threads.  [default: all CPUs]")
+@loader_options
+@epoch_options
 @preset_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")

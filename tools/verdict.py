@@ -168,12 +168,13 @@ def dominant_stage(evidence: Evidence) -> str | None:
     loader = evidence.loader
     per_image = loader.stage_seconds_per_image
     workers, consumer = _known(per_image, WORKER_STAGES), _known(per_image, CONSUMER_STAGES)
+    if evidence.backend == "dali":
+        # DALI decodes and augments out of our sight: its `decode` is the consumer's wait for that.
+        reading = workers.get("read", 0.0) * loader.images_per_second / evidence.num_threads
+        return "read" if reading > 0.8 else None
     # Of a resource's time, the share that is busy: threads work side by side, the consumer's thread is one.
     workers_busy = sum(workers.values()) * loader.images_per_second / evidence.num_threads
     consumer_busy = sum(consumer.values()) * loader.images_per_second
-    if evidence.backend == "dali":
-        # DALI decodes and augments out of our sight, and its `copy` includes waiting for that.
-        return "read" if workers_busy > 0.8 else None
     if consumer and consumer_busy > workers_busy:
         return max(consumer, key=consumer.__getitem__)
     return max(workers, key=workers.__getitem__) if workers else None
@@ -239,18 +240,19 @@ def _advice(evidence: Evidence, bound: Bound, stage: str | None, ratio: float, *
 
 _ADVICE: dict[tuple[str | None, str], str] = {
     ("decode", "jpeg"): (
-        "Decoding JPEG takes most of the loader's time: use more CPUs (-j), the dali backend where there is a GPU, or "
-        "convert with --encoding raw, which needs no decoding and about six times the room."
+        "Decoding JPEG takes most of the loader's time: use more CPUs (-j), the dali backend where there is a GPU, "
+        "--decoded-cache-bytes where memory can hold pixels (0.2 MB an image), or convert with --encoding raw, which "
+        "needs no decoding and about six times the room."
     ),
     ("read", ""): (
-        "Reading takes most of the loader's time: put the dataset on a local disk or into memory (/dev/shm), or store "
-        "JPEG instead of raw pixels."
+        "Reading takes most of the loader's time: put the dataset on a local disk or into memory (/dev/shm), store "
+        "JPEG instead of raw pixels, or use --order block where the disk reads in sequence much faster than at random."
     ),
     ("augment", ""): (
-        "Cropping and normalising takes most of the loader's time: use --dtype uint8 with the mean subtracted on the "
+        "Cropping and normalising takes most of the loader's time: use dtype uint8 with the mean subtracted on the "
         "device, or more CPUs (-j)."
     ),
-    ("copy", ""): "Copying to the device takes most of the loader's time: use --dtype uint8, a quarter of float32.",
+    ("copy", ""): "Copying to the device takes most of the loader's time: use dtype uint8, a quarter of float32.",
     ("plan", ""): "Order and draws take most of the loader's time: use a larger batch (-b).",
 }
 _UNKNOWN_STAGE = (

@@ -1,0 +1,105 @@
+"""Everything about a batch but its pixels: which samples, which draws, which digest; worked out many batches at a time.
+
+NumPy takes a microsecond or more per call, whatever the number of samples, and order, draws and digest are some two
+hundred calls. For a batch of 128 that is 0.3 to 0.5 ms, a fifth of the time in which two threads crop raw pixels; for
+2,048 samples together it is hardly more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params
+from lmdali.pipeline.backend import BatchPlan
+from lmdali.pipeline.batch_queue import Place
+from lmdali.pipeline.order_digest import view_hashes
+from lmdali.pipeline.sampler import RankSlice, SampleOrder
+
+SAMPLES_AT_ONCE = 2048
+"""Planned together; their intermediate results fit a core's first-level cache."""
+
+
+class _Chunk(NamedTuple):
+    """Consecutive steps from one place."""
+
+    place: Place
+    first_step: int
+    plans: list[tuple[BatchPlan, int]]
+
+    def has(self, place: Place, step: int) -> bool:
+        return self.place == place and 0 <= step - self.first_step < len(self.plans)
+
+
+class BatchPlanner:
+    """Plans of one rank's batches. A plan is a pure function of its place; what is kept here only saves time.
+
+    Args:
+        order_of: epoch to its order.
+        rank_slice: which positions are this rank's.
+        augment: what is drawn.
+        transform: turns alphas into shifts.
+        seed: of the draws.
+        image_size: side of the stored images, pixels.
+    """
+
+    def __init__(
+        self,
+        order_of: Callable[[int], SampleOrder],
+        rank_slice: RankSlice,
+        augment: AugmentConfig,
+        transform: PixelTransform,
+        *,
+        seed: int,
+        image_size: int,
+    ) -> None:
+        self._order_of, self._slice = order_of, rank_slice
+        self._augment, self._transform, self._seed, self._image_size = augment, transform, seed, image_size
+        self._steps_at_once = max(1, SAMPLES_AT_ONCE // rank_slice.batch_size)
+        self._chunks: deque[_Chunk] = deque()
+
+    def plan(self, place: Place, step: int) -> tuple[BatchPlan, int]:
+        """A batch, and the digest of its samples and draws; what was planned before it is forgotten.
+
+        Args:
+            place: where the iteration begins.
+            step: counted from there, before the end of the epoch.
+        """
+        chunk = self._find(place, step)
+        while self._chunks[0] is not chunk:
+            self._chunks.popleft()
+        return chunk.plans[step - chunk.first_step]
+
+    def indices(self, place: Place, step: int) -> NDArray[np.int64]:
+        """Record numbers of a batch, (B,) int64; nothing is forgotten."""
+        chunk = self._find(place, step)
+        return chunk.plans[step - chunk.first_step][0].indices
+
+    def _find(self, place: Place, step: int) -> _Chunk:
+        for chunk in self._chunks:
+            if chunk.has(place, step):
+                return chunk
+        self._chunks.append(self._make(place, step))
+        return self._chunks[-1]
+
+    def _make(self, place: Place, first_step: int) -> _Chunk:
+        stop_step = min(first_step + self._steps_at_once, self._slice.num_steps(place.position))
+        spans = [self._slice.positions(step, place.position) for step in range(first_step, stop_step)]
+        positions = np.concatenate([np.arange(first, stop, dtype=np.int64) for first, stop in spans])
+        indices = self._order_of(place.epoch).at(positions)
+        params = draw_params(
+            self._augment, seed=self._seed, epoch=place.epoch, indices=indices, image_size=self._image_size
+        )
+        shifts, hashes = self._transform.shifts(params), view_hashes(positions, indices, params)
+        plans, at, views = [], 0, self._augment.num_views
+        for first, stop in spans:
+            end = at + stop - first
+            part = slice(at * views, end * views)
+            plan = BatchPlan(indices[at:end], params.part(part.start, part.stop), shifts[part])
+            plans.append((plan, int(hashes[part].sum())))
+            at = end
+        return _Chunk(place, first_step, plans)

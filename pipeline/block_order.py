@@ -1,0 +1,142 @@
+"""Orders by name, and the one for shards that must be read one after the other: shuffled in blocks of whole shards.
+
+A full permutation asks for records from everywhere at once, which a disk, a network or a cache smaller than the dataset
+may not be able to give. The block order visits shards in an order of their own each epoch, opens a few at a time, and
+permutes the samples of those fully. Within a block every shard is read to its end, and never again in that epoch.
+
+How much worse such an order mixes than a full permutation is measured by `lmdali.pipeline.shuffle_quality`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.sampler import EpochOrder, SampleOrder, epoch_positions, permute, require_positions, round_keys
+
+OrderName = Literal["shuffled", "sequential", "block"]
+ORDERS: tuple[OrderName, ...] = ("shuffled", "sequential", "block")
+DEFAULT_BLOCK_SHARDS = 8
+"""Shards of 256 MB: 2 GB in flight."""
+
+_BLOCK_KEYS = 1 << 63
+"""Far from all epochs: no permutation in here has the keys of an `EpochOrder`, not even with seed 0."""
+
+
+class _Layout(NamedTuple):
+    """An epoch's shards in the order of their visit.
+
+    Attributes:
+        stored: (shards,) int64, number of the first sample of each.
+        visited: (shards,) int64, position in the epoch where each begins.
+        blocks: (blocks + 1,) int64, position where each block begins, and N.
+    """
+
+    stored: NDArray[np.int64]
+    visited: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BlockOrder:
+    """The order of one epoch in blocks of whole shards.
+
+    Attributes:
+        shard_sizes: samples of each shard, in storage order; a shard may be empty.
+        seed: 0 to 2**64 - 1.
+        epoch: each epoch visits shards, and the samples of a block, in an order of its own.
+        block_shards: shards in a block; the last block has what is left.
+    """
+
+    shard_sizes: Sequence[int]
+    seed: int
+    epoch: int
+    block_shards: int
+
+    def __post_init__(self) -> None:
+        if self.block_shards < 1:
+            raise ConfigError(f"block_shards must be at least 1, found {self.block_shards}")
+        if min(self.shard_sizes, default=0) < 0:
+            raise ConfigError(f"a shard has {min(self.shard_sizes)} samples, expected 0 or more")
+
+    @cached_property
+    def num_samples(self) -> int:
+        """N, the samples of all shards."""
+        return sum(self.shard_sizes)
+
+    @cached_property
+    def _layout(self) -> _Layout:
+        sizes = np.asarray(self.shard_sizes, np.int64).reshape(-1)
+        visit = permute(np.arange(len(sizes), dtype=np.uint64), len(sizes), self._keys(0)).astype(np.int64)
+        ends = np.cumsum(sizes[visit])
+        visited = ends - sizes[visit]
+        return _Layout(
+            (np.cumsum(sizes) - sizes)[visit],
+            visited,
+            np.append(visited[:: self.block_shards], self.num_samples),
+        )
+
+    def _keys(self, use: int) -> NDArray[np.uint64]:
+        """Keys for the visit of shards (0) or for the inside of block use - 1."""
+        return round_keys(self.seed, self.epoch, _BLOCK_KEYS + use)
+
+    def indices(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Sample numbers at positions start..stop-1 of the epoch: (stop - start,) int64.
+
+        Raises:
+            ConfigError: positions outside 0..N.
+        """
+        return self.at(epoch_positions(start, stop, self.num_samples))
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sample numbers at any ascending positions of the epoch, as `SampleOrder` says."""
+        require_positions(positions, self.num_samples)
+        layout, visited = self._layout, positions.copy()
+        # "right" passes over blocks of empty shards, which begin where the next one does.
+        blocks = np.searchsorted(layout.blocks, positions, side="right") - 1
+        for block in np.unique(blocks).tolist():
+            begin, end = int(layout.blocks[block]), int(layout.blocks[block + 1])
+            part = slice(*np.searchsorted(blocks, [block, block + 1]))
+            inside = (positions[part] - begin).astype(np.uint64)
+            visited[part] = permute(inside, end - begin, self._keys(block + 1)).astype(np.int64) + begin
+        # Of shards that begin at one position all but the last are empty, and "right" finds the last.
+        shards = np.searchsorted(layout.visited, visited, side="right") - 1
+        return np.asarray(layout.stored[shards] + visited - layout.visited[shards], np.int64)
+
+
+def create_order(
+    name: OrderName,
+    *,
+    num_samples: int,
+    seed: int,
+    epoch: int,
+    shard_sizes: Sequence[int] = (),
+    block_shards: int = DEFAULT_BLOCK_SHARDS,
+) -> SampleOrder:
+    """The order of one epoch.
+
+    Args:
+        name: "shuffled" is a full permutation, "sequential" storage order, "block" a `BlockOrder`.
+        num_samples: N.
+        seed: 0 to 2**64 - 1.
+        epoch: 0 to 2**32 - 1.
+        shard_sizes: samples of each shard, in storage order; only the block order asks.
+        block_shards: shards in a block; only the block order asks.
+
+    Raises:
+        ConfigError: an unknown name, or shards that do not hold `num_samples`.
+    """
+    if name not in ORDERS:
+        raise ConfigError(f"order must be one of {', '.join(ORDERS)}; found {name!r}")
+    if name != "block":
+        return EpochOrder(num_samples, seed, epoch, name == "shuffled")
+    order = BlockOrder(shard_sizes, seed, epoch, block_shards)
+    if order.num_samples != num_samples:
+        raise ConfigError(f"{len(shard_sizes)} shards hold {order.num_samples} samples, the dataset {num_samples}")
+    return order

@@ -1,0 +1,128 @@
+"""The DALI graph: what happens to the stored images of a batch inside NVIDIA DALI. The only file that imports it.
+
+Inputs, fed by `DaliBackend` for every batch: "images", and for each view "crop_y_V", "crop_x_V" (fractions of the free
+room), "flip_V", and for float images "mean_V" (3 numbers per sample). Outputs: one batch per view.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.augment import PixelTransform
+from lmdali.pipeline.backend import OutputSpec
+from lmdali.pipeline.errors import MissingExtraError
+
+try:
+    from nvidia.dali import fn, types
+    from nvidia.dali.pipeline import Pipeline
+except ImportError as error:
+    raise MissingExtraError("nvidia-dali", "dali-cuda13", "the DALI backend") from error
+
+HARDWARE_SHARE = 0.65
+"""Of a batch's JPEGs, how many go to the GPU's decode engines; CUDA cores and DALI's threads take the others. It is
+DALI's own default, not tuned by us: `benchmarks/gpu_check.py` measures other shares. (nvImageCodec rounds the engines'
+part of a batch up to a multiple of their number; in a file or on a GPU that the engines do not know, they get none.)"""
+
+
+def constant_mean(transform: PixelTransform) -> NDArray[np.float32] | None:
+    """(3,) float32 gray levels that all pixels share, which can ride in `mean_V`; None for a mean image."""
+    first: NDArray[np.float32] = transform.mean[0, 0]
+    return first if (transform.mean == first).all() else None
+
+
+def build_graph(
+    size: int, transform: PixelTransform, spec: OutputSpec, *, num_threads: int, hardware_share: float, raw: bool
+) -> Pipeline:
+    """Decode once where there is something to decode, then one `crop_mirror_normalize` per view.
+
+    Args:
+        size: side of the stored images, pixels.
+        transform: the arithmetic.
+        spec: form and place of the batches.
+        num_threads: of DALI.
+        hardware_share: 0..1, see `HARDWARE_SHARE`.
+        raw: images come as (size, size, 3) uint8 pixels, not as JPEG files.
+    """
+    on_gpu = spec.device.type == "cuda"
+    # DALI's dynamic executor, its default: outputs that outlive an iteration, and outputs bound to a stream. Depth 1,
+    # because `schedule_run` first runs as often as that says, and would find no input; more runs may be queued anyway.
+    pipeline = Pipeline(
+        batch_size=spec.batch_size,
+        num_threads=num_threads,
+        device_id=(spec.device.index or 0) if on_gpu else None,
+        prefetch_queue_depth=1,
+    )
+    with pipeline:
+        pixels = stored_pixels(size, hardware_share, raw=raw, on_gpu=on_gpu)
+        if not spec.holds_pixels and constant_mean(transform) is None:
+            pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
+        pipeline.set_outputs(*[_view(pixels, view, transform, spec) for view in range(spec.num_views)])
+    pipeline.build()
+    return pipeline
+
+
+def stored_pixels(size: int, hardware_share: float, *, raw: bool, on_gpu: bool) -> Any:
+    """The node of (size, size, 3) uint8 images, with the input "images" that is fed; to be called inside a graph.
+
+    What is fed is not copied: it must stay as it is until the batch was taken out.
+
+    Args:
+        size: side of the stored images, pixels.
+        hardware_share: 0..1, see `HARDWARE_SHARE`.
+        raw: images come as pixels.
+        on_gpu: decode, or copy, to the GPU.
+    """
+    if raw:
+        stored = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
+        return stored.gpu() if on_gpu else stored
+    encoded = fn.external_source(name="images", dtype=types.UINT8, ndim=1, no_copy=True)
+    # The accurate IDCT and upsampling, as libjpeg-turbo's defaults are: the same pixels as the CPU backend on a CPU.
+    exact: dict[str, Any] = {"use_fast_idct": False, "jpeg_fancy_upsampling": True, "adjust_orientation": False}
+    if not on_gpu:
+        return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, **exact)
+    return fn.decoders.image(
+        encoded,
+        device="mixed",
+        output_type=types.RGB,
+        hw_decoder_load=hardware_share,
+        preallocate_width_hint=size,
+        preallocate_height_hint=size,
+        # Per thread; the defaults are for images of 16 MB and would pin half a gigabyte.
+        device_memory_padding=16 * size * size,
+        host_memory_padding=16 * size * size,
+        # Threads bound to cores 0, 1, 2, ... would share them with those of every other rank of this machine.
+        affine=False,
+        **exact,
+    )
+
+
+def _view(pixels: Any, view: int, transform: PixelTransform, spec: OutputSpec) -> Any:
+    scalars = {
+        name: fn.external_source(name=f"{name}_{view}", dtype=types.FLOAT, ndim=0) for name in ("crop_y", "crop_x")
+    }
+    flip = fn.external_source(name=f"flip_{view}", dtype=types.INT32, ndim=0)
+    arithmetic: dict[str, Any] = {}
+    if not spec.holds_pixels:
+        mean = fn.external_source(name=f"mean_{view}", dtype=types.FLOAT, ndim=1)
+        arithmetic = {"mean": mean, "std": [1.0 / float(factor) for factor in transform.scale]}
+    return fn.crop_mirror_normalize(
+        pixels,
+        crop=(spec.crop_size, spec.crop_size),
+        crop_pos_y=scalars["crop_y"],
+        crop_pos_x=scalars["crop_x"],
+        mirror=flip,
+        dtype=_output_dtype(spec),
+        output_layout="CHW" if spec.layout == "NCHW" else "HWC",
+        **arithmetic,
+    )
+
+
+def _output_dtype(spec: OutputSpec) -> types.DALIDataType:
+    if spec.holds_pixels:
+        return types.UINT8
+    # DALI has no bfloat16, and on a CPU it rounds float16 halfway cases away from zero (2 of 38,400 values of a test
+    # image): both are made from float32 by torch, which rounds them to even, as a GPU does.
+    return types.FLOAT16 if spec.dtype == "float16" and spec.device.type == "cuda" else types.FLOAT

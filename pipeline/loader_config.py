@@ -1,0 +1,103 @@
+"""`LoaderConfig`: what to load, and in which form; every rule about it that needs no dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.backend import BackendName, DType, Layout
+from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName
+from lmdali.pipeline.decode_choice import Decode
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.readahead import DEPTH_BYTES
+from lmdali.pipeline.verify_policy import Verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What to load, and in which form.
+
+    Attributes:
+        dataset: directory made by `lmdali convert`; for the synthetic backend also "synthetic:SAMPLESxCLASSES".
+        batch_size: samples per device and step.
+        seed: decides order and draws, 0 to 2**64 - 1.
+        augment: crops, flips, lighting, normalisation.
+        order: "shuffled" is a new full permutation each epoch; "block" permutes within blocks of whole shards, for
+            storage that must be read sequentially; "sequential" delivers records in storage order, for evaluation.
+        block_shards: shards in a block of the block order.
+        drop_last: leave out the last, smaller global batch; None means yes, unless the order is sequential.
+        backend: "cpu", "dali", "synthetic", or "auto": cpu on a CPU, and on a GPU what `decode` says.
+        decode: where JPEG is decoded when the device is a GPU: "cpu" on threads of the cpu backend, "gpu" by the dali
+            backend, or "auto": both are measured once (a few seconds) and the faster one is taken; it is remembered,
+            and `backend_reason` says why. The table in decode_choice.py has all combinations.
+        required_images_per_second: what the consumer takes at most; where CPU threads deliver it with a margin,
+            decode "auto" leaves the GPU alone.
+        dtype: of the images; "uint8" holds pixels, so it takes neither normalisation nor lighting.
+        layout: "NCHW" or "NHWC", the order of the tensor's axes.
+        num_threads: worker threads; None means every CPU this process may use.
+        prefetch: batches worked on ahead of the consumer.
+        decoded_cache_bytes: memory in which decoded images of JPEG records are kept, as many as fit; from the second
+            epoch on these cost a copy. Pixels are the same. 0 keeps none; needs the cpu backend.
+        readahead_bytes: stored bytes that the kernel is asked for ahead of the loader, in whole batches, 2 to 64 of
+            them; where all is in memory, hardly any of it is asked for. 0 leaves reading to page faults.
+        verify: compare a record's CRC the "first" time this process reads it, "always" or "never".
+        basis: dataset whose statistics normalise and light; None means `dataset`. Validation takes its training set's.
+    """
+
+    dataset: str | Path
+    batch_size: int = 128
+    seed: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig.paper)
+    order: OrderName = "shuffled"
+    block_shards: int = DEFAULT_BLOCK_SHARDS
+    drop_last: bool | None = None
+    backend: BackendName = "auto"
+    decode: Decode = "auto"
+    required_images_per_second: float | None = None
+    dtype: DType = "float32"
+    layout: Layout = "NCHW"
+    num_threads: int | None = None
+    prefetch: int = 3
+    decoded_cache_bytes: int = 0
+    readahead_bytes: int = DEPTH_BYTES
+    verify: Verify = "first"
+    basis: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
+        for name in ("batch_size", "prefetch", "block_shards"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ConfigError(f"num_threads must be at least 1, found {self.num_threads}")
+        if self.required_images_per_second is not None and not self.required_images_per_second > 0:
+            raise ConfigError(f"required_images_per_second must be over 0, found {self.required_images_per_second}")
+        for name in ("decoded_cache_bytes", "readahead_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, found {getattr(self, name)}")
+        if self.decoded_cache_bytes and (self.backend in ("dali", "synthetic") or self.decode == "gpu"):
+            raise ConfigError(
+                "decoded_cache_bytes keeps images that CPU threads decoded: use backend cpu, or set it to 0"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
+        if self.dtype == "uint8" and self.augment.needs_basis:
+            raise ConfigError("uint8 batches hold pixels: use AugmentConfig.pixels(), or a float dtype")
+
+    @property
+    def drops_last(self) -> bool:
+        """`drop_last` with its default filled in."""
+        return self.order != "sequential" if self.drop_last is None else self.drop_last
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "order": ORDERS,
+    "backend": ("auto", "cpu", "dali", "synthetic"),
+    "decode": ("auto", "gpu", "cpu"),
+    "dtype": ("float32", "float16", "bfloat16", "uint8"),
+    "layout": ("NCHW", "NHWC"),
+    "verify": ("first", "always", "never"),
+}

@@ -1,0 +1,235 @@
+"""Y, Cb and Cr planes to crops of a batch, compiled: libjpeg's fancy upsampling and colour conversion, only where seen.
+
+Upsampling is the triangle filter of libjpeg (jdsample.c, h2v2): three parts of the nearer row or column and one of the
+farther, with roundings that alternate. Colours follow JFIF in 16-bit fixed point (jdcolor.c). Both are exact, so that
+the crops equal those of a decoded image bit for bit. One row at a time stays in the L1 cache from planes to output.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.crop_kernel import compiled, inlined
+from lmdali.pipeline.idct_kernel import LANES
+from lmdali.pipeline.word_access import colour
+
+_I: Final = np.int32
+_U: Final = np.uint16
+# round(65536 * c) of JFIF's 1.402, 1.772, 0.344136 and 0.714136.
+_RED_CR, _BLUE_CB, _GREEN_CB, _GREEN_CR, _NONE = _I(91881), _I(116130), _I(-22554), _I(-46802), _I(0)
+_THREE: Final = _I(3)
+
+# Five rows of scratch, R, G, B, Cb, Cr, at distances that the compiler knows; an image has up to 4,096 columns.
+_ROW: Final = 4096 + 256
+_GREEN, _BLUE, _CB, _CR = (np.uint64(n * _ROW) for n in (1, 2, 3, 4))
+_1, _2, _3 = np.uint64(1), np.uint64(2), np.uint64(3)  # a plain 1 would turn unsigned indexes into floats
+
+
+@compiled
+def paint_run(
+    planes: NDArray[np.uint64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    out: NDArray[np.uint8],
+) -> None:
+    """Views of decoded planes as pixels.
+
+    Args:
+        planes: (k, ...) of `jpeg_kernel.decode_run`, whose windows held the views.
+        size: side of the images, pixels.
+        num_views: V; the views of one image are adjacent in everything below.
+        crop_yx: (k * V, 2) int64, top-left corners; the views lie inside the image.
+        flip: (k * V,) bool.
+        out: (k * V, S, S, 3) uint8 RGB.
+    """
+    side = out.shape[1]
+    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    pairs = rows.view(np.uint16)
+    width = np.uint64(side)
+    for view in range(len(out)):
+        plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
+        for y in range(side):
+            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            start = np.uint64((view * side + y) * side * 3)
+            if mirrored:
+                for x in range(width):
+                    k = start + _3 * (width - _1 - x)
+                    flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + _GREEN], rows[at + x + _BLUE]
+            else:
+                for x in range(width):
+                    k = start + _3 * x
+                    flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + _GREEN], rows[at + x + _BLUE]
+
+
+@compiled
+def paint_run_planar(
+    planes: NDArray[np.uint64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    out: NDArray[np.uint8],
+) -> None:
+    """`paint_run` into (k * V, 3, S, S) uint8 `out`."""
+    side = out.shape[2]
+    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    pairs = rows.view(np.uint16)
+    width = np.uint64(side)
+    for view in range(len(out)):
+        plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
+        for y in range(side):
+            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            for c in range(3):
+                start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * _GREEN
+                if mirrored:
+                    for x in range(width):
+                        flat[start + (width - _1 - x)] = rows[row + x]
+                else:
+                    for x in range(width):
+                        flat[start + x] = rows[row + x]
+
+
+@compiled
+def paint_run_normalized(
+    planes: NDArray[np.uint64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    mean: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """`(pixel - mean + shift) * scale` of the views of `paint_run`.
+
+    Args:
+        planes: see `paint_run`, as the next four.
+        size: side of the images, pixels.
+        num_views: V.
+        crop_yx: (k * V, 2) int64.
+        flip: (k * V,) bool.
+        mean: (size, size, 3) float32.
+        shifts: (k * V, 3) float32.
+        scale: (3,) float32.
+        out: (k * V, S, S, 3) float32.
+    """
+    side = out.shape[1]
+    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    pairs = rows.view(np.uint16)
+    width, means = np.uint64(side), mean.reshape(-1)
+    for view in range(len(out)):
+        plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
+        add0, add1, add2 = shifts[view, 0], shifts[view, 1], shifts[view, 2]
+        factor0, factor1, factor2 = scale[0], scale[1], scale[2]
+        for y in range(side):
+            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            start = np.uint64((view * side + y) * side * 3)
+            m = np.uint64(((crop_yx[view, 0] + y) * size + x0) * 3)
+            if mirrored:
+                for x in range(width):
+                    k = start + _3 * (width - _1 - x)
+                    n, r = m + _3 * x, at + x
+                    flat[k] = (np.float32(rows[r]) - means[n] + add0) * factor0
+                    flat[k + _1] = (np.float32(rows[r + _GREEN]) - means[n + _1] + add1) * factor1
+                    flat[k + _2] = (np.float32(rows[r + _BLUE]) - means[n + _2] + add2) * factor2
+            else:
+                for x in range(width):
+                    k = start + _3 * x
+                    n, r = m + _3 * x, at + x
+                    flat[k] = (np.float32(rows[r]) - means[n] + add0) * factor0
+                    flat[k + _1] = (np.float32(rows[r + _GREEN]) - means[n + _1] + add1) * factor1
+                    flat[k + _2] = (np.float32(rows[r + _BLUE]) - means[n + _2] + add2) * factor2
+
+
+@compiled
+def paint_run_normalized_planar(
+    planes: NDArray[np.uint64],
+    size: int,
+    num_views: int,
+    crop_yx: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    mean: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """`paint_run_normalized` into (k * V, 3, S, S) float32 `out`; `mean` is (3, size, size)."""
+    side = out.shape[2]
+    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    pairs = rows.view(np.uint16)
+    width, means = np.uint64(side), mean.reshape(-1)
+    for view in range(len(out)):
+        plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
+        for y in range(side):
+            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            for c in range(3):
+                start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * _GREEN
+                m = np.uint64((c * size + crop_yx[view, 0] + y) * size + x0)
+                add, factor = shifts[view, c], scale[c]
+                if mirrored:
+                    for x in range(width):
+                        value = (np.float32(rows[row + x]) - means[m + x] + add) * factor
+                        flat[start + (width - _1 - x)] = value
+                else:
+                    for x in range(width):
+                        flat[start + x] = (np.float32(rows[row + x]) - means[m + x] + add) * factor
+
+
+def paint_whole(planes: NDArray[np.uint64], size: int, out: NDArray[np.uint8]) -> None:
+    """Whole images into (k, size, size, 3) uint8 `out`, for a cache of decoded images; all windows were whole."""
+    count = len(out)
+    paint_run(planes, size, 1, np.zeros((count, 2), np.int64), np.zeros(count, np.bool_), out)
+
+
+@inlined
+def _paint_row(plane: Any, size: int, y: int, x0: int, width: int, rows: Any, pairs: Any, sums: Any) -> Any:
+    """Row `y` as R, G and B in the first three of `rows`, and where column `x0` is in each; `pairs` is `rows`, too."""
+    mcus = (size + 15) >> 4
+    luma_stride = 8 * LANES * ((2 * mcus + LANES - 1) // LANES)
+    stride = 8 * LANES * ((mcus + LANES - 1) // LANES)
+    last = (size - 1) >> 1
+    first, stop = x0 >> 1, ((x0 + width - 1) >> 1) + 1
+    near = y >> 1
+    far = min(max(near + 2 * (y & 1) - 1, 0), last)
+    for c in range(2):
+        at = 16 * mcus * luma_stride + c * 8 * mcus * stride
+        upper, lower, into = np.uint64(at + near * stride), np.uint64(at + far * stride), np.uint64((3 + c) * _ROW // 2)
+        _upsample(plane, upper, lower, first, stop, last, pairs, into, sums)
+    # From an even column on, so that all rows of `rows` begin at the same place: one check of overlap for the compiler.
+    _convert(plane, np.uint64(y * luma_stride + 2 * first), rows, np.uint64(2 * (stop - first)))
+    return np.uint64(x0 & 1)
+
+
+@inlined
+def _upsample(
+    plane: Any, near: Any, far: Any, first: int, stop: int, last: int, pairs: Any, into: Any, sums: Any
+) -> None:
+    """Samples first..stop-1 of two rows of chroma to pairs of samples; past the borders the last sample is repeated."""
+    begin, count = np.uint64(first), np.uint64(stop - first)
+    upper, lower = near + begin, far + begin
+    for i in range(count):
+        sums[i + _1] = _U(_I(_I(plane[upper + i]) * _THREE) + _I(plane[lower + i]))
+    left, right = np.uint64(max(first - 1, 0)), np.uint64(min(stop, last))
+    sums[0] = _U(3 * _I(plane[near + left]) + _I(plane[far + left]))
+    sums[count + _1] = _U(3 * _I(plane[near + right]) + _I(plane[far + right]))
+    for i in range(count):
+        three = _U(_U(sums[i + _1] * _U(3)) + _U(7))
+        even = _U(_U(_U(three + sums[i]) + _U(1)) >> _U(4))
+        odd = _U(_U(three + sums[i + _2]) >> _U(4))
+        pairs[into + i] = _U(even | _U(odd << _U(8)))
+
+
+@inlined
+def _convert(plane: Any, luma: Any, rows: Any, width: Any) -> None:
+    """Rows 3 and 4 of `rows` and a row of luma to rows 0, 1 and 2."""
+    for x in range(width):
+        y, cb, cr = plane[luma + x], rows[x + _CB], rows[x + _CR]
+        rows[x] = colour(y, cb, cr, _NONE, _RED_CR)
+        rows[x + _GREEN] = colour(y, cb, cr, _GREEN_CB, _GREEN_CR)
+        rows[x + _BLUE] = colour(y, cb, cr, _BLUE_CB, _NONE)

@@ -1,0 +1,123 @@
+"""The loader's options on the command line, spelled once for every command that makes a loader.
+
+One option is one field of `LoaderConfig`, with its name and its default. A command's own configuration inherits
+`LoaderOptions` or `EpochOptions`, its click command has the decorators of the same groups, and `loader_arguments` hands
+everything on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, get_args
+
+import click
+
+from lmdali.pipeline.backend import BackendName, DType, Layout
+from lmdali.pipeline.block_order import OrderName
+from lmdali.pipeline.decode_choice import Decode
+from lmdali.pipeline.loader_config import LoaderConfig
+from lmdali.pipeline.verify_policy import Verify
+
+BACKENDS = tuple(name for name in get_args(BackendName) if name != "synthetic")
+"""Those that deliver a dataset's pictures."""
+
+_Option: TypeAlias = "tuple[Sequence[str], click.ParamType[Any], str]"
+"""Flags where they are not just the field's name, type, help."""
+
+_LOADER: dict[str, _Option] = {
+    "backend": ((), click.Choice(BACKENDS), "Who makes the batches; auto is cpu on a CPU, and as --decode on a GPU."),
+    "decode": ((), click.Choice(get_args(Decode)), "Where JPEG is decoded for a GPU; auto measures both once."),
+    "num_threads": (("-j", "--workers", "--num-threads"), click.IntRange(1), "Loader threads."),
+    "prefetch": ((), click.IntRange(1), "Batches worked on ahead."),
+    "readahead_bytes": ((), click.IntRange(0), "Stored bytes asked of storage ahead of time; 0 for none."),
+    "verify": ((), click.Choice(get_args(Verify)), "Compare a record's CRC when it is first read, always or never."),
+}
+_EPOCH: dict[str, _Option] = {
+    "order": ((), click.Choice(get_args(OrderName)), "Of the samples; block is for storage read in sequence."),
+    "block_shards": ((), click.IntRange(1), "Shards in a block of the block order."),
+    "decoded_cache_bytes": (
+        (),
+        click.IntRange(0),
+        "Memory for decoded JPEGs: from the second epoch on they cost a copy; 0 for none.",
+    ),
+}
+_FORM: dict[str, _Option] = {
+    "dtype": ((), click.Choice(get_args(DType)), "Of the images; uint8 leaves out mean and lighting."),
+    "layout": ((), click.Choice(get_args(Layout)), "Order of the images' axes."),
+}
+_SHOWN_DEFAULTS = {"num_threads": "every usable CPU"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """What any command may be told about its loaders; each field is the one of `LoaderConfig` with that name.
+
+    Attributes:
+        backend: who makes the batches.
+        decode: where JPEG is decoded for a GPU.
+        num_threads: loader threads; None means every CPU this process may use.
+        prefetch: batches worked on ahead of the consumer.
+        readahead_bytes: stored bytes that the kernel is asked for ahead of the loader.
+        verify: when a record's CRC is compared.
+
+    Raises:
+        ConfigError: a value that `LoaderConfig` refuses.
+    """
+
+    backend: BackendName = LoaderConfig.backend
+    decode: Decode = LoaderConfig.decode
+    num_threads: int | None = LoaderConfig.num_threads
+    prefetch: int = LoaderConfig.prefetch
+    readahead_bytes: int = LoaderConfig.readahead_bytes
+    verify: Verify = LoaderConfig.verify
+
+    def __post_init__(self) -> None:
+        # The rules are LoaderConfig's own, asked before a checkpoint is read. Which dtype is possible depends on the
+        # augmentation, which is not known here.
+        arguments = self.loader_arguments()
+        LoaderConfig(dataset="", **{name: arguments[name] for name in (*_LOADER, *_EPOCH) if name in arguments})
+
+    def loader_arguments(self) -> dict[str, Any]:
+        """The arguments of `LoaderConfig` among this configuration's fields."""
+        return {name: getattr(self, name) for name in (*_LOADER, *_EPOCH, *_FORM) if hasattr(self, name)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochOptions(LoaderOptions):
+    """`LoaderOptions`, and what matters to whoever goes through a dataset again and again.
+
+    Attributes:
+        order: of the samples.
+        block_shards: shards in a block of the block order.
+        decoded_cache_bytes: memory for decoded images of JPEG records; 0 keeps none.
+    """
+
+    order: OrderName = LoaderConfig.order
+    block_shards: int = LoaderConfig.block_shards
+    decoded_cache_bytes: int = LoaderConfig.decoded_cache_bytes
+
+
+def loader_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command with the fields of `LoaderOptions`."""
+    return _decorate(function, _LOADER)
+
+
+def epoch_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command with the fields of `EpochOptions` that `LoaderOptions` lacks."""
+    return _decorate(function, _EPOCH)
+
+
+def form_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command with `--dtype` and `--layout`."""
+    return _decorate(function, _FORM)
+
+
+def _decorate(function: Callable[..., None], options: dict[str, _Option]) -> Callable[..., None]:
+    for name, (flags, kind, text) in reversed(options.items()):
+        default = getattr(LoaderConfig, name)
+        declared = flags or (f"--{name.replace('_', '-')}",)
+        function = click.option(
+            *declared, name, type=kind, default=default, show_default=_SHOWN_DEFAULTS.get(name, True), help=text
+        )(function)
+    return function

@@ -1,0 +1,114 @@
+"""`lmdali order`: what an epoch delivers, as a list, a digest or a measure of its order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmdali.pipeline.augment import AUGMENTS
+from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS
+from lmdali.pipeline.shuffle_quality import MEASURES
+from lmdali.pipeline.tables import printable
+from lmdali.tools.order_ledger import MAX_EPOCH, MAX_SEED, OrderConfig, OrderLedger
+from lmdali.tools.report_table import print_json, print_pairs, print_table
+
+_SHOWN_ROWS = 20
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    columns = ("position", "step", "rank", "sample", "shard:row", "label", "crop y, x", "flip", "alphas", "source")
+    lines = [
+        (
+            *(str(row[name]) for name in ("position", "step", "rank", "sample")),
+            f"{row['shard']}:{row['row']}",
+            str(row["label"]),
+            f"{view['crop_y']}, {view['crop_x']}",
+            "yes" if view["flip"] else "no",
+            " ".join(f"{alpha:+.4f}" for alpha in view["alphas"]),
+            printable(row["source"]),
+        )
+        for row in rows
+        for view in row["views"]
+    ]
+    print_table(title, columns, lines)
+
+
+def _print(dataset: Path, document: dict[str, Any]) -> None:
+    kind, world_size = document["order"], document["world_size"]
+    name = f"blocks of {document['block_shards']} shards" if kind == "block" else kind
+    title = f"{dataset}: epoch {document['epoch']}, seed {document['seed']}, {name}, batch {document['batch_size']}"
+    title += f", {world_size} ranks" if world_size > 1 else ""
+    if "digest" in document:
+        whose = "all ranks" if document["rank"] is None else f"rank {document['rank']} of {world_size}"
+        counted = document["digest"]
+        print_pairs(title, [("samples", f"{counted['num_samples']:,} of {whose}"), ("digest", counted["digest"])])
+    if "quality" in document:
+        quality = document["quality"]
+        kinds = ("order", "ideal", "sequential")
+        lines = [
+            (_MEASURED[name].format(**quality), *(f"{quality[kind][name]:.4f}" for kind in kinds)) for name in MEASURES
+        ]
+        print_table(title, ("measure", "this order", "full permutation", "sequential"), lines)
+    if "rows" in document:
+        _print_rows(title, document["rows"])
+
+
+_MEASURED = {
+    "displacement": "mean distance from the place in storage, of N",
+    "rank_correlation": "rank correlation with storage",
+    "same_shard_pairs": "neighbours from one shard, share",
+    "shards_per_window": "shards in {window} samples, mean",
+}
+
+
+@click.command("order", context_settings={"show_default": True})
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--epoch", type=click.IntRange(0, MAX_EPOCH), help="Epoch to look into, from 0.  [default: 0]")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Of the run.")
+@click.option("--order", type=click.Choice(ORDERS), default="shuffled", help="Of the run's loader.")
+@click.option("--block-shards", type=click.IntRange(1), default=DEFAULT_BLOCK_SHARDS, help="Shards in a block.")
+@click.option("-b", "--batch-size", type=click.IntRange(1), default=128, help="Samples per rank and step.")
+@click.option("--world-size", type=click.IntRange(1), default=1, help="Ranks that share each global batch.")
+@click.option("--rank", type=click.IntRange(0), help="Only what this rank gets.  [default: all ranks]")
+@click.option("--start", type=click.IntRange(0), default=0, help="Position that a resumed run went on from.")
+@click.option("--drop-last/--keep-last", default=None, help="A last, smaller batch.  [default: keep if sequential]")
+@click.option("--augment", type=click.Choice(list(AUGMENTS)), default="paper", help="What is drawn.")
+@click.option("--crop-size", type=click.IntRange(1), help="Side of the crops, pixels.  [default: 224]")
+@click.option("--lighting-std", type=click.FloatRange(0), help="Of the alphas; 0 for none.  [default: as --augment]")
+@click.option("--step", type=click.IntRange(1), help="Exactly this step, from 1, as said above.")
+@click.option("--limit", type=click.IntRange(1), help=f"Samples to list.  [default: {_SHOWN_ROWS}, or the step's]")
+@click.option("--digest", is_flag=True, help="Print the digest of the epoch.")
+@click.option("--quality", is_flag=True, help="Print how well the epoch is mixed, beside a full permutation.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def command(
+    dataset: Path, step: int | None, limit: int | None, digest: bool, quality: bool, as_json: bool, **options: Any
+) -> None:
+    """List what an epoch of DATASET delivers: when, to which rank, from which file, with which crop.
+
+    No shard is read. The first samples are listed, or exactly those of --step: a step of the whole run, as
+    metrics.jsonl counts them, or, with --epoch or --start, a step of that epoch, counted from the start. --digest gives
+    the number that metrics and checkpoints of a run have for the epoch; --quality measures its order.
+    """
+    if (digest or quality) and (step or limit):
+        raise click.UsageError("--digest and --quality are about a whole epoch: leave out --step and --limit")
+    changes = {name: value for name in ("crop_size", "lighting_std") if (value := options.pop(name)) is not None}
+    augment = replace(AUGMENTS[options.pop("augment")](), **changes)
+    epoch = options.pop("epoch")
+    ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch or 0, **options))
+    if step is not None and epoch is None and not options["start"]:
+        epoch, step = ledger.in_run(step)
+        ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch, **options))
+    document = ledger.describe()
+    if digest:
+        document["digest"] = ledger.digest()
+    if quality:
+        document["quality"] = ledger.quality()
+    if not (digest or quality):
+        document["rows"] = ledger.rows(step=step, limit=_SHOWN_ROWS if limit is None and step is None else limit)
+    if as_json:
+        print_json(document)
+    else:
+        _print(dataset, document)
