@@ -1,0 +1,52 @@
+"""MosaicML Streaming: MDS shards read locally by its StreamingDataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from peers.opencv_view import make_shared_tensor
+from peers.task import Task
+from peers.torchvision_import import import_torchvision
+
+import_torchvision()
+from streaming import MDSWriter, StreamingDataset  # noqa: E402  # it imports torchvision
+from streaming.base.util import clean_stale_shared_memory  # noqa: E402
+
+_SHARDS_PER_WORKER = 8
+
+
+def convert(task: Task) -> None:
+    """Write the shards."""
+    average = sum(len(data) for data, _ in task.records()) // task.num_records + 64
+    limit = max(average * task.num_records // (_SHARDS_PER_WORKER * task.num_threads), 1 << 20)
+    with MDSWriter(columns={"image": "bytes", "label": "int"}, out=task.folder, size_limit=limit) as writer:
+        for data, label in task.records():
+            writer.write({"image": data, "label": label})
+
+
+def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
+    """Epoch after epoch."""
+
+    def collate(samples: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        cv2.setNumThreads(0)
+        labels = torch.tensor([sample["label"] for sample in samples])
+        return make_shared_tensor(task, [sample["image"] for sample in samples]), labels
+
+    clean_stale_shared_memory()  # of an earlier run that was ended in the middle
+    loader = DataLoader(
+        StreamingDataset(local=task.folder, shuffle=True, batch_size=task.batch_size),
+        batch_size=task.batch_size,
+        drop_last=True,
+        num_workers=task.num_threads,
+        collate_fn=collate,
+        persistent_workers=True,
+        prefetch_factor=4,
+    )
+    while True:
+        for images, _ in loader:
+            yield images
