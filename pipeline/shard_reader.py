@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import LmdaliError, RecordError, ShardError, StorageError
-from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex
+from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex, ShardInfo
 from lmdali.pipeline.mapped_files import MappedFiles
 from lmdali.pipeline.records import Record, key_prefix, parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size
-from lmdali.pipeline.shard_index import load_offsets, value_offsets, walk_values
+from lmdali.pipeline.shard_index import OFFSETS_FILE, load_offsets, value_offsets, walk_values
 
 _T = TypeVar("_T")
 
@@ -276,6 +276,22 @@ def iterate_lmdb(directory: Path) -> Iterator[tuple[bytes, Record]]:
     header, mapped = _map_whole(path)
     for key, offset, size in walk_values(mapped, header, path):
         yield bytes(key), parse_record(mapped[offset : offset + size])
+
+
+def kept_offsets_fit(directory: Path, info: ShardInfo) -> bool:
+    """Whether a shard's `offsets.npy`, if it has one, says what its LMDB tree says.
+
+    A loader believes it, so a wrong one would deliver sound records under each other's numbers.
+
+    Raises:
+        ShardError: the LMDB file is missing, truncated or damaged.
+    """
+    if not (directory / OFFSETS_FILE).exists():
+        return True
+    path = directory / DATA_FILE
+    header, mapped = _map_whole(path)
+    kept = load_offsets(directory, num_records=info.num_records, file_bytes=info.file_bytes)
+    return kept is not None and np.array_equal(kept, value_offsets(mapped, header, path))
 
 
 def _map_whole(path: Path) -> tuple[LmdbHeader, memoryview]:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import contestant_process  # benchmarks are scripts, not a package
 import contestant_run
 import loaders
+import overheads
 import quality
 from peers import CONTESTANTS, find, opencv_view
 from peers.task import Task, check_batch, make_task
@@ -260,3 +261,18 @@ def test_quality_measures_bytes_psnr_and_rates(
     assert all(row[part]["images_per_second"] > 0 for row in rows.values() for part in ("decode", "uint8", "float32"))
     quality.print_rows(rows, "title")
     assert "exact" in capsys.readouterr().out
+
+
+# Overheads.
+
+
+def test_overheads_are_told_beside_the_loader_as_it_comes(
+    jpeg_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--seconds", "0.05", "--rounds", "1", "--threads", "2", "--batch-size", "8"]
+    overheads.main([str(jpeg_dataset), *arguments])
+    *table, last = capsys.readouterr().out.strip().splitlines()
+    found = json.loads(last)["rows"]
+    assert len(found) == 6 and found[0]["cpu_ratio"] == found[0]["rate_ratio"] == 1
+    assert any("no stage timers" in line for line in table)
+    assert all(row["images_per_second"] > 0 for row in found)

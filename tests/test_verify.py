@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import run
 
@@ -58,6 +59,18 @@ def test_every_single_bit_of_a_shard_counts(dataset: Path) -> None:
     for position in range(5, len(content), len(content) // 12):
         path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
         assert verify_dataset(dataset, decode=False, quiet=True).problems, f"byte {position}"
+
+
+def test_offsets_that_lead_to_other_records_are_named(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = dataset / "shards" / "00001" / "offsets.npy"
+    kept = np.load(path)
+    for wrong in (kept[[0, 2, 1, *range(3, len(kept))]], kept[:-1], kept.astype(np.float64)):
+        np.save(path, wrong)
+        assert run("verify", dataset, "--json", "--quiet") == 5
+        problems = json.loads(capsys.readouterr().out)["problems"]
+        assert problems == ["shard 00001: offsets.npy does not say what data.mdb says: delete it, loaders do without"]
+    path.unlink()
+    assert run("verify", dataset, "--quiet") == 0
 
 
 @pytest.mark.parametrize("length", [0, 100, 4096, 8192, -4096, -1])

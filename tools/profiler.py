@@ -223,6 +223,7 @@ def _setting(
         prefetch=config.prefetch,
         verify=config.verify,
         decoded_cache_bytes=config.decoded_cache_bytes,
+        readahead_bytes=config.readahead_bytes,
         device=str(device),
         dtype=config.dtype,
         layout=config.layout,

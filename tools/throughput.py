@@ -44,6 +44,7 @@ class Setting:
         prefetch: batches worked on ahead.
         verify: when CRCs are compared.
         decoded_cache_bytes: memory for decoded images.
+        readahead_bytes: stored bytes asked of storage ahead of time.
         device: of the batches and the model.
         dtype: of the batches.
         layout: of the batches.
@@ -65,6 +66,7 @@ class Setting:
     prefetch: int
     verify: str
     decoded_cache_bytes: int
+    readahead_bytes: int
     device: str
     dtype: str
     layout: str
@@ -162,7 +164,8 @@ def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
             f"{setting.num_samples:,} {setting.encoding} records, {setting.mean_record_bytes / 1e3:.1f} kB each",
         ),
         ("loader", f"{setting.backend} ({setting.backend_reason}), {setting.num_threads} threads"),
-        ("", f"order {setting.order}, prefetch {setting.prefetch}, CRC {setting.verify}, {_cache_words(setting)}"),
+        ("", f"order {setting.order}, prefetch {setting.prefetch}, CRC {setting.verify}"),
+        ("", f"{_sized('readahead', setting.readahead_bytes)}, {_sized('decoded cache', setting.decoded_cache_bytes)}"),
         (
             "batch",
             f"{setting.batch_size} {setting.dtype} {setting.layout} on {setting.device}, "
@@ -172,9 +175,8 @@ def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
     ]
 
 
-def _cache_words(setting: Setting) -> str:
-    kept = setting.decoded_cache_bytes
-    return f"decoded cache of {megabytes(kept)}" if kept else "no decoded cache"
+def _sized(what: str, num_bytes: int) -> str:
+    return f"{what} of {megabytes(num_bytes)}" if num_bytes else f"no {what}"
 
 
 def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:

@@ -21,7 +21,8 @@ from lmdali.pipeline.files import file_sha256
 from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.records import Record, key_prefix
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
-from lmdali.pipeline.shard_reader import iterate_lmdb
+from lmdali.pipeline.shard_index import OFFSETS_FILE
+from lmdali.pipeline.shard_reader import iterate_lmdb, kept_offsets_fit
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
@@ -50,7 +51,7 @@ class VerifyReport:
 def verify_dataset(
     directory: Path, *, decode: bool = True, workers: int | None = None, quiet: bool = False
 ) -> VerifyReport:
-    """Check sizes, hashes, keys, labels and CRCs of every record, and decode each.
+    """Check sizes, hashes, keys, places, labels and CRCs of every record, and decode each.
 
     Args:
         directory: a dataset.
@@ -103,6 +104,10 @@ def _check_shard(
             if problem:
                 problems.append(f"{where}, row {row}, key {key.decode('utf-8', 'backslashreplace')}: {problem}")
             count()
+        if not kept_offsets_fit(path.parent, info):
+            problems.append(
+                f"{where}: {OFFSETS_FILE} does not say what {DATA_FILE} says: delete it, loaders do without"
+            )
     except LmdaliError as error:  # a damaged page stops LMDB's iteration: the rest of this shard is unknown
         problems.append(f"{where}: {error}")
     return problems
