@@ -15,7 +15,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import contestant_process  # benchmarks are scripts, not a package
+import cold  # benchmarks are scripts, not a package
+import contestant_process
 import contestant_run
 import loaders
 import overheads
@@ -276,3 +277,25 @@ def test_overheads_are_told_beside_the_loader_as_it_comes(
     assert len(found) == 6 and found[0]["cpu_ratio"] == found[0]["rate_ratio"] == 1
     assert any("no stage timers" in line for line in table)
     assert all(row["images_per_second"] > 0 for row in found)
+
+
+# Cold storage.
+
+
+def test_cold_and_warm_are_measured_on_the_same_records(
+    jpeg_dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cold, "DEPTHS", (1, 4))
+    cold.main([str(jpeg_dataset), "--records", "60", "--rounds", "1", "--threads", "2", "--batch-size", "10"])
+    document = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert document["num_records"] == 60
+    names = [
+        "device, 1 reads in flight",
+        "device, 4 reads in flight",
+        "page faults",
+        "loader without readahead",
+        "loader",
+    ]
+    assert list(document["rows"]) == [f"cold: {name}" for name in names] + [f"warm: {name}" for name in names[-2:]]
+    assert all(row["images_per_second"] > 0 for row in document["rows"].values())
+    assert document["rows"]["warm: loader without readahead"]["ratio"] == 1
