@@ -31,7 +31,8 @@ from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.pipeline.shard_reader import ShardReader, iterate_lmdb
+from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.tools.ceilings import copy_probe, decode_probe, sample_records
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.convert import convert

@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import LmdaliError, RecordError, ShardError, StorageError
-from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex, ShardInfo
+from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex
 from lmdali.pipeline.mapped_files import MappedFiles
 from lmdali.pipeline.records import Record, key_prefix, parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size
-from lmdali.pipeline.shard_index import OFFSETS_FILE, load_offsets, value_offsets, walk_values
+from lmdali.pipeline.shard_index import load_offsets, value_offsets, walk_values
+from lmdali.pipeline.shard_walk import iterate_keys
 
 _T = TypeVar("_T")
 
@@ -252,52 +253,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size if path.is_file() else None
     except OSError:
         return None
-
-
-def iterate_keys(path: Path) -> Iterator[bytes]:
-    """Every key of one LMDB file, in order.
-
-    Raises:
-        ShardError: the file is missing, truncated or damaged.
-    """
-    header, mapped = _map_whole(path)
-    for key, _, _ in walk_values(mapped, header, path):
-        yield bytes(key)
-
-
-def iterate_lmdb(directory: Path) -> Iterator[tuple[bytes, Record]]:
-    """Every key and record of one LMDB directory, in key order: ours or any plain Caffe LMDB.
-
-    Raises:
-        ShardError: the file is missing, truncated or damaged.
-        RecordError: a value is not a Datum.
-    """
-    path = directory / DATA_FILE
-    header, mapped = _map_whole(path)
-    for key, offset, size in walk_values(mapped, header, path):
-        yield bytes(key), parse_record(mapped[offset : offset + size])
-
-
-def kept_offsets_fit(directory: Path, info: ShardInfo) -> bool:
-    """Whether a shard's `offsets.npy`, if it has one, says what its LMDB tree says.
-
-    A loader believes it, so a wrong one would deliver sound records under each other's numbers.
-
-    Raises:
-        ShardError: the LMDB file is missing, truncated or damaged.
-    """
-    if not (directory / OFFSETS_FILE).exists():
-        return True
-    path = directory / DATA_FILE
-    header, mapped = _map_whole(path)
-    kept = load_offsets(directory, num_records=info.num_records, file_bytes=info.file_bytes)
-    return kept is not None and np.array_equal(kept, value_offsets(mapped, header, path))
-
-
-def _map_whole(path: Path) -> tuple[LmdbHeader, memoryview]:
-    header = check_size(path, expected_bytes=None, expected_entries=None)
-    try:
-        with path.open("rb") as file:
-            return header, memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-    except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}") from error

@@ -18,7 +18,8 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.records import record_crc
 from lmdali.pipeline.rejection import Rejection, SourceRejected
-from lmdali.pipeline.shard_reader import ShardReader, iterate_lmdb
+from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.pipeline.tables import read_rows
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, make_shard, shard_jobs
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop

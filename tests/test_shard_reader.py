@@ -22,7 +22,8 @@ from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.records import Record, pack_record, parse_record, record_crc
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
-from lmdali.pipeline.shard_reader import ShardReader, iterate_lmdb
+from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.pipeline.shard_writer import shard_from_json
 from lmdali.pipeline.tables import read_rows
 
@@ -134,7 +135,8 @@ import sys
 from pathlib import Path
 from lmdali.pipeline.errors import ShardError
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.pipeline.shard_reader import ShardReader, iterate_lmdb
+from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.shard_walk import iterate_lmdb
 directory = Path(sys.argv[1])
 reader = ShardReader(directory, load_manifest(directory))
 path = reader.data_file("00000")

@@ -28,7 +28,7 @@ from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, load_manif
 from lmdali.pipeline.records import Record
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
-from lmdali.pipeline.shard_reader import iterate_lmdb
+from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 

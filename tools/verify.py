@@ -22,7 +22,7 @@ from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, ShardInfo, load
 from lmdali.pipeline.records import Record, key_prefix
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE
-from lmdali.pipeline.shard_reader import iterate_lmdb, kept_offsets_fit
+from lmdali.pipeline.shard_walk import iterate_lmdb, kept_offsets_fit
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 

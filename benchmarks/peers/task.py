@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.pipeline.shard_reader import ShardReader, iterate_lmdb
+from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.shard_walk import iterate_lmdb
 
 Form = Literal["uint8", "float32"]
 FORMS: tuple[Form, ...] = ("uint8", "float32")
