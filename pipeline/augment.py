@@ -200,11 +200,6 @@ class PixelTransform:
         """(B * V, 3) float32 lighting shift of each view, gray levels."""
         return np.asarray(params.alphas.astype(np.float64) @ self.vectors.T.astype(np.float64), np.float32)
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether pixels pass unchanged."""
-        return not self.mean.any() and bool((self.scale == 1).all()) and not self.vectors.any()
-
 
 def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size: int) -> PixelTransform:
     """Resolve a config against the statistics of a dataset.

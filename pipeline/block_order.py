@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.sampler import EpochOrder, SampleOrder, epoch_positions, permute, require_positions, round_keys
 
 OrderName = Literal["shuffled", "sequential", "block"]
-ORDERS: tuple[OrderName, ...] = ("shuffled", "sequential", "block")
+ORDERS: tuple[OrderName, ...] = get_args(OrderName)
 DEFAULT_BLOCK_SHARDS = 8
 """Shards of 256 MB: 2 GB in flight."""
 
@@ -87,11 +87,7 @@ class BlockOrder:
         return round_keys(self.seed, self.epoch, _BLOCK_KEYS + use)
 
     def indices(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Sample numbers at positions start..stop-1 of the epoch: (stop - start,) int64.
-
-        Raises:
-            ConfigError: positions outside 0..N.
-        """
+        """Sample numbers at positions start..stop-1 of the epoch, as `SampleOrder` says."""
         return self.at(epoch_positions(start, stop, self.num_samples))
 
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -108,6 +104,11 @@ class BlockOrder:
         # Of shards that begin at one position all but the last are empty, and "right" finds the last.
         shards = np.searchsorted(layout.visited, visited, side="right") - 1
         return np.asarray(layout.stored[shards] + visited - layout.visited[shards], np.int64)
+
+
+def drops_last(drop_last: bool | None, order: OrderName) -> bool:
+    """`drop_last` with its default filled in: yes, unless the order is sequential, which is for evaluation."""
+    return order != "sequential" if drop_last is None else drop_last
 
 
 def create_order(

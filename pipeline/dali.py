@@ -168,7 +168,7 @@ class DaliBackend:
     def _decode(self, index: int, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels of a record by the CPU backend's decoder, which names what is wrong with it; raw ones are a view."""
         try:
-            return decode_stored(memoryview(stored), self._size)  # type: ignore[arg-type]
+            return decode_stored(stored.data, self._size)
         except RecordError as error:
             raise RecordError(self._reader.describe(index, str(error))) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -72,11 +73,22 @@ class DatasetLoader:
         self._backend, self._identity, self._slice = backend, identity, rank_slice
         self._augment, self._seed, self._timers = augment, seed, timers
         self._order_name, self._block_shards = order, block_shards
-        self._order: SampleOrder | None = None
         # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
         across = order != "sequential" and len(self) > 0
+
+        @lru_cache(maxsize=2)  # the epoch that is delivered, and the one that is begun
+        def order_of(epoch: int) -> SampleOrder:
+            return create_order(
+                order,
+                num_samples=identity.num_samples,
+                seed=seed,
+                epoch=epoch,
+                shard_sizes=identity.shard_sizes,
+                block_shards=block_shards,
+            )
+
         self._planner = BatchPlanner(
-            self._order_of, rank_slice, augment, transform, seed=seed, image_size=identity.image_size
+            order_of, rank_slice, augment, transform, seed=seed, image_size=identity.image_size
         )
         self._readahead, self._horizon = readahead, None
         if readahead is not None:
@@ -286,15 +298,3 @@ class DatasetLoader:
         if self._horizon is not None:
             self._horizon.reach(place, step)
         return self._planner.plan(place, step)
-
-    def _order_of(self, epoch: int) -> SampleOrder:
-        if self._order is None or self._order.epoch != epoch:
-            self._order = create_order(
-                self._order_name,
-                num_samples=self.num_samples,
-                seed=self._seed,
-                epoch=epoch,
-                shard_sizes=self._identity.shard_sizes,
-                block_shards=self._block_shards,
-            )
-        return self._order

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
-from lmdali.pipeline.backend import Backend, OutputSpec
-from lmdali.pipeline.backend import BackendName as BackendName  # callers spell it with LoaderConfig
+from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetIdentity, DatasetLoader
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice

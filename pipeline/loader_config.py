@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType, Layout
-from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName
+from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName, drops_last
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.readahead import DEPTH_BYTES
@@ -90,14 +91,14 @@ class LoaderConfig:
     @property
     def drops_last(self) -> bool:
         """`drop_last` with its default filled in."""
-        return self.order != "sequential" if self.drop_last is None else self.drop_last
+        return drops_last(self.drop_last, self.order)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "order": ORDERS,
-    "backend": ("auto", "cpu", "dali", "synthetic"),
-    "decode": ("auto", "gpu", "cpu"),
-    "dtype": ("float32", "float16", "bfloat16", "uint8"),
-    "layout": ("NCHW", "NHWC"),
-    "verify": ("first", "always", "never"),
+    "backend": get_args(BackendName),
+    "decode": get_args(Decode),
+    "dtype": get_args(DType),
+    "layout": get_args(Layout),
+    "verify": get_args(Verify),
 }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline import record_kernel
 from lmdali.pipeline.errors import RecordError
-from lmdali.pipeline.records import parse_record, record_crc
+from lmdali.pipeline.records import crc_problem, parse_record, record_crc
 from lmdali.pipeline.shard_reader import Located, ShardReader
 from lmdali.pipeline.verify_policy import CrcPolicy
 
@@ -85,8 +85,9 @@ class RecordThreads:
                 break
             starts[parsed], stops[parsed], labels[parsed], crcs[parsed] = self._parse(located, parsed, indices)
             parsed += 1
-        self._compare(ImageRun(located.bytes, starts, stops, labels), crcs, indices)
-        return ImageRun(located.bytes, starts, stops, labels)
+        run = ImageRun(located.bytes, starts, stops, labels)
+        self._compare(run, crcs, indices)
+        return run
 
     def _parse(self, located: Located, at: int, indices: NDArray[np.int64]) -> tuple[int, int, int, int]:
         """One value of another layout than ours."""
@@ -104,8 +105,7 @@ class RecordThreads:
         for at in wanted.tolist():
             data = run.bytes[run.starts[at] : run.stops[at]].data
             if record_crc(data, int(run.labels[at])) != crcs[at]:
-                problem = f"CRC-32C of its {len(data)} bytes and label differs from the stored one"
-                raise RecordError(self._reader.describe(int(indices[at]), problem))
+                raise RecordError(self._reader.describe(int(indices[at]), crc_problem(len(data))))
         if len(wanted):
             self._crc.passed(indices[wanted])
 

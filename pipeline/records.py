@@ -61,6 +61,11 @@ def record_crc(data: bytes | memoryview, label: int) -> int:
     return crc32c_package.crc32c(label.to_bytes(8, "little", signed=True), crc32c_package.crc32c(data))
 
 
+def crc_problem(num_bytes: int) -> str:
+    """What is wrong with a record of `num_bytes` image bytes whose checksum is not the stored one."""
+    return f"CRC-32C of its {num_bytes} bytes and label differs from the stored one"
+
+
 def pack_record(data: bytes, *, label: int, height: int, width: int) -> bytes:
     """Bytes of the Datum for one encoded RGB image file."""
     head = b"\x08\x03\x10" + _varint(height) + b"\x18" + _varint(width) + b"\x22" + _varint(len(data))

@@ -75,11 +75,7 @@ class EpochOrder:
     shuffle: bool
 
     def indices(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Sample numbers at positions start..stop-1 of the epoch: (stop - start,) int64.
-
-        Raises:
-            ConfigError: positions outside 0..N.
-        """
+        """Sample numbers at positions start..stop-1 of the epoch, as `SampleOrder` says."""
         return self.at(epoch_positions(start, stop, self.num_samples))
 
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.errors import LmdaliError, RecordError, ShardError, StorageError
 from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex
 from lmdali.pipeline.mapped_files import MappedFiles
-from lmdali.pipeline.records import Record, key_prefix, parse_record
+from lmdali.pipeline.records import Record, crc_problem, key_prefix, parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size
 from lmdali.pipeline.shard_index import load_offsets, value_offsets, walk_values
 from lmdali.pipeline.shard_walk import iterate_keys
@@ -151,7 +151,7 @@ class ShardReader:
         try:
             record = parse_record(located.bytes[located.starts[0] : located.stops[0]].data)
             if verify and not record.is_intact:
-                raise RecordError(f"CRC-32C of its {len(record.data)} bytes and label differs from the stored one")
+                raise RecordError(crc_problem(len(record.data)))
             return use(record)
         except RecordError as error:
             raise RecordError(self.describe(index, str(error))) from error

@@ -304,16 +304,6 @@ def test_statistics_of_another_size_or_none_are_refused() -> None:
         pixel_transform(AugmentConfig.paper(), basis_of(SIX_PIXELS), 256)
 
 
-def test_only_the_identity_is_called_so() -> None:
-    basis = basis_of(SIX_PIXELS)
-    assert identity(4).is_identity
-    for config in (
-        AugmentConfig(normalize="none", lighting="roots"),
-        AugmentConfig(normalize="channel_mean", lighting="none"),
-    ):
-        assert not pixel_transform(config, basis, 4).is_identity
-
-
 def test_every_offset_and_flip_gives_a_patch_of_its_own() -> None:
     params = given_params([[y, x] for y in range(3) for x in range(3)] * 2, [False] * 9 + [True] * 9)
     out = apply_params(coordinates(6), params.part(0, 18), identity(6), 4)

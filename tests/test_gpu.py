@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.batch import Batch
-from lmdali.pipeline.loader import BackendName, LoaderConfig, create_loader
+from lmdali.pipeline.loader import LoaderConfig, create_loader
 
 BACKENDS = ["cpu", pytest.param("dali", marks=pytest.mark.dali)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
-from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, OrderName, create_order
+from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, OrderName, create_order, drops_last
 from lmdali.pipeline.errors import ConfigError, IntegrityError
 from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex, load_manifest
 from lmdali.pipeline.order_digest import digest_text, epoch_digest
@@ -54,7 +54,7 @@ class OrderConfig:
 
     def rank_slice(self, num_samples: int) -> RankSlice:
         """The steps of the rank asked for, or of rank 0."""
-        drop_last = self.order != "sequential" if self.drop_last is None else self.drop_last
+        drop_last = drops_last(self.drop_last, self.order)
         return RankSlice(num_samples, self.batch_size, self.rank or 0, self.world_size, drop_last)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import cv2
 import torch
 from litdata import StreamingDataLoader, StreamingDataset
 from litdata.streaming.writer import BinaryWriter
 
-from peers.opencv_view import make_shared_tensor
+from peers.opencv_view import collate
 from peers.task import Task
 
 _CHUNKS_PER_WORKER = 8
@@ -31,16 +30,11 @@ def convert(task: Task) -> None:
 def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
     """Epoch after epoch."""
 
-    def collate(samples: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-        cv2.setNumThreads(0)
-        labels = torch.tensor([sample["label"] for sample in samples])
-        return make_shared_tensor(task, [sample["image"] for sample in samples]), labels
-
     loader = StreamingDataLoader(
         StreamingDataset(task.folder, shuffle=True, drop_last=True),
         batch_size=task.batch_size,
         num_workers=task.num_threads,
-        collate_fn=collate,
+        collate_fn=partial(collate, task),
         persistent_workers=True,
         prefetch_factor=4,
     )

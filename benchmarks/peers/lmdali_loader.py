@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -24,8 +23,6 @@ def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
     else:
         options["augment"] = AugmentConfig(crop_size=task.crop_size, normalize="channel_mean_std", lighting="none")
     if variant == "cached":
-        if "decoded_cache_bytes" not in {field.name for field in fields(LoaderConfig)}:
-            raise NotImplementedError("this version of lmdali has no decoded cache")
         options["decoded_cache_bytes"] = 4 * task.num_records * task.image_size**2
     config = LoaderConfig(
         dataset=task.dataset, batch_size=task.batch_size, num_threads=task.num_threads, drop_last=True, **options

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from peers.opencv_view import make_shared_tensor
+from peers.opencv_view import collate
 from peers.task import Task
 from peers.torchvision_import import import_torchvision
 
@@ -32,18 +31,13 @@ def convert(task: Task) -> None:
 def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
     """Epoch after epoch."""
 
-    def collate(samples: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-        cv2.setNumThreads(0)
-        labels = torch.tensor([sample["label"] for sample in samples])
-        return make_shared_tensor(task, [sample["image"] for sample in samples]), labels
-
     clean_stale_shared_memory()  # of an earlier run that was ended in the middle
     loader = DataLoader(
         StreamingDataset(local=task.folder, shuffle=True, batch_size=task.batch_size),
         batch_size=task.batch_size,
         drop_last=True,
         num_workers=task.num_threads,
-        collate_fn=collate,
+        collate_fn=partial(collate, task),
         persistent_workers=True,
         prefetch_factor=4,
     )

@@ -7,7 +7,7 @@ libraries do. Batches that cross to another process lie in shared memory from th
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -60,3 +60,10 @@ def make_shared_tensor(task: Task, records: Sequence[bytes | memoryview]) -> tor
     tensor: torch.Tensor = torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
     fill(task, records, tensor.numpy())
     return tensor
+
+
+def collate(task: Task, samples: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """For a DataLoader whose samples are dictionaries: a batch in shared memory, and its labels."""
+    cv2.setNumThreads(0)
+    labels = torch.tensor([sample["label"] for sample in samples])
+    return make_shared_tensor(task, [sample["image"] for sample in samples]), labels
