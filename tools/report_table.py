@@ -34,8 +34,10 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
         table.add_column(column, justify="left" if number == 0 or not header else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # Without a terminal rich would fold at 80 columns; results in a file or a pipe keep their lines.
-    _Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, soft_wrap=False).print(table)
+    # Without a terminal rich would fold at 80 columns; results in a file or a pipe keep their lines. And what is shown
+    # may be anybody's file name or `pip install '.[train]'`: brackets and colons are no markup in it.
+    width = None if sys.stdout.isatty() else 120
+    _Console(file=sys.stdout, width=width, soft_wrap=False, markup=False, emoji=False).print(table)
 
 
 def megabytes(size_bytes: float) -> str:
