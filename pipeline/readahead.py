@@ -1,10 +1,10 @@
 """Records asked of storage before they are needed, which the order of an epoch tells long before.
 
 A thread that touches a page that is not in memory waits for it, and then for the next one: two threads do that for
-2,500 JPEG records a second on a device that reads 45,000 a second when it is asked for many at a time. So one thread
-goes some batches ahead of the loader and advises the kernel of each record (`madvise`, MADV_WILLNEED), which puts the
-reads into the device's queue and comes back. Advice is all it is: where it fails or comes too late, pages are read when
-they are touched, as before.
+4,700 JPEG records a second on a device that reads 39,000 a second when it is asked for many at a time (cold.py in
+benchmarks/, on a virtual disk). So one thread goes some batches ahead of the loader and advises the kernel of each
+record (`madvise`, MADV_WILLNEED), which puts the reads into the device's queue and comes back. Advice is all it is:
+where it fails or comes too late, pages are read when they are touched, as before.
 
 Where everything is in memory, advice is wasted. The kernel counts the blocks that a thread has asked a device for: a
 thread whose advice caused no reading for a while is woken for one batch in sixteen and samples a few records of it,
