@@ -26,7 +26,7 @@ import torch
 
 from lmdali.pipeline.backend import BackendName
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.convert import convert
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import WindowPlan
 from lmdali.tools.pictures import write_dataset

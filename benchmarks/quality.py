@@ -35,7 +35,7 @@ from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.tools.ceilings import copy_probe, decode_probe, sample_records
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.convert import convert
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, WindowPlan, measure
 from lmdali.tools.report_table import print_table

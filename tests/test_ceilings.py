@@ -15,7 +15,7 @@ from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools import ceilings
 from lmdali.tools.ceilings import ThreadedProbe, copy_probe, decode_probe, read_probe, sample_records
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.convert import convert
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.measurement import Window, WindowPlan, measure, summarize
 from lmdali.tools.sources import open_source
 

@@ -121,6 +121,7 @@ def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -
         "source_format",
         "root",
         "classes",
+        "allow_missing_classes",
         "workers",
         "resume",
         "overwrite",

@@ -21,7 +21,7 @@ from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.tables import read_rows
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.convert import convert
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.sources import open_source
 
 COMMAND = [sys.executable, "-m", "lmdali.tools", "convert"]
@@ -72,6 +72,7 @@ def test_a_conversion_reports_what_it_did_and_leaves_its_source_alone(tmp_path: 
     assert summary["payload_bytes"] == 198 * (64 * 64 * 3 + 13)
     assert summary["images_per_second"] > 0
     assert done.stderr == "", "no progress where it is done in less than ten seconds, and nothing else"
+    assert summary["source"] == "folder"
     assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in photos.rglob("*")} == before
     assert hashes(photos) == content
 
@@ -329,7 +330,7 @@ exit $code
 def test_a_disk_with_too_little_room_is_refused_at_the_start(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmdali.tools.convert.free_bytes", lambda path: 1_000_000)
+    monkeypatch.setattr("lmdali.tools.conversion_run.free_bytes", lambda path: 1_000_000)
     source, config = open_source(photos), ConvertConfig(size=64, encoding="raw")
     with pytest.raises(StorageError, match=r"needs about 2\.5 MB, 1\.0 MB are free"):
         convert(source, tmp_path / "out", config, workers=1, quiet=True)
@@ -346,7 +347,7 @@ def test_resuming_needs_room_for_the_rest_only(
     process.communicate(timeout=30)
     finished = len(list((tmp_path / "other").glob("shards/[0-9]*")))
     rest = (4 - finished) * 64 * (64 * 64 * 3 + 64)
-    monkeypatch.setattr("lmdali.tools.convert.free_bytes", lambda path: rest + 1)
+    monkeypatch.setattr("lmdali.tools.conversion_run.free_bytes", lambda path: rest + 1)
     config = ConvertConfig(size=64, encoding="raw", shard_bytes=1_000_000)
     convert(open_source(photos), tmp_path / "other", config, workers=1, resume=True, quiet=True)
     assert hashes(tmp_path / "other") == hashes(whole)

@@ -15,7 +15,7 @@ from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.contact_sheet import GAP, MARGIN, Pen, Tile, draw_sheet
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.convert import convert
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.preview import command, draw_preview, readable_class, undo_normalization
 from lmdali.tools.sources import open_source
 

@@ -18,7 +18,7 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.jpeg_decoder import JpegDecoder
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.convert import convert
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.measurement import Rate
 from lmdali.tools.profiler import ProfileConfig, command, profile_dataset
 from lmdali.tools.sources import open_source

@@ -7,15 +7,17 @@ import pickle
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.rejection import Rejection, SourceRejected
+from lmdali.tools.class_list import read_class_names
 from lmdali.tools.file_reader import FileReader
 from lmdali.tools.source_entries import EntryTable, SourceEntry
-from lmdali.tools.sources import FileSource, open_source, read_class_names, source_fingerprint
+from lmdali.tools.sources import Source, open_source, source_fingerprint
 
 
 def plant(root: Path, *names: str) -> Path:
@@ -27,11 +29,11 @@ def plant(root: Path, *names: str) -> Path:
     return root
 
 
-def listed(source: FileSource) -> list[tuple[str, int]]:
-    return [tuple(entry) for entry in source.entries]
+def listed(source: Source) -> list[tuple[str, int]]:
+    return [(entry.path, entry.label) for entry in source.entries]
 
 
-def reason_of(source: FileSource, path: str) -> Rejection:
+def reason_of(source: Source, path: str) -> Rejection:
     with pytest.raises(SourceRejected) as caught:
         source.read(SourceEntry(path, 0))
     return caught.value.reason
@@ -249,7 +251,9 @@ def test_a_pipe_and_a_wrong_format_are_refused(tmp_path: Path) -> None:
 def test_a_validation_set_takes_its_numbers_from_the_training_set(tmp_path: Path) -> None:
     plant(tmp_path / "train", "a/1.jpg", "b/1.jpg", "c/1.jpg")
     plant(tmp_path / "val", "c/9.jpg")
-    val = open_source(tmp_path / "val", classes=read_class_names(tmp_path / "train"))
+    names = read_class_names(tmp_path / "train")
+    assert "no image of 2 classes of the class list ('a', 'b')" in refusal(tmp_path / "val", classes=names)
+    val = open_source(tmp_path / "val", classes=names, allow_missing_classes=True)
     assert val.class_names == ("a", "b", "c")
     assert listed(val) == [("c/9.jpg", 2)]
     assert val.empty_classes == ("a", "b")
@@ -427,20 +431,26 @@ def test_a_source_is_only_read(tmp_path: Path) -> None:
 
 names = st.binary(min_size=1, max_size=12).filter(lambda name: b"\x00" not in name).map(os.fsdecode)
 pairs = st.lists(st.tuples(names, st.integers(0, 2**31 - 1)), max_size=20)
+places = st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.integers(0, 2**31))
+entry_lists = pairs.map(lambda found: [(*pair, -1, 0, 0) for pair in found]) | st.lists(
+    st.tuples(names, st.integers(0, 2**31 - 1), places).map(lambda entry: (*entry[:2], *entry[2])), max_size=20
+)
 
 
-@given(pairs)
+@given(entry_lists)
 @settings(max_examples=80, deadline=None)
-def test_a_table_of_entries_is_the_list_it_was_made_from(expected: list[tuple[str, int]]) -> None:
+def test_a_table_of_entries_is_the_list_it_was_made_from(expected: list[tuple[str, int, int, int, int]]) -> None:
     table = EntryTable()
-    for path, label in expected:
-        table.append(path, label)
+    for path, label, *place in expected:
+        table.append(path, label, None if place[0] < 0 else (place[0], place[1], place[2]))
     table = pickle.loads(pickle.dumps(table))
     assert len(table) == len(expected)
+    backwards = np.arange(len(expected), dtype=np.int64)[::-1]
+    assert [tuple(entry) for entry in table.take(backwards)] == expected[::-1]
     assert [tuple(entry) for entry in table] == expected
     assert [tuple(table[i - len(expected)]) for i in range(len(expected))] == expected
     assert [tuple(entry) for entry in table[1:5]] == expected[1:5]
-    assert table.labels().tolist() == [label for _, label in expected]
+    assert table.labels().tolist() == [label for _, label, *_ in expected]
     for index in (len(expected), -len(expected) - 1):
         with pytest.raises(IndexError):
             table[index]

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from lmdali.pipeline.errors import InputError
+from lmdali.tools.class_names import refuse_extra_classes
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan
 
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"))
@@ -40,13 +41,7 @@ def scan_class_folders(root: Path, classes: Sequence[str] | None = None, *, foll
     if classes is None:
         _refuse_splits(root, folders)
         classes = folders
-    extra = sorted(set(folders) - set(classes))
-    if extra:
-        shown = ", ".join(map(repr, extra[:5])) + (", ..." if len(extra) > 5 else "")
-        raise InputError(
-            f"{str(root)!r}: {len(extra)} class folders are not in the class list of {len(classes)} names ({shown}): "
-            "use the class list that belongs to this data, or remove the folders"
-        )
+    refuse_extra_classes(folders, classes, repr(str(root)), "class folders")
     entries, present = EntryTable(), set(folders)
     inside = os.path.realpath(root) + os.sep
     for label, name in enumerate(classes):

@@ -29,11 +29,11 @@ from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
+from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
 
 _MIN_SHARD_SOURCES = 64
@@ -143,7 +143,7 @@ class ShardJob:
 
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
     """The jobs that are left to do, in shard order."""
-    order = EpochOrder(len(source.entries), config.seed, 0, shuffle=True)
+    order = plan_order(source.scan, config.seed)
     for name, first, count in writer.unfinished():
         entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
         yield ShardJob(writer, config, source.reader, entries, name, first)

@@ -18,7 +18,8 @@ from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.convert import ConvertSummary, convert
+from lmdali.tools.conversion_report import ConvertSummary
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.evaluate import EvalConfig, EvalReport, evaluate_checkpoint
 from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.pca import angles_degrees

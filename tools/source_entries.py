@@ -21,25 +21,35 @@ class SourceEntry(NamedTuple):
     Attributes:
         path: where it is within the source, with forward slashes; bytes that are no UTF-8 are surrogate escapes.
         label: class number, the position of its name in the source's class names.
+        file: for images inside larger files: number of that file, in the reader's list; -1 for a file of its own.
+        offset: first byte in that file; in a Parquet file the row.
+        num_bytes: size in that file, bytes; 0 where only reading tells.
     """
 
     path: str
     label: int
+    file: int = -1
+    offset: int = 0
+    num_bytes: int = 0
 
 
 class EntryTable(Sequence[SourceEntry]):
-    """Entries in 12 bytes each plus their path; a list of tuples would take about 200."""
+    """Entries in 12 bytes each plus their path, 32 for images inside larger files; tuples would take about 200."""
 
     def __init__(self) -> None:
         self._paths = bytearray()
         self._ends = array("q")
         self._labels = array("i")
+        self._places = array("q")
+        """File, offset and size of each entry, one after the other; empty where every entry is a file of its own."""
 
-    def append(self, path: str, label: int) -> None:
-        """Add one entry at the end."""
+    def append(self, path: str, label: int, place: tuple[int, int, int] | None = None) -> None:
+        """Add one entry at the end; `place` is its (file, offset, num_bytes), for all of a table or none."""
         self._paths += os.fsencode(path)
         self._ends.append(len(self._paths))
         self._labels.append(label)
+        if place is not None:
+            self._places.extend(place)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -56,7 +66,16 @@ class EntryTable(Sequence[SourceEntry]):
         if not 0 <= index < len(self):
             raise IndexError(f"entry {index} of {len(self)}")
         start = self._ends[index - 1] if index else 0
-        return SourceEntry(os.fsdecode(bytes(self._paths[start : self._ends[index]])), self._labels[index])
+        path = os.fsdecode(bytes(self._paths[start : self._ends[index]]))
+        return SourceEntry(path, self._labels[index], *self._places[3 * index : 3 * index + 3])
+
+    def take(self, indices: npt.NDArray[np.int64]) -> EntryTable:
+        """A new table of some entries, in the order of `indices`."""
+        taken = EntryTable()
+        for index in indices.tolist():
+            entry = self[index]
+            taken.append(entry.path, entry.label, entry[2:] if self._places else None)
+        return taken
 
     def __iter__(self) -> Iterator[SourceEntry]:
         for index in range(len(self)):
@@ -73,7 +92,7 @@ class Ignored:
 
     Attributes:
         counts: reason -> how many. Reasons: hidden, other_extension, outside_class_folders, symlinked_folder,
-            link_outside_source.
+            link_outside_source; in archives: not_a_file, replaced_member, other_member.
         examples: reason -> the first few paths.
     """
 
@@ -100,8 +119,11 @@ class Scan:
         class_names: position is label.
         entries: in the source's canonical order.
         ignored: what was passed over.
+        blocks: sizes of runs of entries that can only be read one after the other (the row groups of Parquet files), in
+            the order of `entries`; None where any entry can be read at once.
     """
 
     class_names: tuple[str, ...]
     entries: EntryTable
     ignored: Ignored
+    blocks: tuple[int, ...] | None = None

@@ -4,14 +4,14 @@ A source is scanned once and then only read, one image at a time, when it is nee
 so that worker processes get it and a few entries instead of millions. Nothing is ever written to a source. Names are
 bytes to the file system and may hold anything; they are `str` with surrogate escapes here.
 
-A new kind of source (archives, Parquet, LMDB) is one module with a scan and a reader, and one line in `open_source`.
+A new kind of source is one module with a scan and a reader, and its line in `_OPENERS` and in `detect_format`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,14 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
-from lmdali.tools.class_folders import class_folder_names, scan_class_folders
+from lmdali.tools.class_folders import scan_class_folders
+from lmdali.tools.class_names import check_class_names, refuse_missing_classes
 from lmdali.tools.file_reader import FileReader
 from lmdali.tools.list_file import scan_list_file
 from lmdali.tools.source_entries import Ignored, Scan, SourceEntry
 
 SourceFormat = Literal["auto", "folder", "list"]
+SOURCE_FORMATS: tuple[SourceFormat, ...] = get_args(SourceFormat)
 
 _FINGERPRINT_BATCH = 10_000
 
@@ -43,62 +44,19 @@ class SourceReader(Protocol):
         ...
 
 
-class Source(Protocol):
-    """Images with labels, in a fixed order."""
-
-    @property
-    def kind(self) -> str:
-        """What it was recognised as: `folder`, `list`, ..."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Position is label."""
-        ...
-
-    @property
-    def class_counts(self) -> tuple[int, ...]:
-        """Entries of each class; a class may have none."""
-        ...
-
-    @property
-    def entries(self) -> Sequence[SourceEntry]:
-        """All images, in the source's canonical order."""
-        ...
-
-    @property
-    def ignored(self) -> Ignored:
-        """What was seen and is no entry, by reason."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over class names and (path, label) pairs: the same source scanned again has the same."""
-        ...
-
-    @property
-    def reader(self) -> SourceReader:
-        """What to send to worker processes."""
-        ...
-
-    def read(self, entry: SourceEntry) -> bytes:
-        """`reader.read(entry)`."""
-        ...
-
-
 @dataclass(frozen=True)
-class FileSource:
-    """A source made of plain files.
+class Source:
+    """Images with labels, in a fixed order.
 
     Attributes:
-        kind: `folder` or `list`.
+        kind: what it was recognised as: `folder`, `list`, ...
         scan: class names, entries, and what was ignored.
-        reader: reads the files.
+        reader: what to send to worker processes.
     """
 
     kind: str
     scan: Scan
-    reader: FileReader
+    reader: SourceReader
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,7 +65,7 @@ class FileSource:
 
     @property
     def entries(self) -> Sequence[SourceEntry]:
-        """All images: sorted by (class, folder, file), or in the order of the list."""
+        """All images, in the source's canonical order."""
         return self.scan.entries
 
     @property
@@ -127,12 +85,25 @@ class FileSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over class names and (path, label) pairs: the same source scanned again has the same."""
-        return source_fingerprint(self.class_names, self.entries)
+        """sha256 over class names, (path, label) pairs and blocks: the same source scanned again has the same."""
+        return source_fingerprint(self.class_names, self.entries, self.scan.blocks)
 
     def read(self, entry: SourceEntry) -> bytes:
-        """The bytes of one image file; see `FileReader.read`."""
+        """`reader.read(entry)`."""
         return self.reader.read(entry)
+
+    def describe(self) -> str:
+        """One line for people: what it was taken for, and how much is in it."""
+        return f"{self.kind}: {len(self.entries):,} images, {len(self.class_names):,} classes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What the kinds of source may be told beside their path; see `open_source`."""
+
+    root: Path | None = None
+    classes: Sequence[str] | None = None
+    follow_links: bool = False
 
 
 def open_source(
@@ -142,85 +113,86 @@ def open_source(
     root: Path | str | None = None,
     classes: Sequence[str] | None = None,
     follow_links: bool = False,
-) -> FileSource:
+    allow_missing_classes: bool = False,
+) -> Source:
     """Scan a source.
 
     Args:
         path: a folder of class folders, or a list file of `path label` lines.
-        format: what it is; "auto" takes a folder as "folder" and a file as "list".
+        format: what it is; "auto" looks (`detect_format`).
         root: for list files: the folder that relative paths start from; default: the one the list file is in.
         classes: class names in label order; a validation set uses those of its training set (`read_class_names`).
         follow_links: for folders: also follow symbolic links to folders, and to files outside.
+        allow_missing_classes: accept a source without a single image of some of `classes`.
 
     Raises:
-        InputError: it is missing, unreadable, empty or not what `format` says.
+        InputError: it is missing, unreadable, empty, not what `format` says, or its classes are not `classes`.
         ConfigError: options that do not go together.
     """
     path = Path(path)
-    if format not in get_args(SourceFormat):
-        raise ConfigError(f"format is {format!r}: choose among {', '.join(get_args(SourceFormat))}")
+    if format not in SOURCE_FORMATS:
+        raise ConfigError(f"format is {format!r}: choose among {', '.join(SOURCE_FORMATS)}")
     if classes is not None:
-        _check_class_names(classes, "the class list")
+        check_class_names(classes, "the class list")
     if not os.path.lexists(path):
         raise InputError(f"{str(path)!r}: no such file or folder")
-    is_folder = path.is_dir()
-    if not is_folder and not path.is_file():
-        raise InputError(
-            f"{str(path)!r}: neither a folder nor a regular file: give a folder of class folders or a list file"
-        )
-    if format != "auto" and is_folder != (format == "folder"):
-        raise InputError(
-            f"{str(path)!r}: is a {'folder' if is_folder else 'file'}, but the format asked for is {format!r}"
-        )
-    if is_folder:
-        if root is not None:
-            raise ConfigError("root belongs to list files; the source is a folder: leave it out")
-        scan = scan_class_folders(path, classes, follow_links=follow_links)
-        return FileSource("folder", scan, FileReader(os.path.abspath(path)))  # noqa: PTH100
-    folder = path.parent if root is None else Path(root)
-    if not folder.is_dir():
-        raise InputError(f"{str(folder)!r}: the root of the list file is not a folder")
-    return FileSource("list", scan_list_file(path, folder, classes), FileReader(os.path.abspath(folder)))  # noqa: PTH100
+    kind = detect_format(path) if format == "auto" else format
+    if root is not None and kind != "list":
+        raise ConfigError(f"root belongs to list files; the source is taken for {kind!r}: leave it out")
+    options = SourceOptions(root=None if root is None else Path(root), classes=classes, follow_links=follow_links)
+    source = _OPENERS[kind](path, options)
+    if classes is not None and not allow_missing_classes:
+        refuse_missing_classes(source.empty_classes, repr(str(path)))
+    return source
 
 
-def read_class_names(path: Path | str) -> tuple[str, ...]:
-    """The class list of a training set, in label order.
-
-    Args:
-        path: a converted dataset, a folder of class folders, or a text file with one class name per line.
+def detect_format(path: Path) -> SourceFormat:
+    """What a path looks like, by its kind and first bytes; never "auto".
 
     Raises:
-        InputError: it is none of these, empty, or names a class twice.
+        InputError: neither a folder nor a regular file.
     """
-    path = Path(path)
     if path.is_dir():
-        return load_manifest(path).class_names if (path / MANIFEST_FILE).exists() else class_folder_names(path)
-    if path.name == MANIFEST_FILE:
-        return load_manifest(path.parent).class_names
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{str(path)!r}: the class list cannot be read ({error.strerror})") from error
-    lines = (line.rstrip(b"\r") for line in text.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
-    names = tuple(os.fsdecode(line) for line in lines if line.strip())
-    _check_class_names(names, repr(str(path)))
-    return names
+        return "folder"
+    if path.is_file():
+        return "list"
+    raise InputError(
+        f"{str(path)!r}: neither a folder nor a regular file: give a folder of class folders or a list file"
+    )
 
 
-def source_fingerprint(class_names: Sequence[str], entries: Sequence[SourceEntry]) -> str:
-    """sha256 over class names and (path, label) pairs; each name follows its length, so that none can run together."""
+def _open_folder(path: Path, options: SourceOptions) -> Source:
+    if not path.is_dir():
+        raise InputError(f"{str(path)!r}: is a file, but the format asked for is 'folder'")
+    scan = scan_class_folders(path, options.classes, follow_links=options.follow_links)
+    return Source("folder", scan, FileReader(os.path.abspath(path)))  # noqa: PTH100
+
+
+def _open_list(path: Path, options: SourceOptions) -> Source:
+    if not path.is_file():
+        raise InputError(f"{str(path)!r}: is no regular file, but the format asked for is 'list'")
+    folder = path.parent if options.root is None else options.root
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r}: the root of the list file is not a folder")
+    return Source("list", scan_list_file(path, folder, options.classes), FileReader(os.path.abspath(folder)))  # noqa: PTH100
+
+
+_OPENERS: dict[str, Callable[[Path, SourceOptions], Source]] = {"folder": _open_folder, "list": _open_list}
+
+
+def source_fingerprint(
+    class_names: Sequence[str], entries: Sequence[SourceEntry], blocks: Sequence[int] | None = None
+) -> str:
+    """sha256 over class names, (path, label) pairs and block sizes, where there are blocks.
+
+    Each name follows its length, so that none can run together.
+    """
     digest = hashlib.sha256(b"lmdali source 1\n%d\n" % len(class_names))
     for name in map(os.fsencode, class_names):
         digest.update(b"%d:%s\n" % (len(name), name))
     for start in range(0, len(entries), _FINGERPRINT_BATCH):
-        batch = ((os.fsencode(path), label) for path, label in entries[start : start + _FINGERPRINT_BATCH])
+        batch = ((os.fsencode(path), label) for path, label, *_ in entries[start : start + _FINGERPRINT_BATCH])
         digest.update(b"".join(b"%d:%s %d\n" % (len(path), path, label) for path, label in batch))
+    if blocks is not None:
+        digest.update(b"blocks %s\n" % " ".join(map(str, blocks)).encode())
     return digest.hexdigest()
-
-
-def _check_class_names(names: Sequence[str], where: str) -> None:
-    if not names:
-        raise InputError(f"{where}: no class names; expected one per line")
-    if len(set(names)) != len(names):
-        twice = next(name for position, name in enumerate(names) if name in names[:position])
-        raise InputError(f"{where}: the class {twice!r} is named twice")

@@ -1,0 +1,151 @@
+"""What a conversion did or would do: counted from its own tables or from a sample, and shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from lmdali.pipeline.files import free_bytes
+from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
+from lmdali.pipeline.rejection import SourceRejected
+from lmdali.pipeline.sampler import EpochOrder
+from lmdali.pipeline.tables import count_values
+from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan
+from lmdali.tools.report_table import megabytes, print_json, print_pairs
+from lmdali.tools.sources import Source
+
+_DRY_RUN_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class ConvertSummary:
+    """What a conversion did.
+
+    Attributes:
+        num_stored: records in the dataset.
+        num_rejected: sources that were not stored.
+        rejected: how many, by reason.
+        oddities: stored sources that were unusual, by name; one source may count for several.
+        num_shards: shards written.
+        payload_bytes: stored image bytes.
+        file_bytes: size of all shards.
+        seconds: wall time.
+        resumed_shards: shards that an earlier run had finished.
+        manifest_digest: identity of the dataset.
+    """
+
+    num_stored: int
+    num_rejected: int
+    rejected: dict[str, int]
+    oddities: dict[str, int]
+    num_shards: int
+    payload_bytes: int
+    file_bytes: int
+    seconds: float
+    resumed_shards: int
+    manifest_digest: str
+
+    @property
+    def images_per_second(self) -> float:
+        """Sources handled per second of wall time."""
+        return (self.num_stored + self.num_rejected) / max(self.seconds, 1e-9)
+
+
+def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSummary:
+    """Count what a finished dataset holds, from its own tables."""
+    manifest = load_manifest(directory)
+    oddities: Counter[str] = Counter()
+    for names, count in count_values(directory / RECORDS_FILE, "oddities").items():
+        for name in filter(None, names.split(",")):
+            oddities[name] += count
+    rejected = count_values(directory / REJECTS_FILE, "reason")
+    return ConvertSummary(
+        num_stored=manifest.num_records,
+        num_rejected=manifest.num_rejected,
+        rejected=dict(rejected.most_common()),
+        oddities=dict(oddities.most_common()),
+        num_shards=len(manifest.shards),
+        payload_bytes=manifest.payload_bytes,
+        file_bytes=manifest.file_bytes,
+        seconds=seconds,
+        resumed_shards=resumed_shards,
+        manifest_digest=manifest.digest,
+    )
+
+
+def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> dict[str, Any]:
+    """What a conversion would take, from a sample spread over the source: shards, bytes, seconds, room on the disk."""
+    plan = make_plan(source, config)
+    total = plan.num_sources
+    order = EpochOrder(total, config.seed, 0, shuffle=True)
+    stored_bytes, rejected = [], Counter[str]()
+    start = perf_counter()
+    for index in order.indices(0, min(total, _DRY_RUN_SAMPLES)):
+        entry = source.entries[int(index)]
+        try:
+            stored_bytes.append(len(convert_image(source.read(entry), entry.path, config)[0]))
+        except SourceRejected as error:
+            rejected[str(error.reason)] += 1
+    seconds = perf_counter() - start
+    sampled = len(stored_bytes) + rejected.total()
+    mean_bytes = sum(stored_bytes) / max(len(stored_bytes), 1)
+    expected_bytes = round(total * (1 - rejected.total() / sampled) * (mean_bytes + 2048))
+    return {
+        "source": source.kind,
+        "num_sources": total,
+        "num_classes": len(plan.class_names),
+        "num_shards": len(plan.shards()),
+        "expected_bytes": expected_bytes,
+        "expected_seconds": seconds / sampled * total / workers,
+        "workers": workers,
+        "sampled": sampled,
+        "sampled_rejects": dict(rejected),
+        "free_bytes": free_bytes(out),
+        "fits": expected_bytes < free_bytes(out),
+    }
+
+
+def report_summary(summary: ConvertSummary, source: Source, out: Path, *, as_json: bool) -> None:
+    """Show what a conversion did, on stdout."""
+    if as_json:
+        rate = summary.images_per_second
+        print_json({**asdict(summary), "images_per_second": rate, "source": source.kind, "out": str(out)})
+        return
+    pairs: list[tuple[str, object]] = [
+        ("source", source.describe()),
+        ("stored", f"{summary.num_stored:,} images in {summary.num_shards} shards, {len(source.class_names)} classes"),
+        ("rejected", _counts(summary.rejected) or "none"),
+        ("unusual", _counts(summary.oddities) or "none"),
+        ("ignored", source.ignored.summary()),
+        ("size", f"{megabytes(summary.file_bytes)} on disk, {megabytes(summary.payload_bytes)} of images"),
+        ("speed", f"{summary.images_per_second:,.0f} images/s, {summary.seconds:.1f} s"),
+        ("digest", summary.manifest_digest),
+    ]
+    if summary.resumed_shards:
+        pairs.insert(2, ("resumed", f"{summary.resumed_shards} shards were there already"))
+    print_pairs(str(out), pairs)
+
+
+def report_estimate(plan: dict[str, Any], *, as_json: bool) -> None:
+    """Show what a conversion would take, on stdout."""
+    if as_json:
+        print_json(plan)
+        return
+    print_pairs(
+        "dry run: nothing was written",
+        [
+            ("sources", f"{plan['source']}: {plan['num_sources']:,} images in {plan['num_classes']} classes"),
+            ("shards", plan["num_shards"]),
+            ("size", f"about {megabytes(plan['expected_bytes'])}, {megabytes(plan['free_bytes'])} are free"),
+            ("time", f"about {plan['expected_seconds']:,.1f} s with {plan['workers']} workers"),
+            ("sample", f"{plan['sampled']} sources, rejected: {_counts(plan['sampled_rejects']) or 'none'}"),
+            ("fits", "yes" if plan["fits"] else "NO: choose another disk"),
+        ],
+    )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,0 +1,66 @@
+"""A whole conversion: plan, lock, workers, publication."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+
+from lmdali.pipeline.dataset_writer import DatasetWriter
+from lmdali.pipeline.errors import StorageError
+from lmdali.pipeline.files import free_bytes
+from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
+from lmdali.tools.conversion_report import ConvertSummary, summarize
+from lmdali.tools.progress import progress_bar
+from lmdali.tools.report_table import megabytes
+from lmdali.tools.shard_pool import ShardPool
+from lmdali.tools.sources import Source
+
+
+def convert(
+    source: Source,
+    out: Path,
+    config: ConvertConfig,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> ConvertSummary:
+    """Convert a source into a dataset directory.
+
+    Args:
+        source: from `open_source`; only read.
+        out: a directory that is empty or does not exist, unless `resume` or `overwrite`.
+        config: how.
+        workers: processes; None means every CPU this process may use.
+        resume: finish what an earlier run began with the same options.
+        overwrite: remove a dataset of ours that is there, and start again.
+        quiet: no progress.
+
+    Raises:
+        LmdaliError: see `lmdali.pipeline.errors`; finished shards are kept for `resume`.
+    """
+    start = perf_counter()
+    plan = make_plan(source, config)
+    writer = DatasetWriter(out, plan)
+    if resume and writer.is_complete():
+        writer.tidy()
+        return summarize(out, 0.0, len(plan.shards()))
+    if not overwrite:
+        _check_room(sum(count for _, _, count in writer.unfinished()), config, out)
+    with writer.hold(resume=resume, overwrite=overwrite):
+        left = writer.unfinished()
+        before = plan.num_sources - sum(count for _, _, count in left)
+        with progress_bar("convert", plan.num_sources, quiet=quiet) as progress:
+            ShardPool(workers).run(shard_jobs(source, config, writer), lambda done: progress(before + done))
+        writer.publish()
+    return summarize(out, perf_counter() - start, len(plan.shards()) - len(left))
+
+
+def _check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:
+    # Exact for raw; for JPEG half the usual size, below which a run would certainly fail in the middle.
+    share = 1.0 if config.encoding == "raw" else 0.5
+    needed = round(num_sources * config.record_bytes * share)
+    free = free_bytes(out)
+    if needed > free:
+        raise StorageError(f"{out}: needs about {megabytes(needed)}, {megabytes(free)} are free: choose another disk")
