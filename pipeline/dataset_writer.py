@@ -27,6 +27,7 @@ from lmdali.pipeline.files import (
     npy_bytes,
     read_json,
     storage_errors,
+    sync_directory,
     write_atomic,
     write_json,
 )
@@ -125,17 +126,22 @@ class DatasetWriter:
                 yield
             finally:
                 if (self.directory / MANIFEST_FILE).exists():
+                    # A run killed right after its last rename did not sync it: no staging, no way back to it.
+                    with storage_errors(self.directory):
+                        sync_directory(self.directory)
                     shutil.rmtree(staging, ignore_errors=True)
 
     def _prepare(self, staging: Path, *, resume: bool, overwrite: bool) -> None:
         """Clear or check what is there, remove what dead runs left, write the plan."""
-        if overwrite:
-            self._clear()
-        elif resume:
+        if resume and not overwrite:
             self._check_plan()
+        # Shards without a plan or a manifest are what a run left that died while it was clearing them away.
+        if overwrite or not any(path.exists() for path in (self.directory / MANIFEST_FILE, staging / _PLAN_FILE)):
+            self._clear()
         shards = self.directory / SHARDS_DIRECTORY
         with storage_errors(staging):
             shards.mkdir(exist_ok=True)
+            sync_directory(self.directory)
             for leftover in shards.glob(f".*{TEMPORARY_SUFFIX}"):
                 shutil.rmtree(leftover)
             for leftover in [*self.directory.iterdir(), *staging.iterdir()]:
@@ -197,6 +203,9 @@ class DatasetWriter:
             infos.append(shard_from_json(document["shard"]))
             sums = np.load(self.directory / STAGING_DIRECTORY / f"{name}.npy", allow_pickle=False)
             total.merge(Moments.from_json(document["moments"], sums))
+        # The run that renamed the last shard may have been killed before it could sync the new name.
+        with storage_errors(self.directory):
+            sync_directory(self.directory / SHARDS_DIRECTORY)
         if total.num_images == 0:
             raise InputError(f"none of {self.plan.num_sources} sources could be stored: see --json for the reasons")
         names = [info.name for info in infos]
@@ -261,13 +270,18 @@ class DatasetWriter:
             )
 
     def _clear(self) -> None:
-        # The manifest goes first: a half-removed dataset must not look whole.
+        # Manifest and plan go first, and durably: a half-removed dataset must not look whole, nor its shards finished.
+        staging = self.directory / STAGING_DIRECTORY
         with storage_errors(self.directory):
             (self.directory / MANIFEST_FILE).unlink(missing_ok=True)
+            sync_directory(self.directory)
+            (staging / _PLAN_FILE).unlink(missing_ok=True)
+            sync_directory(staging)
             for name in (STATISTICS_FILE, MEAN_FILE, RECORDS_FILE, REJECTS_FILE):
                 (self.directory / name).unlink(missing_ok=True)
-            shutil.rmtree(self.directory / SHARDS_DIRECTORY, ignore_errors=True)
-            for staged in (self.directory / STAGING_DIRECTORY).iterdir():
+            if (self.directory / SHARDS_DIRECTORY).exists():
+                shutil.rmtree(self.directory / SHARDS_DIRECTORY)
+            for staged in staging.iterdir():
                 if staged.name != _LOCK_FILE:
                     staged.unlink()
 
@@ -305,7 +319,8 @@ def _lock(lock: IO[str], directory: Path) -> None:
         raise StorageError(
             f"{directory}: this filesystem cannot lock files ({error.strerror}): write to a local disk"
         ) from error
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
+    with storage_errors(directory):
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
