@@ -124,12 +124,16 @@ class DatasetWriter:
             try:
                 self._prepare(staging, resume=resume, overwrite=overwrite)
                 yield
-            finally:
-                if (self.directory / MANIFEST_FILE).exists():
-                    # A run killed right after its last rename did not sync it: no staging, no way back to it.
-                    with storage_errors(self.directory):
-                        sync_directory(self.directory)
+            except BaseException:
+                # A run that was refused leaves no trace in a finished dataset.
+                if (self.directory / MANIFEST_FILE).exists() and not (staging / _PLAN_FILE).exists():
                     shutil.rmtree(staging, ignore_errors=True)
+                raise
+            if (self.directory / MANIFEST_FILE).exists():
+                # The run that wrote it may have been killed before it could sync its name.
+                with storage_errors(self.directory):
+                    sync_directory(self.directory)
+                shutil.rmtree(staging, ignore_errors=True)
 
     def _prepare(self, staging: Path, *, resume: bool, overwrite: bool) -> None:
         """Clear or check what is there, remove what dead runs left, write the plan."""
@@ -319,8 +323,7 @@ def _lock(lock: IO[str], directory: Path) -> None:
         raise StorageError(
             f"{directory}: this filesystem cannot lock files ({error.strerror}): write to a local disk"
         ) from error
+    # Not through the file object, whose close would try again to write what a full disk refused.
     with storage_errors(directory):
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), f"pid {os.getpid()} on {socket.gethostname()}".encode())

@@ -12,11 +12,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from storage_states import odd_source
 
 NOTHING, KILL, FAIL, FAIL_ON, HALF_KILL, HALF_FAIL = range(6)
 """What happens at the n-th call: nothing; SIGKILL before it is done; an error; an error from then on; half of a write,
@@ -112,6 +116,20 @@ class ForkServer:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(30)
+
+
+@contextmanager
+def fork_server() -> Iterator[ForkServer]:
+    """A server in a folder of its own, in memory where that can be: what is killed is a process, not the machine."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(prefix="lmdali-", dir=memory if os.access(memory, os.W_OK) else None) as name:
+        folder = Path(name)
+        (folder / "work").mkdir()
+        server = ForkServer(compile_shim(folder), folder / "work", odd_source(folder / "source"))
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 class Shim:

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_shim import KILL, ForkServer, compile_shim
+from fault_shim import KILL, ForkServer, fork_server
 from power_cut import Disk, put_down, read_log
-from storage_states import STATISTICS, content, finished_shards, odd_source, wrong_shards
+from storage_states import STATISTICS, content, finished_shards, wrong_shards
 
 STATES = int(os.environ.get("LMDALI_POWER_CUTS", "40000"))
 RESUMED = max(60, STATES // 500)
@@ -25,12 +25,9 @@ State = dict[str, bytes | None]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    folder = tmp_path_factory.mktemp("power")
-    (folder / "work").mkdir()
-    server = ForkServer(compile_shim(folder), folder / "work", odd_source(folder / "source"))
-    yield server
-    server.close()
+def server() -> Iterator[ForkServer]:
+    with fork_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
