@@ -31,7 +31,8 @@ from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
-from lmdali.tools.resize import ResizeRecipe, resize_and_crop
+from lmdali.tools.antialiased_resize import torch_version
+from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
@@ -51,6 +52,7 @@ class ConvertConfig:
 
     Attributes:
         size: side of the stored images, pixels.
+        filter: "area" for the recipe of the 2012 data, "bicubic" for speed; see `lmdali.tools.resize`.
         encoding: "jpeg", or "raw" pixels (binary PPM).
         quality: of the JPEGs, 1 to 100.
         orientation: "ignore" the EXIF orientation tag, as the 2012 data did, or "apply" it.
@@ -60,6 +62,7 @@ class ConvertConfig:
     """
 
     size: int = 256
+    filter: FilterName = "area"
     encoding: Literal["jpeg", "raw"] = "jpeg"
     quality: int = 95
     orientation: Literal["ignore", "apply"] = "ignore"
@@ -68,7 +71,7 @@ class ConvertConfig:
     max_bad: float = 0.01
 
     def __post_init__(self) -> None:
-        ResizeRecipe(size=self.size)
+        self.resize()
         DecodePolicy(orientation=self.orientation)
         if self.encoding not in ("jpeg", "raw"):
             raise ConfigError(f"encoding must be jpeg or raw, found {self.encoding!r}")
@@ -87,10 +90,16 @@ class ConvertConfig:
         per_pixel = 3.0 if self.encoding == "raw" else float(np.interp(self.quality, _QUALITY_POINTS, _BYTES_PER_PIXEL))
         return round(self.size * self.size * per_pixel) + 64
 
+    def resize(self) -> ResizeRecipe:
+        """How pictures become squares."""
+        return ResizeRecipe.named(self.filter, self.size)
+
     def recipe(self) -> dict[str, Any]:
         """What decides the stored pixels, for the manifest."""
+        resizer = {"resizer": f"torch {torch_version()}"} if self.filter == "bicubic" else {}
         return {
-            "resize": asdict(ResizeRecipe(size=self.size)),
+            "resize": asdict(self.resize()),
+            **resizer,
             "orientation": self.orientation,
             "quality": self.quality if self.encoding == "jpeg" else None,
             "chroma_subsampling": "4:2:0" if self.encoding == "jpeg" else None,
@@ -156,7 +165,7 @@ def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes,
         SourceRejected: with the reason.
     """
     source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path)
-    pixels = resize_and_crop(source.pixels, ResizeRecipe(size=config.size))
+    pixels = resize_and_crop(source.pixels, config.resize())
     stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
     return stored, decode_stored(stored, config.size), source
 

@@ -16,6 +16,7 @@ from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.resize import FILTERS
 from lmdali.tools.sources import SOURCE_FORMATS, open_source
 
 _DEFAULTS = ConvertConfig()
@@ -42,6 +43,13 @@ _DEFAULTS = ConvertConfig()
     "--allow-missing-classes", is_flag=True, help="Accept a SOURCE without images of some classes of --classes."
 )
 @click.option("--size", default=_DEFAULTS.size, show_default=True, help="Side of the stored images, pixels.")
+@click.option(
+    "--filter",
+    type=click.Choice(FILTERS),
+    default=_DEFAULTS.filter,
+    show_default=True,
+    help="area: as the 2012 data were made; bicubic: faster, sharper, not of 2012.",
+)
 @click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default=_DEFAULTS.encoding, show_default=True)
 @click.option("--quality", default=_DEFAULTS.quality, show_default=True, help="JPEG quality.")
 @click.option(
