@@ -53,8 +53,8 @@ class Moments:
 
     def add_image(self, pixels: NDArray[np.uint8]) -> None:
         """Add one (H, W, 3) uint8 RGB image."""
-        # OpenCV's squared norms of uint8 planes add integers, a tenth of the time of a float64 product; rounding takes away
-        # the last bit that its square root and square may change. Exact below 2**51, which is 34 billion pixels.
+        # OpenCV's squared norms of uint8 planes add integers, a tenth of the time of a float64 product; rounding undoes
+        # what their square root and square may change. Exact below 2**51, which is 34 billion pixels.
         planes = cv2.split(pixels)
         own = [_squared_norm(plane) for plane in planes]
         for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):

@@ -48,7 +48,7 @@ def resize_antialiased(pixels: Pixels, size: int) -> Pixels:
         MissingExtraError: torch is not installed.
     """
     torch = _torch()
-    # One image with its channels last, as it lies in memory: torch has a kernel for that layout.
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # A batch of one with its channels last, as it lies in memory: torch has a kernel for that layout, and keeps it.
+    planes = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
-    return np.array(resized[0].permute(1, 2, 0).numpy(), order="C")
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
