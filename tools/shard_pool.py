@@ -91,6 +91,7 @@ def _begin_worker(done: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = done, stop
     cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, which some filters import later
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
