@@ -16,7 +16,8 @@ from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
-from lmdali.tools.sources import SOURCE_FORMATS, open_source
+from lmdali.tools.source_detection import SOURCE_FORMATS
+from lmdali.tools.sources import open_source
 
 _DEFAULTS = ConvertConfig()
 
@@ -30,7 +31,7 @@ _DEFAULTS = ConvertConfig()
     type=click.Choice(SOURCE_FORMATS),
     default="auto",
     show_default=True,
-    help="What SOURCE is: a folder of class folders, or a list of `path label` lines.",
+    help="What SOURCE is: a folder of class folders, a list of `path label` lines, or archives of ILSVRC or WebDataset.",
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a list file start from.")
 @click.option(
@@ -41,6 +42,13 @@ _DEFAULTS = ConvertConfig()
 @click.option(
     "--allow-missing-classes", is_flag=True, help="Accept a SOURCE without images of some classes of --classes."
 )
+@click.option("--devkit", type=click.Path(path_type=Path), help="ILSVRC development kit.  [default: beside SOURCE]")
+@click.option(
+    "--ground-truth",
+    type=click.Path(path_type=Path),
+    help="Class ids of ILSVRC images, one per line.  [default: the development kit's, or beside SOURCE for test images]",
+)
+@click.option("--patch", type=click.Path(path_type=Path), help="Archive of images that replace those of their name.")
 @click.option("--size", default=_DEFAULTS.size, show_default=True, help="Side of the stored images, pixels.")
 @click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default=_DEFAULTS.encoding, show_default=True)
 @click.option("--quality", default=_DEFAULTS.quality, show_default=True, help="JPEG quality.")
@@ -72,6 +80,9 @@ def command(
     root: Path | None,
     classes: Path | None,
     allow_missing_classes: bool,
+    devkit: Path | None,
+    ground_truth: Path | None,
+    patch: Path | None,
     workers: int | None,
     resume: bool,
     overwrite: bool,
@@ -82,7 +93,8 @@ def command(
 ) -> None:
     """Convert SOURCE into a dataset of LMDB shards in the directory OUT.
 
-    SOURCE is a folder with one folder per class, or a list file. Each image is decoded to RGB, resized so that its
+    SOURCE is a folder with one folder per class, a list file, or archives as they come: those of ILSVRC2010 and 2012,
+    or WebDataset shards. Each image is decoded to RGB, resized so that its
     shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to rejects.parquet.
     SOURCE is never written to.
     """
@@ -93,6 +105,9 @@ def command(
         root=root,
         classes=read_class_names(classes) if classes else None,
         allow_missing_classes=allow_missing_classes,
+        devkit=devkit,
+        ground_truth=ground_truth,
+        patch=patch,
     )
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)
