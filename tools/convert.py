@@ -31,7 +31,7 @@ _DEFAULTS = ConvertConfig()
     type=click.Choice(SOURCE_FORMATS),
     default="auto",
     show_default=True,
-    help="What SOURCE is: a folder of class folders, a list of `path label` lines, or archives of ILSVRC or WebDataset.",
+    help="What SOURCE is: a folder of class folders, a list of `path label` lines, or archives (ILSVRC, WebDataset).",
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a list file start from.")
 @click.option(
@@ -46,7 +46,7 @@ _DEFAULTS = ConvertConfig()
 @click.option(
     "--ground-truth",
     type=click.Path(path_type=Path),
-    help="Class ids of ILSVRC images, one per line.  [default: the development kit's, or beside SOURCE for test images]",
+    help="Class ids of ILSVRC images, one per line.  [default: from the kit, or beside SOURCE for test images]",
 )
 @click.option("--patch", type=click.Path(path_type=Path), help="Archive of images that replace those of their name.")
 @click.option("--size", default=_DEFAULTS.size, show_default=True, help="Side of the stored images, pixels.")

@@ -1,7 +1,7 @@
 """Reading images that lie inside larger files, as ranges of their bytes.
 
-An image that cannot be read is a reject; a file that is gone, or is no longer the one that was scanned, ends the run: it
-would turn every image in it into a reject.
+An image that cannot be read is a reject. A file that is gone, or is no longer the one that was scanned, ends the run:
+it would turn every image in it into a reject.
 """
 
 from __future__ import annotations

@@ -75,9 +75,10 @@ def _folder_format(path: Path) -> SourceFormat:
     found = _by_name(names)
     folders = [entry.name for entry in entries if entry.is_dir()]
     if folders and found != "ilsvrc-val":
+        archive = next(name for name in names if name.endswith(".tar"))
         raise InputError(
-            f"{str(path)!r}: holds folders ({folders[0]!r}) and archives ({next(n for n in names if n.endswith('.tar'))!r}): "
-            f"say which are meant, with --format folder or {found}"
+            f"{str(path)!r}: holds folders ({folders[0]!r}) and archives ({archive!r}): say which are meant, with "
+            f"--format folder or {found}"
         )
     return found
 

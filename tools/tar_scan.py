@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import IO, NamedTuple, TypeVar, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from lmdali.pipeline.errors import InputError, LmdaliError, StorageError
 from lmdali.tools.class_folders import is_hidden
@@ -161,10 +161,14 @@ def walk_tar(window: TarWindow, ignored: Ignored) -> Iterator[TarMember]:
     Raises:
         InputError: damaged, truncated, without an end, or with something after its end.
     """
-    tar = _parsed(window, 0, lambda: tarfile.open(fileobj=cast("IO[bytes]", window), mode="r:", encoding="utf-8"))
+    tar: Any = _parsed(
+        window,
+        0,
+        lambda: tarfile.open(fileobj=cast("IO[bytes]", window), mode="r:", encoding="utf-8"),  # noqa: SIM115
+    )
     count, begin = 0, 0
     while (member := _parsed(window, begin, tar.next)) is not None:
-        tar.members.clear()
+        tar.members.clear()  # it would keep them all
         count += 1
         _check(window, member, begin, tar.offset, len(tar.pax_headers))
         if count > MAX_MEMBERS:
@@ -208,9 +212,7 @@ def _check(window: TarWindow, member: tarfile.TarInfo, begin: int, after: int, n
             f"byte {member.offset_data}: {_AGAIN}"
         )
     if len(member.name) > _MAX_NAME:
-        raise InputError(
-            f"{window.where}: a name of {len(member.name)} characters at byte {begin}; at most {_MAX_NAME}"
-        )
+        raise InputError(f"{window.where}: a name of {len(member.name)} characters at byte {begin}, above {_MAX_NAME}")
     if num_global_fields > _MAX_GLOBAL_FIELDS:
         raise InputError(f"{window.where}: more than {_MAX_GLOBAL_FIELDS} global header fields at byte {begin}")
 
