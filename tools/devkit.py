@@ -14,11 +14,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lmdali.pipeline.errors import InputError, MissingExtraError
+from lmdali.pipeline.errors import InputError
+from lmdali.tools.class_table import read_class_table
 from lmdali.tools.source_entries import Ignored
 from lmdali.tools.tar_scan import TarWindow, latest_members, walk_tar
 
@@ -153,15 +151,14 @@ def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
 
 def _leaf_wnids(data: bytes, id_field: str, where: str) -> tuple[str, ...]:
     """Of the rows without children, which are the classes: WordNet ids in the order of the kit's ids."""
-    ids, names, children = _class_table(data, id_field, where)
     wnids: dict[int, str] = {}
-    for row, (number, name, num_children) in enumerate(zip(ids, names, children, strict=True)):
+    for row, (number, name, num_children) in enumerate(read_class_table(data, id_field, where)):
         if not isinstance(name, str) or not WNID.fullmatch(name):
             raise InputError(f"{where}: row {row} of synsets has the WNID {str(name)[:40]!r}; expected n and 8 digits")
         if not _is_integer(number) or not _is_integer(num_children):
             raise InputError(f"{where}: row {row} of synsets ({name}) has no integer {id_field} or num_children")
         if num_children == 0 and wnids.setdefault(int(number), name) != name:
-            raise InputError(f"{where}: {id_field} {number} belongs to both {wnids[int(number)]} and {name}")
+            raise InputError(f"{where}: {id_field} {int(number)} belongs to both {wnids[int(number)]} and {name}")
     if sorted(wnids) != list(range(1, len(wnids) + 1)) or not wnids:
         raise InputError(f"{where}: the {id_field} of its {len(wnids)} classes do not run from 1 to {len(wnids)}")
     if len(set(wnids.values())) != len(wnids):
@@ -169,21 +166,5 @@ def _leaf_wnids(data: bytes, id_field: str, where: str) -> tuple[str, ...]:
     return tuple(wnids[number] for number in range(1, len(wnids) + 1))
 
 
-def _class_table(data: bytes, id_field: str, where: str) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise MissingExtraError("scipy", "imagenet", "reading the class table of a development kit") from error
-    try:
-        synsets = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True)["synsets"])
-        ids, names, children = (synsets[field].tolist() for field in (id_field, "WNID", "num_children"))
-        return ids, names, children
-    except Exception as error:  # a damaged file makes scipy raise nearly anything
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{where}: not a table of classes with {id_field}, WNID and num_children ({message})"
-        ) from None
-
-
 def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
+    return type(value) is int or (isinstance(value, float) and value.is_integer())

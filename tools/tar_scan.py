@@ -206,7 +206,8 @@ def _parsed(window: TarWindow, begin: int, step: Callable[[], _T]) -> _T:
 def _check(window: TarWindow, member: tarfile.TarInfo, begin: int, after: int, num_global_fields: int) -> None:
     if after <= begin or member.size < 0:
         raise InputError(f"{window.where}: the header at byte {begin} leads backwards: {_AGAIN}")
-    if member.offset_data + (member.size if member.isreg() and not member.issparse() else 0) > window.size:
+    size = member.size if member.isreg() and not member.issparse() else 0
+    if max(after, member.offset_data + size) > window.size:
         raise InputError(
             f"{window.where}: truncated at byte {window.size}: {member.name[:100]!r} of {member.size} bytes begins at "
             f"byte {member.offset_data}: {_AGAIN}"
