@@ -15,6 +15,7 @@ import pytest
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.tables import read_rows
+from lmdali.tools.class_list import read_class_names
 from lmdali.tools.sources import Source, open_source
 
 CLASSES = ("n01440764", "n01751748", "n02084071", "n15075141")
@@ -115,6 +116,7 @@ def test_what_is_no_image_is_counted_and_empty_classes_keep_their_number(tmp_pat
 
 
 def test_labels_follow_a_class_list(places: dict[str, Path]) -> None:
+    assert all(read_class_names(place) == CLASSES for place in places.values())
     backwards = CLASSES[::-1]
     source = open_source(places["tar"], classes=backwards)
     assert source.class_names == backwards and source.entries[0].path.startswith("n15075141/")

@@ -52,11 +52,10 @@ def scan_class_archives(
         InputError: no such archives, a damaged one, or a class that `classes` does not have.
     """
     ignored = Ignored()
-    files = _archive_files(path, ignored) if path.is_dir() else [path]
-    reader = RangeReader.over(files if patch is None else [*files, patch])
-    archives = _in_files(files) if path.is_dir() else _in_tar(path, ignored)
-    if not archives:
-        raise InputError(f"{str(path)!r}: no archives of classes in it (ignored: {ignored.summary()}): expected n*.tar")
+    listing = _class_archives(path, ignored) if path.is_dir() else {}
+    files = [archive.path for archive in listing.values()] or [path]
+    reader = RangeReader.over(files if patch is None else [*files, patch])  # as they are before anything is read
+    archives = listing or _class_archives(path, ignored)
     names = sorted(archives)
     classes = names if classes is None else classes
     refuse_extra_classes(names, classes, repr(str(path)), "class archives")
@@ -75,19 +74,34 @@ def scan_class_archives(
     return Scan(tuple(classes), entries, ignored, detail=patches.detail()), reader
 
 
-def _archive_files(folder: Path, ignored: Ignored) -> list[Path]:
-    files = []
+def class_archive_names(path: Path) -> tuple[str, ...]:
+    """The class names, in label order, without looking into the archives of the classes.
+
+    Raises:
+        InputError: there is none, or the archive is damaged.
+    """
+    return tuple(sorted(_class_archives(path, Ignored())))
+
+
+def _class_archives(path: Path, ignored: Ignored) -> dict[str, _ClassArchive]:
+    archives = _in_folder(path, ignored) if path.is_dir() else _in_tar(path, ignored)
+    if not archives:
+        raise InputError(f"{str(path)!r}: no archives of classes in it (ignored: {ignored.summary()}): expected n*.tar")
+    return archives
+
+
+def _in_folder(folder: Path, ignored: Ignored) -> dict[str, _ClassArchive]:
+    names = []
     for entry in listed(folder):
         if CLASS_ARCHIVE.fullmatch(entry.name):
-            files.append(folder / entry.name)
+            names.append(entry.name)
         else:
             _refuse_lost_archive(entry.name, repr(str(folder)))
             ignored.add("hidden" if is_hidden(entry.name) else "other_member", entry.name)
-    return sorted(files)
-
-
-def _in_files(files: Sequence[Path]) -> dict[str, _ClassArchive]:
-    return {path.stem: _ClassArchive(number, path, None, 0, None) for number, path in enumerate(files)}
+    return {
+        name.removesuffix(".tar"): _ClassArchive(number, folder / name, None, 0, None)
+        for number, name in enumerate(sorted(names))
+    }
 
 
 def _in_tar(path: Path, ignored: Ignored) -> dict[str, _ClassArchive]:
