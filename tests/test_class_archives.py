@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +16,11 @@ import pytest
 
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.tables import read_rows
 from lmdali.tools.class_list import read_class_names
+from lmdali.tools.conversion import ConvertConfig
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.sources import Source, open_source
 
 CLASSES = ("n01440764", "n01751748", "n02084071", "n15075141")
@@ -145,6 +150,26 @@ def test_archives_that_would_be_lost_are_refused(tmp_path: Path) -> None:
         assert message in found, found
     path.write_bytes(fake.tar_bytes([("a.jpg", b"x")]))
     assert "no archives of classes" in refusal(path, format="ilsvrc-train")
+
+
+def test_other_files_beside_the_archives_are_counted(tmp_path: Path) -> None:
+    for name in ("n00000001.tar", "ILSVRC2012_devkit_t12.tar.gz", "readme.txt", "._n00000001.tar"):
+        (tmp_path / name).write_bytes(fake.tar_bytes([("n1_1.JPEG", b"x")]))
+    source = open_source(tmp_path)
+    assert source.kind == "ilsvrc-train" and source.ignored.counts == {"other_member": 2, "hidden": 1}
+    (tmp_path / "n00000002.tgz").write_bytes(b"")
+    assert "'n00000002.tgz' is an archive, but not of a class" in refusal(tmp_path)
+
+
+def test_an_archive_that_changes_ends_the_run_and_rejects_nothing(tmp_path: Path, places: dict[str, Path]) -> None:
+    path = tmp_path / "train.tar"
+    shutil.copy(places["tar"], path)
+    source = open_source(path)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(InputError, match="changed after it was scanned") as caught:
+        convert(source, tmp_path / "out", ConvertConfig(size=16), workers=1, quiet=True)
+    assert not isinstance(caught.value, SourceRejected)
+    assert not (tmp_path / "out" / "manifest.json").exists() and not list((tmp_path / "out" / "shards").iterdir())
 
 
 def test_a_replaced_class_archive_is_counted(tmp_path: Path) -> None:

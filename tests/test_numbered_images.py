@@ -169,7 +169,8 @@ def test_a_patch_replaces_images_of_its_names(tmp_path: Path) -> None:
     }
     patch.write_bytes(fake.tar_bytes(members.items()))
     before, source = open_source(path), open_source(path, patch=patch)
-    assert source.fingerprint == before.fingerprint and labels(source) == labels(before)
+    assert labels(source) == labels(before) and source.class_names == before.class_names
+    assert source.fingerprint == open_source(path, patch=patch).fingerprint != before.fingerprint
     assert [source.read(entry) for entry in source.entries][1] == fake.jpeg(1)
     assert source.read(source.entries[0]) == images["ILSVRC2010_val_00000001.JPEG"]
     assert source.ignored.counts == {"other_member": 2, "patched_image": 1}

@@ -22,6 +22,7 @@ from lmdali.tools.tar_scan import TarMember, latest_members, open_tar, walk_tar
 CLASS_ARCHIVE = re.compile(r"(n\d{8})\.tar")
 """File name of the archive of a class."""
 
+_LOOKS_LIKE_CLASSES = re.compile(r"[^.].*\.tar|n\d+.*\.(tar\.\w+|tgz|zip)")
 _IMAGE = re.compile(r"n\d{8}_\d+\.JPEG")
 
 
@@ -71,7 +72,7 @@ def scan_class_archives(
             f"{str(path)!r}: {len(names)} archives of classes, but no image (ignored: {ignored.summary()})"
         )
     patches.refuse_leftover(repr(str(path)))
-    return Scan(tuple(classes), entries, ignored, detail=patches.detail()), reader
+    return Scan(tuple(classes), entries, ignored, variant=patches.variant, detail=patches.detail()), reader
 
 
 def class_archive_names(path: Path) -> tuple[str, ...]:
@@ -121,7 +122,8 @@ def _in_tar(path: Path, ignored: Ignored) -> dict[str, _ClassArchive]:
 
 
 def _refuse_lost_archive(name: str, where: str) -> None:
-    if name.lower().endswith((".tar", ".tar.gz", ".tgz")) and not is_hidden(posixpath.basename(name)):
+    """Other files may lie beside the archives, but what may hold images is not left out without a word."""
+    if _LOOKS_LIKE_CLASSES.fullmatch(posixpath.basename(name)):
         raise InputError(f"{where}: {name!r} is an archive, but not of a class (nXXXXXXXX.tar): take it out")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -22,6 +24,10 @@ class ImagePatch:
         file: number that the reader of the source gives to the archive.
         ignored: counts what is no such image, and what is replaced.
 
+    Attributes:
+        size: images in it.
+        variant: tells this patch from others and from none; for `Scan.variant`.
+
     Raises:
         InputError: it is no tar, or names an image twice.
     """
@@ -29,7 +35,7 @@ class ImagePatch:
     def __init__(self, path: Path | None, pattern: re.Pattern[str], file: int, ignored: Ignored) -> None:
         self._path, self._file, self._ignored = path, file, ignored
         self._left: dict[str, TarMember] = {}
-        self.size = 0
+        self.size, self.variant = 0, ""
         if path is None:
             return
         with open_tar(str(path)) as window:
@@ -42,6 +48,8 @@ class ImagePatch:
                 else:
                     self._left[name] = member
         self.size = len(self._left)
+        names = sorted(f"{name} {member.num_bytes}" for name, member in self._left.items())
+        self.variant = f"patch {hashlib.sha256(os.fsencode(' '.join(names))).hexdigest()}"
 
     def place(self, path: str, place: tuple[int, int, int]) -> tuple[int, int, int]:
         """(file, offset, num_bytes) of an image: in the patch where it has one of its file name, else `place`."""

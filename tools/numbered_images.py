@@ -111,7 +111,7 @@ def scan_numbered_images(
         entries.append(name, label, None if place is None else patches.place(name, place))
     patches.refuse_leftover(repr(str(path)))
     detail = ", ".join(filter(None, (f"labels from {truth}", patches.detail())))
-    return Scan(tuple(classes), entries, ignored, detail=detail), reader
+    return Scan(tuple(classes), entries, ignored, variant=patches.variant, detail=detail), reader
 
 
 def _labels(path: Path, images: tuple[str, str], labels: LabelFiles) -> tuple[Devkit, list[int], str]:

@@ -122,6 +122,7 @@ class Scan:
         ignored: what was passed over.
         blocks: sizes of runs of entries that can only be read one after the other (the row groups of Parquet files), in
             the order of `entries`; None where any entry can be read at once.
+        variant: what else decides the bytes of the images, such as a patch; enters the fingerprint.
         detail: for people: what else was read, such as where labels come from.
     """
 
@@ -129,4 +130,5 @@ class Scan:
     entries: EntryTable
     ignored: Ignored
     blocks: tuple[int, ...] | None = None
+    variant: str = ""
     detail: str = ""

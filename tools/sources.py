@@ -95,8 +95,11 @@ class Source:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over class names, (path, label) pairs and blocks: the same source scanned again has the same."""
-        return source_fingerprint(self.class_names, self.entries, self.scan.blocks)
+        """sha256 over class names, (path, label) pairs and what else a scan found that matters for a plan.
+
+        The same source scanned again has the same.
+        """
+        return source_fingerprint(self.class_names, self.entries, self.scan.blocks, self.scan.variant)
 
     def read(self, entry: SourceEntry) -> bytes:
         """`reader.read(entry)`."""
@@ -219,9 +222,12 @@ _OPENERS: dict[str, Callable[[Path, SourceOptions], Source]] = {
 
 
 def source_fingerprint(
-    class_names: Sequence[str], entries: Sequence[SourceEntry], blocks: Sequence[int] | None = None
+    class_names: Sequence[str],
+    entries: Sequence[SourceEntry],
+    blocks: Sequence[int] | None = None,
+    variant: str = "",
 ) -> str:
-    """sha256 over class names, (path, label) pairs and block sizes, where there are blocks.
+    """sha256 over class names, (path, label) pairs, and block sizes and variant, where there are any.
 
     Each name follows its length, so that none can run together.
     """
@@ -233,4 +239,6 @@ def source_fingerprint(
         digest.update(b"".join(b"%d:%s %d\n" % (len(path), path, label) for path, label in batch))
     if blocks is not None:
         digest.update(b"blocks %s\n" % " ".join(map(str, blocks)).encode())
+    if variant:
+        digest.update(b"variant %s\n" % os.fsencode(variant))
     return digest.hexdigest()

@@ -72,10 +72,6 @@ class TarWindow:
         self.start, self.size, self.where = start, size, where
         self._position = 0
 
-    def inside(self, member: TarMember) -> TarWindow:
-        """The window on a member that is an archive itself."""
-        return TarWindow(self._read_at, member.offset, member.num_bytes, f"{self.where}, in {member.name!r}")
-
     def content(self, member: TarMember) -> bytes:
         """The bytes of a (small) member."""
         return self._bytes(member.offset, member.num_bytes)
