@@ -294,7 +294,8 @@ def test_hostile_headers_are_refused_at_once(make: Callable[[], bytes], message:
     try:
         found, _ = walked(data + b"\x00" * 1024)
     except InputError as error:
-        assert message in str(error), error
+        # Newer versions of tarfile find some of these themselves.
+        assert message in str(error) or "no sound tar header" in str(error), error
         assert len(str(error)) < 400
     else:
         assert message == "a sound name" and list(found) == ["n" * 4096]
