@@ -189,7 +189,7 @@ def test_a_patch_replaces_images_of_its_names(tmp_path: Path, places: dict[str, 
     patched = [entry.path for entry in source.entries if source.read(entry) == b"better"]
     assert patched == ["n02084071/n02084071_8.JPEG"]
     assert source.ignored.counts == {"patched_image": 1, "other_member": 1}
-    assert source.describe() == "ilsvrc-train: 24 images, 4 classes, 1 images from patch_images.tar"
+    assert source.describe() == "ilsvrc-train: 24 images, 4 classes, images from patch_images.tar: 1"
     patch.write_bytes(fake.tar_bytes([("n09999999_1.JPEG", b"nowhere")]))
     assert "1 of its images are not in" in refusal(places[place], patch=patch)
     with pytest.raises(ConfigError, match="patch belongs to sources of the kind ilsvrc-train or ilsvrc-val"):

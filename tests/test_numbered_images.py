@@ -174,7 +174,7 @@ def test_a_patch_replaces_images_of_its_names(tmp_path: Path) -> None:
     assert [source.read(entry) for entry in source.entries][1] == fake.jpeg(1)
     assert source.read(source.entries[0]) == images["ILSVRC2010_val_00000001.JPEG"]
     assert source.ignored.counts == {"other_member": 2, "patched_image": 1}
-    assert source.scan.detail == "labels from ILSVRC2010_devkit-1.0.tar.gz, 1 images from patch_images.tar"
+    assert source.scan.detail == "labels from ILSVRC2010_devkit-1.0.tar.gz, images from patch_images.tar: 1"
     members["patch_images/val/ILSVRC2010_val_00000004.JPEG"] = fake.jpeg(4)
     patch.write_bytes(fake.tar_bytes(members.items()))
     assert "1 of its images are not in" in refusal(path, patch=patch)

@@ -58,7 +58,7 @@ def test_samples_are_images_with_their_label(tmp_path: Path) -> None:
         ("train-000/f.tif", 0, b"7"),
     ]
     assert source.class_names == ("0", "1", "2", "3")
-    assert source.describe() == "webdataset: 6 images, 4 classes, 1 tars"
+    assert source.describe() == "webdataset: 6 images, 4 classes, tars: 1"
 
 
 def test_a_name_ends_at_the_first_dot_of_its_last_part(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_shards_of_a_folder_are_taken_by_name(tmp_path: Path) -> None:
     assert source.kind == "webdataset"
     assert listed(source) == [("0/a.jpg", 0, b"0"), ("1/a.jpg", 1, b"1"), ("2/a.jpg", 2, b"2")]
     assert source.ignored.counts == {"other_member": 1, "hidden": 1}
-    assert source.describe().endswith("3 tars")
+    assert source.describe().endswith("tars: 3")
 
 
 def test_the_parts_of_a_sample_may_be_apart_and_the_last_of_a_name_counts(tmp_path: Path) -> None:

@@ -74,5 +74,5 @@ class ImagePatch:
             )
 
     def detail(self) -> str:
-        """For people: `12 images from patch_images.tar`; empty without a patch."""
-        return f"{self.size:,} images from {self._path.name}" if self._path is not None else ""
+        """For people: `images from patch_images.tar: 12`; empty without a patch."""
+        return f"images from {self._path.name}: {self.size:,}" if self._path is not None else ""

@@ -67,7 +67,7 @@ def scan_webdataset(path: Path, classes: Sequence[str] | None = None) -> tuple[S
         raise InputError(f"{str(path)!r}: no samples with an image in it (ignored: {ignored.summary()})")
     if classes is None:
         classes = [str(label) for label in range(int(entries.labels().max()) + 1)]
-    return Scan(tuple(classes), entries, ignored, detail=f"{len(files):,} tars"), reader
+    return Scan(tuple(classes), entries, ignored, detail=f"tars: {len(files):,}"), reader
 
 
 def _shard_files(folder: Path, ignored: Ignored) -> list[Path]:
