@@ -17,7 +17,8 @@ from lmdali.tools.conversion_report import estimate, report_estimate, report_sum
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.resize import FILTERS
-from lmdali.tools.sources import SOURCE_FORMATS, open_source
+from lmdali.tools.source_detection import SOURCE_FORMATS
+from lmdali.tools.sources import open_source
 
 _DEFAULTS = ConvertConfig()
 
@@ -31,7 +32,7 @@ _DEFAULTS = ConvertConfig()
     type=click.Choice(SOURCE_FORMATS),
     default="auto",
     show_default=True,
-    help="What SOURCE is: a folder of class folders, or a list of `path label` lines.",
+    help="What SOURCE is: a folder of class folders, a list of `path label` lines, or archives (ILSVRC, WebDataset).",
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a list file start from.")
 @click.option(
@@ -42,6 +43,13 @@ _DEFAULTS = ConvertConfig()
 @click.option(
     "--allow-missing-classes", is_flag=True, help="Accept a SOURCE without images of some classes of --classes."
 )
+@click.option("--devkit", type=click.Path(path_type=Path), help="ILSVRC development kit.  [default: beside SOURCE]")
+@click.option(
+    "--ground-truth",
+    type=click.Path(path_type=Path),
+    help="Class ids of ILSVRC images, one per line.  [default: from the kit, or beside SOURCE for test images]",
+)
+@click.option("--patch", type=click.Path(path_type=Path), help="Archive of images that replace those of their name.")
 @click.option("--size", default=_DEFAULTS.size, show_default=True, help="Side of the stored images, pixels.")
 @click.option(
     "--filter",
@@ -80,6 +88,9 @@ def command(
     root: Path | None,
     classes: Path | None,
     allow_missing_classes: bool,
+    devkit: Path | None,
+    ground_truth: Path | None,
+    patch: Path | None,
     workers: int | None,
     resume: bool,
     overwrite: bool,
@@ -90,7 +101,8 @@ def command(
 ) -> None:
     """Convert SOURCE into a dataset of LMDB shards in the directory OUT.
 
-    SOURCE is a folder with one folder per class, or a list file. Each image is decoded to RGB, resized so that its
+    SOURCE is a folder with one folder per class, a list file, or archives as they come: those of ILSVRC2010 and 2012,
+    or WebDataset shards. Each image is decoded to RGB, resized so that its
     shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to rejects.parquet.
     SOURCE is never written to.
     """
@@ -101,6 +113,9 @@ def command(
         root=root,
         classes=read_class_names(classes) if classes else None,
         allow_missing_classes=allow_missing_classes,
+        devkit=devkit,
+        ground_truth=ground_truth,
+        patch=patch,
     )
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)
