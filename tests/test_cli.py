@@ -125,6 +125,7 @@ def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -
         "devkit",
         "ground_truth",
         "patch",
+        "split_half",
         "workers",
         "resume",
         "overwrite",

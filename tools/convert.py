@@ -16,6 +16,7 @@ from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.half_split import HALVES
 from lmdali.tools.resize import FILTERS
 from lmdali.tools.source_detection import SOURCE_FORMATS
 from lmdali.tools.sources import open_source
@@ -50,6 +51,9 @@ _DEFAULTS = ConvertConfig()
     help="Class ids of ILSVRC images, one per line.  [default: from the kit, or beside SOURCE for test images]",
 )
 @click.option("--patch", type=click.Path(path_type=Path), help="Archive of images that replace those of their name.")
+@click.option(
+    "--split-half", type=click.Choice(HALVES), help="Only this half of each class, as the paper split Fall 2009."
+)
 @click.option("--size", default=_DEFAULTS.size, show_default=True, help="Side of the stored images, pixels.")
 @click.option(
     "--filter",
@@ -91,6 +95,7 @@ def command(
     devkit: Path | None,
     ground_truth: Path | None,
     patch: Path | None,
+    split_half: Any,
     workers: int | None,
     resume: bool,
     overwrite: bool,
@@ -116,6 +121,7 @@ def command(
         devkit=devkit,
         ground_truth=ground_truth,
         patch=patch,
+        split_half=split_half,
     )
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ from lmdali.tools.class_archives import scan_class_archives
 from lmdali.tools.class_folders import scan_class_folders
 from lmdali.tools.class_names import check_class_names, refuse_missing_classes
 from lmdali.tools.file_reader import FileReader
+from lmdali.tools.half_split import Half, take_half
 from lmdali.tools.list_file import scan_list_file
 from lmdali.tools.numbered_images import LabelFiles, scan_numbered_images
 from lmdali.tools.source_detection import SOURCE_FORMATS, SourceFormat, detect_format
@@ -134,6 +135,7 @@ def open_source(
     devkit: Path | str | None = None,
     ground_truth: Path | str | None = None,
     patch: Path | str | None = None,
+    split_half: Half | None = None,
 ) -> Source:
     """Scan a source.
 
@@ -147,6 +149,7 @@ def open_source(
         devkit: for ilsvrc-val: the development kit; default: the one beside the images.
         ground_truth: for ilsvrc-val: the file of class ids; default: the kit's, for test images the one beside them.
         patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
+        split_half: only this half of each class (`lmdali.tools.half_split`).
 
     Raises:
         InputError: it is missing, unreadable, empty, not what `format` says, or its classes are not `classes`.
@@ -174,6 +177,8 @@ def open_source(
                 f"{name} belongs to sources of the kind {' or '.join(kinds)}; this is taken for {kind!r}: leave it out"
             )
     source = _OPENERS[kind](path, options)
+    if split_half is not None:
+        source = replace(source, scan=take_half(source.scan, split_half))
     if classes is not None and not allow_missing_classes:
         refuse_missing_classes(source.empty_classes, repr(str(path)))
     return source
