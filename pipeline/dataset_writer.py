@@ -157,8 +157,11 @@ class DatasetWriter:
 
     def unfinished(self) -> list[tuple[str, int, int]]:
         """(name, first position, number of sources) of the shards that are left to do."""
-        shards = self.directory / SHARDS_DIRECTORY
-        return [shard for shard in self.plan.shards() if not (shards / shard[0] / SHARD_FILE).is_file()]
+        return [shard for shard in self.plan.shards() if not self.is_finished(shard[0])]
+
+    def is_finished(self, name: str) -> bool:
+        """Whether a shard has its final name."""
+        return (self.directory / SHARDS_DIRECTORY / name / SHARD_FILE).is_file()
 
     def open_shard(self, name: str, first_position: int, num_sources: int) -> ShardWriter:
         """A writer for one planned shard."""

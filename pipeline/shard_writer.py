@@ -136,6 +136,12 @@ class ShardWriter:
         return disk_full(self._final) if full else StorageError(f"{self._final}: LMDB: {error}")
 
 
+def discard_leftovers(directory: Path, name: str) -> None:
+    """Remove what a process that is gone has left of a shard in the making; `directory` is the dataset's `shards/`."""
+    for leftover in directory.glob(f".{name}.*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def shard_to_json(info: ShardInfo) -> dict[str, Any]:
     """A `ShardInfo` as `shard.json` keeps it."""
     return {**info.__dict__, "rejected": list(info.rejected)}

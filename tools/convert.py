@@ -16,9 +16,12 @@ from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.sources import SOURCE_FORMATS, open_source
+from lmdali.tools.worker_limits import WorkerLimits
 
 _DEFAULTS = ConvertConfig()
+_LIMITS = WorkerLimits()
 
 
 @click.command("convert")
@@ -60,6 +63,18 @@ _DEFAULTS = ConvertConfig()
     help="Share of rejected sources above which the exit code is 9.",
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
+@click.option(
+    "--time-limit",
+    default=_LIMITS.seconds,
+    show_default=True,
+    help="Seconds an image may take; one that takes longer, or never ends, is rejected.",
+)
+@click.option(
+    "--memory-limit",
+    default=_LIMITS.memory_mb,
+    show_default=True,
+    help="MB a worker may allocate for an image; one that needs more is rejected.",
+)
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing.")
@@ -73,6 +88,8 @@ def command(
     classes: Path | None,
     allow_missing_classes: bool,
     workers: int | None,
+    time_limit: float,
+    memory_limit: int,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -87,6 +104,7 @@ def command(
     SOURCE is never written to.
     """
     config = ConvertConfig(**options)
+    executor = ShardPool(workers, WorkerLimits(seconds=time_limit, memory_mb=memory_limit))
     opened = open_source(
         source,
         source_format,
@@ -101,7 +119,7 @@ def command(
         return
     try:
         with termination_as_exception():
-            summary = convert(opened, out, config, workers=workers, resume=resume, overwrite=overwrite, quiet=quiet)
+            summary = convert(opened, out, config, executor=executor, resume=resume, overwrite=overwrite, quiet=quiet)
     except (KeyboardInterrupt, Terminated):
         click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
         raise
