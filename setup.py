@@ -24,7 +24,9 @@ CORE = [
 # numba compiles the one pass that crops, flips, subtracts and reorders a decoded image on the CPU.
 TRAIN = ["torch>=2.10", "numba>=0.61"]
 REPORT = ["matplotlib>=3.9"]
-DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6"]
+# `lmdali convert --executor dask`: shards made by many machines.
+DASK = ["dask>=2024.8", "distributed>=2024.8"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6", *DASK]
 
 setup(
     name="lmdali",
@@ -45,6 +47,7 @@ setup(
         # `pip install nvidia-dali` is a placeholder package; the real ones are named by CUDA major version.
         "dali-cuda12": ["nvidia-dali-cuda120>=1.50"],
         "dali-cuda13": ["nvidia-dali-cuda130>=2.0"],
+        "dask": DASK,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["lmdali = lmdali.tools.cli:main"]},

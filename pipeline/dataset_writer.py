@@ -157,11 +157,13 @@ class DatasetWriter:
 
     def unfinished(self) -> list[tuple[str, int, int]]:
         """(name, first position, number of sources) of the shards that are left to do."""
-        return [shard for shard in self.plan.shards() if not self.is_finished(shard[0])]
+        shards = self.directory / SHARDS_DIRECTORY
+        return [shard for shard in self.plan.shards() if not (shards / shard[0] / SHARD_FILE).is_file()]
 
-    def is_finished(self, name: str) -> bool:
-        """Whether a shard has its final name."""
-        return (self.directory / SHARDS_DIRECTORY / name / SHARD_FILE).is_file()
+    def is_begun(self) -> bool:
+        """Whether this very plan is being carried out here, as far as this machine sees."""
+        path = self.directory / STAGING_DIRECTORY / _PLAN_FILE
+        return path.is_file() and read_json(path) == self.plan._document()
 
     def open_shard(self, name: str, first_position: int, num_sources: int) -> ShardWriter:
         """A writer for one planned shard."""

@@ -28,9 +28,10 @@ from lmdali.pipeline.decode import (
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.manifest import SHARDS_DIRECTORY
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.shard_writer import ShardWriter
+from lmdali.pipeline.shard_writer import ShardWriter, discard_leftovers, is_published
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
@@ -142,6 +143,15 @@ class ShardJob:
     name: str
     first_position: int
     set_aside: dict[int, RejectRow] = field(default_factory=dict)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the shard has its final name."""
+        return is_published(self.writer.directory / SHARDS_DIRECTORY, self.name)
+
+    def discard_leftovers(self) -> None:
+        """Remove what processes that are gone have left of this shard."""
+        discard_leftovers(self.writer.directory / SHARDS_DIRECTORY, self.name)
 
 
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:

@@ -15,8 +15,8 @@ from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
+from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
-from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.sources import SOURCE_FORMATS, open_source
 from lmdali.tools.worker_limits import WorkerLimits
 
@@ -64,16 +64,25 @@ _LIMITS = WorkerLimits()
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
 @click.option(
+    "--executor",
+    "executor_name",
+    type=click.Choice(EXECUTORS),
+    default="local",
+    show_default=True,
+    help="Who makes the shards: processes of this machine, or a Dask cluster.",
+)
+@click.option("--scheduler", help="Address of a running Dask cluster.  [default: start one here]")
+@click.option(
     "--time-limit",
     default=_LIMITS.seconds,
     show_default=True,
-    help="Seconds an image may take; one that takes longer, or never ends, is rejected.",
+    help="Seconds an image may take; one that never ends is rejected. For --executor local.",
 )
 @click.option(
     "--memory-limit",
     default=_LIMITS.memory_mb,
     show_default=True,
-    help="MB a worker may allocate for an image; one that needs more is rejected.",
+    help="MB a worker may allocate; an image that needs more is rejected. For --executor local.",
 )
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
@@ -88,6 +97,8 @@ def command(
     classes: Path | None,
     allow_missing_classes: bool,
     workers: int | None,
+    executor_name: Any,
+    scheduler: str | None,
     time_limit: float,
     memory_limit: int,
     resume: bool,
@@ -104,7 +115,8 @@ def command(
     SOURCE is never written to.
     """
     config = ConvertConfig(**options)
-    executor = ShardPool(workers, WorkerLimits(seconds=time_limit, memory_mb=memory_limit))
+    limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit)
+    executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     opened = open_source(
         source,
         source_format,

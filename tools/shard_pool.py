@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Protocol
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import LmdaliError
-from lmdali.pipeline.manifest import SHARDS_DIRECTORY
-from lmdali.pipeline.shard_writer import discard_leftovers
 from lmdali.tools.conversion import ShardJob
+from lmdali.tools.process_start import children_deaf_to_signals
 from lmdali.tools.shard_recovery import ShardRecovery
 from lmdali.tools.shard_worker import NO_POSITION, WorkerState, serve
 from lmdali.tools.worker_limits import WorkerLimits, describe_end
@@ -27,18 +24,6 @@ from lmdali.tools.worker_limits import WorkerLimits, describe_end
 _MAX_FAILED_STARTS = 3
 _GRACE_SECONDS = 3.0
 """For a worker to finish what it is at when the run is stopped; one that is stuck in a decoder is killed after it."""
-
-
-class ShardExecutor(Protocol):
-    """Whoever gets the shards of a conversion done."""
-
-    def run(self, jobs: Iterator[ShardJob], progress: Callable[[int], None]) -> None:
-        """Do all jobs; `progress` receives the number of sources done so far.
-
-        Raises:
-            LmdaliError: what ended the work; finished shards stay.
-        """
-        ...
 
 
 class ShardPool:
@@ -165,21 +150,13 @@ class _Worker:
             self.connection.send(self._shard.step)
 
     def _start(self) -> None:
-        """Start a process that is deaf to signals from its first moment.
-
-        A terminal sends Ctrl-C to all of them, and a worker that is still importing would answer with a traceback.
-        """
         self.connection, theirs = self._context.Pipe()
         self._state = self._context.RawValue(WorkerState, NO_POSITION, 0, 0)
         self._is_ready, self._read = False, None
         process = self._context.Process(target=serve, args=(theirs, self._state, self._limits), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-        try:
+        with theirs, children_deaf_to_signals():
             process.start()
             self._process = process
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
 
     def _replace(self) -> int:
         """The process is gone: find out whose fault it was, clear up after it, and go on with another one."""
@@ -196,8 +173,8 @@ class _Worker:
                     "a script that converts needs `if __name__ == '__main__':`"
                 )
         else:
-            _discard(job)
-            if job.writer.is_finished(job.name):
+            job.discard_leftovers()
+            if job.is_published:
                 return self._finish()
             suspect = self._state.position if self._state.position != NO_POSITION else None
             self._shard.died(exit_code, suspect, self._read)
@@ -224,8 +201,4 @@ class _Worker:
             self._process.join()
             self._process = None
         if self._shard is not None:
-            _discard(self._shard.job)
-
-
-def _discard(job: ShardJob) -> None:
-    discard_leftovers(job.writer.directory / SHARDS_DIRECTORY, job.name)
+            self._shard.job.discard_leftovers()
