@@ -55,7 +55,8 @@ class DaskExecutor:
         if first is None:
             progress(0)
             return
-        run = _Run(self._dask, chain([with_absolute_paths(first)], map(with_absolute_paths, jobs)), progress)
+        first = with_absolute_paths(first)
+        run = _Run(self._dask, chain([first], map(with_absolute_paths, jobs)), progress)
         try:
             with self._client() as client:
                 _check_versions(client)
@@ -87,7 +88,9 @@ class DaskExecutor:
             return self._dask.LocalCluster(
                 n_workers=self.workers,
                 threads_per_worker=1,
-                dashboard_address=None,
+                # No dashboard; the port is for a status page that Dask always has, and 8787 may be another cluster's.
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,
             )
 
