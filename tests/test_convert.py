@@ -176,6 +176,7 @@ def test_usage_errors_are_exit_code_2(tmp_path: Path, photos: Path) -> None:
         ["--max-bad", "2"],
         ["--time-limit", "0"],
         ["--memory-limit", "0"],
+        ["--scheduler", "tcp://127.0.0.1:1"],
     ):
         done = lmdali(photos, tmp_path / "out", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)

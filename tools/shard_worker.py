@@ -13,6 +13,7 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from lmdali.tools.conversion import ShardJob, convert_image, make_shard
 from lmdali.tools.worker_limits import EXIT_OUT_OF_MEMORY, WorkerLimits
 
 NO_POSITION = -1
+
+_PR_SET_PDEATHSIG = 1
 
 Message = tuple[str, Any]
 """From a worker: ("ready", None); ("read", (bytes, sha256)) of an image on trial; ("done", None); ("failed", error)."""
@@ -97,7 +100,7 @@ def serve(connection: Connection, state: WorkerState, limits: WorkerLimits) -> N
     """The whole life of a worker: steps in, messages out, until the pool closes its end or asks to stop."""
     cv2.setNumThreads(1)
     use_plain_allocator()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     limits.apply()
     guard = ImageGuard(state, limits.seconds)
     try:
@@ -155,6 +158,13 @@ def _sendable(error: BaseException) -> BaseException:
 
 def _end_with_parent() -> None:
     """A parent that was killed outright cannot stop its workers: they notice by themselves."""
+    if sys.platform == "linux":
+        # The kernel ends even one that is stuck in a decoder. The thread below is for one whose parent is gone already.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_wait_for_end_of_parent, daemon=True).start()
+
+
+def _wait_for_end_of_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
