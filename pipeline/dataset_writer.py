@@ -160,6 +160,11 @@ class DatasetWriter:
         shards = self.directory / SHARDS_DIRECTORY
         return [shard for shard in self.plan.shards() if not (shards / shard[0] / SHARD_FILE).is_file()]
 
+    def is_begun(self) -> bool:
+        """Whether this very plan is being carried out here, as far as this machine sees."""
+        path = self.directory / STAGING_DIRECTORY / _PLAN_FILE
+        return path.is_file() and read_json(path) == self.plan._document()
+
     def open_shard(self, name: str, first_position: int, num_sources: int) -> ShardWriter:
         """A writer for one planned shard."""
         return ShardWriter(

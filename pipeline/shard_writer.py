@@ -136,6 +136,17 @@ class ShardWriter:
         return disk_full(self._final) if full else StorageError(f"{self._final}: LMDB: {error}")
 
 
+def is_published(directory: Path, name: str) -> bool:
+    """Whether a shard has its final name; `directory` is the dataset's `shards/`."""
+    return (directory / name / SHARD_FILE).is_file()
+
+
+def discard_leftovers(directory: Path, name: str) -> None:
+    """Remove what a process that is gone has left of a shard in the making; `directory` is the dataset's `shards/`."""
+    for leftover in directory.glob(f".{name}.*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def shard_to_json(info: ShardInfo) -> dict[str, Any]:
     """A `ShardInfo` as `shard.json` keeps it."""
     return {**info.__dict__, "rejected": list(info.rejected)}

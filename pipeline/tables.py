@@ -83,6 +83,11 @@ Row = RecordRow | RejectRow
 _TYPES = {"int": pa.int64(), "str": pa.string()}
 
 
+def use_plain_allocator() -> None:
+    """Let Arrow take memory from malloc: its own allocator reserves 1 GB at once, and memory may be limited."""
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     """Write rows to a new file and make it durable."""
     table = pa.table(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import cv2
@@ -27,9 +28,10 @@ from lmdali.pipeline.decode import (
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.manifest import SHARDS_DIRECTORY
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.shard_writer import ShardWriter
+from lmdali.pipeline.shard_writer import ShardWriter, discard_leftovers, is_published
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.antialiased_resize import torch_version
 from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
@@ -140,6 +142,7 @@ class ShardJob:
         entries: the sources of this shard, in plan order.
         name: of the shard.
         first_position: plan position of the first entry.
+        set_aside: by plan position, sources that are known to kill the process that converts them: rejected untouched.
     """
 
     writer: DatasetWriter
@@ -148,6 +151,16 @@ class ShardJob:
     entries: list[SourceEntry]
     name: str
     first_position: int
+    set_aside: dict[int, RejectRow] = field(default_factory=dict)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the shard has its final name."""
+        return is_published(self.writer.directory / SHARDS_DIRECTORY, self.name)
+
+    def discard_leftovers(self) -> None:
+        """Remove what processes that are gone have left of this shard."""
+        discard_leftovers(self.writer.directory / SHARDS_DIRECTORY, self.name)
 
 
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
@@ -163,6 +176,7 @@ def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes,
 
     Raises:
         SourceRejected: with the reason.
+        MemoryError: there is not enough of it.
     """
     source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path)
     pixels = resize_and_crop(source.pixels, config.resize())
@@ -170,8 +184,12 @@ def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes,
     return stored, decode_stored(stored, config.size), source
 
 
-def make_shard(job: ShardJob, tick: Callable[[], None] = lambda: None) -> None:
-    """Write one shard. `tick` is called once per source and may raise to stop the work.
+Guard = Callable[[int], AbstractContextManager[object]]
+"""Called with a plan position; what it returns is entered while that source is read and converted."""
+
+
+def make_shard(job: ShardJob, guard: Guard = nullcontext) -> None:
+    """Write one shard. `guard` may raise to stop the work.
 
     Raises:
         StorageError: the disk refused; nothing of the shard is left.
@@ -179,28 +197,40 @@ def make_shard(job: ShardJob, tick: Callable[[], None] = lambda: None) -> None:
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
     with job.writer.open_shard(job.name, job.first_position, len(job.entries)) as shard:
         for offset, entry in enumerate(job.entries):
-            _store(job, job.first_position + offset, entry, shard, content)
-            tick()
+            position = job.first_position + offset
+            if position in job.set_aside:
+                content.rejects.append(job.set_aside[position])
+            else:
+                _store(job, position, entry, guard, shard, content)
         job.writer.finish_shard(job.name, shard, content)
 
 
-def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter, content: ShardContent) -> None:
+def reject_row(
+    position: int, entry: SourceEntry, rejected: SourceRejected, num_bytes: int = -1, sha256: str = ""
+) -> RejectRow:
+    """The row of a source that is not stored; size and hash are known where it could be read."""
+    return RejectRow(
+        position=position,
+        label=entry.label,
+        source=printable(entry.path),
+        reason=str(rejected.reason),
+        detail=rejected.detail,
+        source_bytes=num_bytes,
+        source_sha256=sha256,
+    )
+
+
+def _store(
+    job: ShardJob, position: int, entry: SourceEntry, guard: Guard, shard: ShardWriter, content: ShardContent
+) -> None:
     data: bytes | None = None
     try:
-        data = job.reader.read(entry)
-        stored, pixels, source = convert_image(data, entry.path, job.config)
+        with guard(position):
+            data = job.reader.read(entry)
+            stored, pixels, source = convert_image(data, entry.path, job.config)
     except SourceRejected as rejected:
-        content.rejects.append(
-            RejectRow(
-                position=position,
-                label=entry.label,
-                source=printable(entry.path),
-                reason=str(rejected.reason),
-                detail=rejected.detail,
-                source_bytes=-1 if data is None else len(data),
-                source_sha256="" if data is None else hashlib.sha256(data).hexdigest(),
-            )
-        )
+        known = () if data is None else (len(data), hashlib.sha256(data).hexdigest())
+        content.rejects.append(reject_row(position, entry, rejected, *known))
         return
     shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
     content.moments.add_image(pixels)

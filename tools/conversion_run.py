@@ -10,9 +10,9 @@ from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.files import free_bytes
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.conversion_report import ConvertSummary, summarize
+from lmdali.tools.executors import ShardExecutor, make_executor
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import megabytes
-from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.sources import Source
 
 
@@ -22,6 +22,7 @@ def convert(
     config: ConvertConfig,
     *,
     workers: int | None = None,
+    executor: ShardExecutor | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -33,6 +34,7 @@ def convert(
         out: a directory that is empty or does not exist, unless `resume` or `overwrite`.
         config: how.
         workers: processes; None means every CPU this process may use.
+        executor: who makes the shards; default: `make_executor(workers=workers)`.
         resume: finish what an earlier run began with the same options.
         overwrite: remove a dataset of ours that is there, and start again.
         quiet: no progress.
@@ -52,7 +54,8 @@ def convert(
         left = writer.unfinished()
         before = plan.num_sources - sum(count for _, _, count in left)
         with progress_bar("convert", plan.num_sources, quiet=quiet) as progress:
-            ShardPool(workers).run(shard_jobs(source, config, writer), lambda done: progress(before + done))
+            jobs = shard_jobs(source, config, writer)
+            (executor or make_executor(workers=workers)).run(jobs, lambda done: progress(before + done))
         writer.publish()
     return summarize(out, perf_counter() - start, len(plan.shards()) - len(left))
 

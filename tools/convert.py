@@ -15,13 +15,16 @@ from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
+from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.half_split import HALVES
 from lmdali.tools.resize import FILTERS
 from lmdali.tools.source_detection import SOURCE_FORMATS
 from lmdali.tools.sources import open_source
+from lmdali.tools.worker_limits import WorkerLimits
 
 _DEFAULTS = ConvertConfig()
+_LIMITS = WorkerLimits()
 
 
 @click.command("convert")
@@ -80,6 +83,27 @@ _DEFAULTS = ConvertConfig()
     help="Share of rejected sources above which the exit code is 9.",
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
+@click.option(
+    "--executor",
+    "executor_name",
+    type=click.Choice(EXECUTORS),
+    default="local",
+    show_default=True,
+    help="Who makes the shards: processes of this machine, or a Dask cluster.",
+)
+@click.option("--scheduler", help="Address of a running Dask cluster.  [default: start one here]")
+@click.option(
+    "--time-limit",
+    default=_LIMITS.seconds,
+    show_default=True,
+    help="Seconds an image may take; one that never ends is rejected. For --executor local.",
+)
+@click.option(
+    "--memory-limit",
+    default=_LIMITS.memory_mb,
+    show_default=True,
+    help="MB a worker may allocate; an image that needs more is rejected. For --executor local.",
+)
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing.")
@@ -97,6 +121,10 @@ def command(
     patch: Path | None,
     split_half: Any,
     workers: int | None,
+    executor_name: Any,
+    scheduler: str | None,
+    time_limit: float,
+    memory_limit: int,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -112,6 +140,8 @@ def command(
     SOURCE is never written to.
     """
     config = ConvertConfig(**options)
+    limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit)
+    executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     opened = open_source(
         source,
         source_format,
@@ -130,7 +160,7 @@ def command(
         return
     try:
         with termination_as_exception():
-            summary = convert(opened, out, config, workers=workers, resume=resume, overwrite=overwrite, quiet=quiet)
+            summary = convert(opened, out, config, executor=executor, resume=resume, overwrite=overwrite, quiet=quiet)
     except (KeyboardInterrupt, Terminated):
         click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
         raise
