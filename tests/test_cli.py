@@ -123,6 +123,7 @@ def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -
         "classes",
         "allow_missing_classes",
         "workers",
+        "part",
         "resume",
         "overwrite",
         "dry_run",

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmdali.pipeline.dataset_writer import STAGING_DIRECTORY, DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.dataset_plan import DatasetPlan
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.eigenbasis import Moments, load_moments
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
+from lmdali.pipeline.output_lock import STAGING_DIRECTORY
 from lmdali.pipeline.records import record_key
+from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.tables import RecordRow, RejectRow, read_rows
 
 PLAN = DatasetPlan(
@@ -195,7 +198,7 @@ def test_overwrite_starts_again(tmp_path: Path) -> None:
         ({"recipe": {"quality": 90, "seed": 0}}, "quality: 95 then, 90 now"),
         ({"image_size": 8}, "image_size: 4 then, 8 now"),
         ({"encoding": "jpeg"}, "encoding: 'raw' then, 'jpeg' now"),
-        ({"class_names": ("a", "b")}, "class_names differ"),
+        ({"class_names": ("a", "b")}, "class_names: 3 then, 2 now"),
         ({"num_sources": 11, "source": {"kind": "list", "fingerprint": "g"}}, "num_sources: 10 .*kind: 'folder' then"),
     ],
 )
@@ -230,7 +233,7 @@ def test_a_second_writer_is_told_who_holds_the_output(tmp_path: Path, flags: dic
     out = tmp_path / "out"
     with DatasetWriter(out, PLAN).hold(resume=False, overwrite=False):
         with (
-            pytest.raises(LockedError, match=rf"another conversion is writing here \(pid {os.getpid()} on "),
+            pytest.raises(LockedError, match=rf"another run is writing here \(pid {os.getpid()} on "),
             DatasetWriter(out, PLAN).hold(**{"resume": False, "overwrite": False} | flags),
         ):
             raise AssertionError

@@ -7,7 +7,7 @@ the bytes of a shard depend on the plan alone: not on how many workers there wer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.dataset_plan import DatasetPlan, PlannedShard
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import (
     DecodedSource,
     DecodePolicy,
@@ -29,6 +30,7 @@ from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
+from lmdali.pipeline.shard_output import ShardContent, ShardOutput
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
@@ -133,7 +135,7 @@ class ShardJob:
         first_position: plan position of the first entry.
     """
 
-    writer: DatasetWriter
+    writer: ShardOutput
     config: ConvertConfig
     reader: SourceReader
     entries: list[SourceEntry]
@@ -143,8 +145,15 @@ class ShardJob:
 
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
     """The jobs that are left to do, in shard order."""
+    return jobs_of(source, config, writer, writer.unfinished())
+
+
+def jobs_of(
+    source: Source, config: ConvertConfig, writer: ShardOutput, shards: Sequence[PlannedShard]
+) -> Iterator[ShardJob]:
+    """The jobs that make some shards, in their order."""
     order = plan_order(source.scan, config.seed)
-    for name, first, count in writer.unfinished():
+    for name, first, count in shards:
         entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
         yield ShardJob(writer, config, source.reader, entries, name, first)
 

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import ThresholdError
 from lmdali.pipeline.manifest import REJECTS_FILE
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
+from lmdali.tools.conversion_part import convert_part, report_part
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
@@ -60,6 +62,7 @@ _DEFAULTS = ConvertConfig()
     help="Share of rejected sources above which the exit code is 9.",
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
+@click.option("--part", metavar="I/N", help="Only every N-th shard, from the I-th on; `lmdali merge` joins the parts.")
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing.")
@@ -73,6 +76,7 @@ def command(
     classes: Path | None,
     allow_missing_classes: bool,
     workers: int | None,
+    part: str | None,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -85,8 +89,12 @@ def command(
     SOURCE is a folder with one folder per class, or a list file. Each image is decoded to RGB, resized so that its
     shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to rejects.parquet.
     SOURCE is never written to.
+
+    With --part 2/8 on one of eight machines, each makes its share of the shards, in one OUT on a disk that all of them
+    see or each in its own; `lmdali merge` then makes the dataset of them. All need the same SOURCE and options.
     """
     config = ConvertConfig(**options)
+    chosen = Part.parse(part) if part else None
     opened = open_source(
         source,
         source_format,
@@ -101,14 +109,29 @@ def command(
         return
     try:
         with termination_as_exception():
+            if chosen is not None:
+                made = convert_part(
+                    opened, out, config, chosen, workers=workers, resume=resume, overwrite=overwrite, quiet=quiet
+                )
+                report_part(made, opened, out, as_json=as_json)
+                _check_rejects(made.num_rejected, made.num_stored, config.max_bad, "see the table that merging writes")
+                return
             summary = convert(opened, out, config, workers=workers, resume=resume, overwrite=overwrite, quiet=quiet)
     except (KeyboardInterrupt, Terminated):
         click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
         raise
     report_summary(summary, opened, out, as_json=as_json)
-    bad = summary.num_rejected / (summary.num_stored + summary.num_rejected)
-    if bad > config.max_bad:
+    _check_rejects(
+        summary.num_rejected,
+        summary.num_stored,
+        config.max_bad,
+        f"the dataset is complete without them, see {out / REJECTS_FILE}",
+    )
+
+
+def _check_rejects(num_rejected: int, num_stored: int, max_bad: float, note: str) -> None:
+    bad = num_rejected / max(num_stored + num_rejected, 1)
+    if bad > max_bad:
         raise ThresholdError(
-            f"{summary.num_rejected} sources ({bad:.1%}) were rejected, --max-bad allows {config.max_bad:.1%}; "
-            f"the dataset is complete without them, see {out / REJECTS_FILE}"
+            f"{num_rejected} sources ({bad:.1%}) were rejected, --max-bad allows {max_bad:.1%}; {note}"
         )
