@@ -13,6 +13,7 @@ from lmdali.tools.exit_codes import run_command
 VERBS = {
     "demo": "demo",
     "convert": "convert",
+    "merge": "merge",
     "pca": "pca",
     "info": "describe",
     "verify": "verify",
@@ -28,6 +29,7 @@ VERBS = {
 _SUMMARIES = {
     "demo": "The whole journey on a built-in dataset, on this machine.",
     "convert": "Convert images into a dataset of LMDB shards.",
+    "merge": "Join the parts of a conversion into one dataset.",
     "pca": "Compute the RGB eigenbasis and the mean image.",
     "info": "Show what a dataset is.",
     "verify": "Check a dataset against its manifest.",
