@@ -34,10 +34,20 @@ def iterate_lmdb(directory: Path) -> Iterator[tuple[bytes, Record]]:
         ShardError: the file is missing, truncated or damaged.
         RecordError: a value is not a Datum.
     """
+    for key, value in iterate_values(directory):
+        yield key, parse_record(value)
+
+
+def iterate_values(directory: Path) -> Iterator[tuple[bytes, memoryview]]:
+    """Every key and unparsed value of one LMDB directory, in key order.
+
+    Raises:
+        ShardError: the file is missing, truncated or damaged.
+    """
     path = directory / DATA_FILE
     header, mapped = _map_whole(path)
     for key, offset, size in walk_values(mapped, header, path):
-        yield bytes(key), parse_record(mapped[offset : offset + size])
+        yield bytes(key), mapped[offset : offset + size]
 
 
 def kept_offsets_fit(directory: Path, info: ShardInfo) -> bool:

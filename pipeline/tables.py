@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, sync_directory, sync_file
@@ -158,6 +159,39 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
     rows = [before[group] + index - first_rows[group] for group, index in zip(group_of, indices, strict=True)]
     taken: list[dict[str, Any]] = table.take(pa.array(rows, pa.int64())).to_pylist()
     return taken
+
+
+def read_columns(path: Path, columns: list[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Rows start..stop-1 as one array per column, int64 or objects; only the row groups that hold them are read.
+
+    Raises:
+        IntegrityError: the file is missing, not Parquet, or too short.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            first_rows = [0, *accumulate(sizes)]
+            if not 0 <= start <= stop <= first_rows[-1]:
+                raise IntegrityError(f"{path}: has {first_rows[-1]} rows, rows up to {stop} were asked for: damaged?")
+            first = max(bisect_right(first_rows, start) - 1, 0)
+            groups = [group for group in range(first, len(sizes)) if first_rows[group] < stop]
+            table = file.read_row_groups(groups, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
+    table = table.slice(start - (first_rows[groups[0]] if groups else 0), stop - start)
+    return {name: table[name].to_numpy() for name in columns}
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a table.
+
+    Raises:
+        IntegrityError: the file is missing or not Parquet.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
 def count_values(path: Path, column: str) -> Counter[Any]:

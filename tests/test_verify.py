@@ -16,7 +16,7 @@ from command_line import run
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.pipeline.shard_reader import ShardReader
-from lmdali.tools.verify import verify_dataset
+from lmdali.tools.dataset_check import verify_dataset
 
 
 @pytest.fixture
