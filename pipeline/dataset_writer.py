@@ -26,6 +26,8 @@ from lmdali.pipeline.manifest import (
     load_manifest,
 )
 from lmdali.pipeline.output_lock import LOCK_FILE, STAGING_DIRECTORY, hold_part, hold_plan, hold_whole, part_lock_name
+from lmdali.pipeline.shard_figures import SHARD_FILE
+from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import ShardOutput
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX
 from lmdali.pipeline.tables import count_values
@@ -81,11 +83,7 @@ class DatasetWriter(ShardOutput):
         shards = self.directory / SHARDS_DIRECTORY
         with storage_errors(self.staging):
             shards.mkdir(exist_ok=True)
-            for leftover in shards.glob(f".*{TEMPORARY_SUFFIX}"):
-                shutil.rmtree(leftover)
-            for leftover in [*self.directory.iterdir(), *self.staging.iterdir()]:
-                if _is_leftover(leftover.name):
-                    leftover.unlink()
+            clear_leftovers(self.directory)
         write_json(self.staging / PLAN_FILE, self.plan.to_json())
 
     def _prepare_part(self, *, overwrite: bool) -> None:
@@ -226,6 +224,19 @@ class DatasetWriter(ShardOutput):
                     shutil.rmtree(staged)
                 elif staged.name != LOCK_FILE:
                     staged.unlink()
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Remove what killed runs had not yet renamed; for whoever holds the whole directory."""
+    shards, staging = directory / SHARDS_DIRECTORY, directory / STAGING_DIRECTORY
+    for leftover in shards.glob(f".*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(leftover)
+    for name in (OFFSETS_FILE, SHARD_FILE):
+        for leftover in shards.glob(f"*/.{name}.*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+    for leftover in [*directory.iterdir(), *staging.iterdir()]:
+        if _is_leftover(leftover.name):
+            leftover.unlink()
 
 
 def _is_leftover(name: str) -> bool:
