@@ -170,10 +170,17 @@ class _Repair:
             assert total is not None
             total.merge(moments)
         if total is not None and statistics_problems(self._directory, self._manifest, total):
+            self._restore_statistics(total)
+
+    def _restore_statistics(self, total: Moments) -> None:
+        try:
             moments, digest = dataset_moments(self._directory, recompute=True, quiet=self._quiet)
-            save_statistics(self._directory, moments, digest)
-            self.report.restored_files += [STATISTICS_FILE, MEAN_FILE]
-            self.report.refused += statistics_problems(self._directory, self._manifest, total)
+        except IntegrityError as error:
+            self.report.refused.append(f"{STATISTICS_FILE}: follows from sound shards only: {error}")
+            return
+        save_statistics(self._directory, moments, digest)
+        self.report.restored_files += [STATISTICS_FILE, MEAN_FILE]
+        self.report.refused += statistics_problems(self._directory, self._manifest, total)
 
     def _damaged(self, chosen: list[ShardInfo]) -> list[ShardInfo]:
         def is_damaged(info: ShardInfo) -> bool:
