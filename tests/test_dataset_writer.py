@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmdali.pipeline.dataset_plan import DatasetPlan
+from lmdali.pipeline.dataset_plan import DatasetPlan, Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.eigenbasis import Moments, load_moments
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
@@ -368,3 +368,92 @@ def test_leftovers_of_dead_runs_are_removed_and_others_kept(tmp_path: Path, make
     (out / ".foreign.tmp").write_text("mine")
     with pytest.raises(InputError, match=r"not ours \('\.foreign\.tmp'\)"), writer.hold(resume=True, overwrite=False):
         raise AssertionError
+
+
+# Parts.
+
+
+def part_of(directory: Path, number: int, count: int, plan: DatasetPlan = PLAN) -> DatasetWriter:
+    return DatasetWriter(directory, plan, Part(number, count))
+
+
+def make(writer: DatasetWriter, **flags: bool) -> None:
+    with writer.hold(**{"resume": False, "overwrite": False} | flags):
+        fill_all(writer)
+
+
+def test_parts_share_a_directory_and_a_whole_run_finishes_their_work(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 1, 2))
+    make(part_of(out, 2, 2))
+    assert not (out / MANIFEST_FILE).exists()
+    assert part_of(out, 1, 2).unfinished() == part_of(out, 2, 2).unfinished() == []
+    whole = DatasetWriter(out, PLAN)
+    with pytest.raises(InputError, match="already holds an unfinished conversion"):
+        make(whole)
+    with whole.hold(resume=True, overwrite=False):
+        assert whole.unfinished() == []
+        whole.publish()
+    assert fingerprints(out) == fingerprints(written(tmp_path / "whole"))
+
+
+def test_a_part_begun_again_needs_a_flag_and_overwrites_itself_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 1, 2))
+    make(part_of(out, 2, 2))
+    with pytest.raises(InputError, match="already holds some of part 1/2: add --resume or --overwrite"):
+        make(part_of(out, 1, 2))
+    make(part_of(out, 1, 2), resume=True)
+    inodes = {path.parent.name: path.stat().st_ino for path in out.glob("shards/*/data.mdb")}
+    again = part_of(out, 1, 2)
+    with again.hold(resume=False, overwrite=True):
+        assert again.unfinished() == again.shards()
+        assert not list(out.glob(".staging/00000.*")) and list(out.glob(".staging/00001.*"))
+        fill_all(again)
+    after = {path.parent.name: path.stat().st_ino for path in out.glob("shards/*/data.mdb")}
+    assert after["00001"] == inodes["00001"]
+    with pytest.raises(LockedError, match="making part 1/2 here"), again.hold(resume=True, overwrite=False):
+        make(part_of(out, 1, 2))
+
+
+def test_a_part_clears_only_its_own_leftovers(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 2, 2))
+    mine, others = out / "shards/.00002.0123abcd.tmp", out / "shards/.00001.0123abcd.tmp"
+    staged = [out / f".staging/.{name}.npy.0123abcd.tmp" for name in ("00002", "00001", "plan.json")]
+    for directory in (mine, others):
+        directory.mkdir()
+    for path in staged:
+        path.write_text("half")
+    make(part_of(out, 1, 2))
+    assert not mine.exists() and others.exists()
+    assert [path.exists() for path in staged] == [False, True, True]
+
+
+def test_parts_of_different_plans_are_told_what_differs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 1, 2))
+    before = fingerprints(out / "shards")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        other = part_of(out, 2, 2, replace(PLAN, recipe={"quality": 90, "seed": 0}))
+        with pytest.raises(InputError, match=r"quality: 95 then, 90 now.*begin in an empty directory"):
+            make(other, **flags)
+    assert fingerprints(out / "shards") == before
+
+
+def test_no_part_takes_a_finished_dataset_apart(tmp_path: Path) -> None:
+    out = written(tmp_path / "out")
+    before = fingerprints(out)
+    with pytest.raises(InputError, match="already holds a finished dataset"):
+        make(part_of(out, 1, 2))
+    with pytest.raises(InputError, match="no part may take apart"):
+        make(part_of(out, 1, 2), overwrite=True)
+    assert part_of(out, 1, 2).is_complete()
+    assert fingerprints(out) == before
+
+
+def test_a_finished_dataset_of_other_options_says_which(tmp_path: Path) -> None:
+    written(tmp_path / "out")
+    other = DatasetWriter(tmp_path / "out", replace(PLAN, recipe={"quality": 95, "seed": 3}))
+    with pytest.raises(InputError, match=r"made with other options \(seed: 0 then, 3 now\): use --overwrite"):
+        make(other, resume=True)
