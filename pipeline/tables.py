@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, sync_directory, sync_file
@@ -161,37 +161,53 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
     return taken
 
 
-def read_columns(path: Path, columns: list[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
-    """Rows start..stop-1 as one array per column, int64 or objects; only the row groups that hold them are read.
+class ColumnReader:
+    """Runs of rows of a table; its description, which grows with the number of shards, is read once.
 
-    Raises:
-        IntegrityError: the file is missing, not Parquet, or too short.
-    """
-    try:
-        with pq.ParquetFile(path) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-            first_rows = [0, *accumulate(sizes)]
-            if not 0 <= start <= stop <= first_rows[-1]:
-                raise IntegrityError(f"{path}: has {first_rows[-1]} rows, rows up to {stop} were asked for: damaged?")
-            first = max(bisect_right(first_rows, start) - 1, 0)
-            groups = [group for group in range(first, len(sizes)) if first_rows[group] < stop]
-            table = file.read_row_groups(groups, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
-    table = table.slice(start - (first_rows[groups[0]] if groups else 0), stop - start)
-    return {name: table[name].to_numpy() for name in columns}
+    Args:
+        path: a table made by `concatenate`, which has one row group per shard.
 
-
-def count_rows(path: Path) -> int:
-    """Rows of a table.
+    Attributes:
+        num_rows: of the table.
 
     Raises:
         IntegrityError: the file is missing or not Parquet.
     """
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._named_errors():
+            self._file = pq.ParquetFile(path)
+            metadata = self._file.metadata
+            sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+            self._first_rows = [0, *accumulate(sizes)]
+        self.num_rows = self._first_rows[-1]
+
+    def read(self, columns: list[str], start: int, stop: int) -> dict[str, list[Any]]:
+        """Rows start..stop-1, one list per column; only the row groups that hold them are read.
+
+        Raises:
+            IntegrityError: the file is damaged or too short.
+        """
+        if not 0 <= start <= stop <= self.num_rows:
+            raise IntegrityError(f"{self._path}: has {self.num_rows} rows, rows up to {stop} were asked for: damaged?")
+        first = bisect_right(self._first_rows, start) - 1
+        groups = range(first, bisect_right(self._first_rows, stop - 1)) if start < stop else range(0)
+        with self._named_errors():
+            table = self._file.read_row_groups(list(groups), columns=columns)
+        table = table.slice(start - self._first_rows[first], stop - start)
+        return {name: table[name].to_pylist() for name in columns}
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise IntegrityError(f"{self._path}: cannot be read as Parquet: {error}") from error
 
 
 def count_values(path: Path, column: str) -> Counter[Any]:

@@ -15,8 +15,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from numpy.typing import NDArray
-
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.eigenbasis import Moments
@@ -27,7 +25,7 @@ from lmdali.pipeline.shard_check import check_data_file
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_walk import iterate_values, kept_offsets_fit
-from lmdali.pipeline.tables import count_rows, read_columns, take_rows
+from lmdali.pipeline.tables import ColumnReader, take_rows
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.side_files import checked_figures, damaged_tables, manifest_problems, statistics_problems
 
@@ -35,7 +33,7 @@ _GROUP_RECORDS = 32
 _GROUPS_AHEAD = 4
 _COLUMNS = ["position", "shard", "row", "label", "stored_bytes", "crc32c"]
 
-Columns = dict[str, NDArray[Any]]
+Columns = dict[str, list[Any]]
 
 
 @dataclass
@@ -100,6 +98,7 @@ def verify_dataset(
     check.side_files()
     report = check.report
     report.problems += check.named_bad_records()
+    check.close()
     report.problems.sort()
     report.seconds = perf_counter() - start
     return report
@@ -120,9 +119,10 @@ class _Check:
         self.report = VerifyReport(problems=manifest_problems(directory))
         damaged = damaged_tables(directory, manifest)
         self.report.problems += [f"{name}: {problem}" for name, problem in damaged.items()]
-        self._table = directory / RECORDS_FILE if RECORDS_FILE not in damaged else None
-        if self._table is not None and count_rows(self._table) != manifest.num_records:
-            self.report.problems.append(f"{RECORDS_FILE}: {count_rows(self._table)} rows")
+        self._table = ColumnReader(directory / RECORDS_FILE) if RECORDS_FILE not in damaged else None
+        if self._table is not None and self._table.num_rows != manifest.num_records:
+            self.report.problems.append(f"{RECORDS_FILE}: {self._table.num_rows} rows")
+            self.close()
             self._table = None
 
     def shards(self) -> None:
@@ -136,6 +136,11 @@ class _Check:
                     hashes.append(pool.submit(check_data_file, self._shard(coming), coming))
                 self._shard_records(pool, number, info, hashes.popleft())
             self._drain(0)
+
+    def close(self) -> None:
+        """Let go of the table."""
+        if self._table is not None:
+            self._table.close()
 
     def _shard(self, info: ShardInfo) -> Path:
         return self._directory / SHARDS_DIRECTORY / info.name
@@ -167,7 +172,7 @@ class _Check:
     def _groups(self, number: int, info: ShardInfo) -> Iterator[_Group]:
         first, columns = int(self._index.first_records[number]), None
         if self._table is not None:
-            columns = read_columns(self._table, _COLUMNS, first, first + info.num_records)
+            columns = self._table.read(_COLUMNS, first, first + info.num_records)
         values = iterate_values(self._shard(info))
         row = 0
         while group := list(islice(values, _GROUP_RECORDS)):
@@ -211,7 +216,7 @@ class _Check:
         sources: list[str | None] = [None] * len(self._bad)
         if self._table is not None and self._bad:
             numbers = [int(self._index.first_records[bad.number]) + bad.row for bad in self._bad]
-            sources = [row["source"] for row in take_rows(self._table, ["source"], numbers)]
+            sources = [row["source"] for row in take_rows(self._directory / RECORDS_FILE, ["source"], numbers)]
         lines = []
         for bad, source in zip(self._bad, sources, strict=True):
             name = self._manifest.shards[bad.number].name
@@ -233,7 +238,7 @@ def _check_group(manifest: Manifest, group: _Group, *, decode: bool) -> tuple[in
             labels[record.label] += 1
             _check_record(manifest, info, row, key, record, decode=decode)
             if group.columns is not None:
-                _check_row(info, row, record, {name: column[offset] for name, column in group.columns.items()})
+                _check_row(info, row, record, [group.columns[name][offset] for name in _COLUMNS])
         except RecordError as error:
             bad.append(_BadRecord(group.number, row, key, str(error)))
     return len(group.values), labels, bad
@@ -250,16 +255,9 @@ def _check_record(manifest: Manifest, info: ShardInfo, row: int, key: bytes, rec
         decode_stored(record.data, manifest.image_size)
 
 
-def _check_row(info: ShardInfo, row: int, record: Record, said: dict[str, Any]) -> None:
-    """A record against its row of `records.parquet`."""
-    stored = {
-        "position": info.position(row),
-        "shard": info.name,
-        "row": row,
-        "label": record.label,
-        "stored_bytes": len(record.data),
-        "crc32c": record.crc32c,
-    }
-    for column, value in stored.items():
-        if said[column] != value:
-            raise RecordError(f"{RECORDS_FILE} says {column} {said[column]}, stored is {value}")
+def _check_row(info: ShardInfo, row: int, record: Record, said: list[Any]) -> None:
+    """A record against its row of `records.parquet`, whose `_COLUMNS` are `said`."""
+    stored = [info.position(row), info.name, row, record.label, len(record.data), record.crc32c]
+    if said != stored:
+        column, claim, value = next(both for both in zip(_COLUMNS, said, stored, strict=True) if both[1] != both[2])
+        raise RecordError(f"{RECORDS_FILE} says {column} {claim}, stored is {value}")

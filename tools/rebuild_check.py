@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lmdali.pipeline.dataset_plan import differences
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, Manifest, RecordIndex, ShardInfo
 from lmdali.pipeline.shard_output import ShardOutput
-from lmdali.pipeline.tables import read_columns, read_rows
+from lmdali.pipeline.tables import ColumnReader, read_rows
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.sources import Source
 
@@ -89,10 +90,10 @@ def _hashes_before(directory: Path, manifest: Manifest, info: ShardInfo) -> dict
     columns = ["position", "source", "source_sha256"]
     number = manifest.shards.index(info)
     first, last = RecordIndex(manifest).first_records[number : number + 2].tolist()
-    stored = read_columns(directory / RECORDS_FILE, columns, first, last)
+    with closing(ColumnReader(directory / RECORDS_FILE)) as table:
+        stored = table.read(columns, first, last)
     found = {
-        int(position): (source, sha256)
-        for position, source, sha256 in zip(*(stored[name] for name in columns), strict=True)
+        position: (source, sha256) for position, source, sha256 in zip(*(stored[name] for name in columns), strict=True)
     }
     rejected = set(info.rejected)
     for row in read_rows(directory / REJECTS_FILE, columns):
