@@ -84,6 +84,8 @@ class DatasetWriter(ShardOutput):
         with storage_errors(self.staging):
             shards.mkdir(exist_ok=True)
             clear_leftovers(self.directory)
+            if not (self.directory / MANIFEST_FILE).exists():
+                self.discard([shard.name for shard in self.plan.shards()], finished=False)
         write_json(self.staging / PLAN_FILE, self.plan.to_json())
 
     def _prepare_part(self, *, overwrite: bool) -> None:
@@ -218,6 +220,9 @@ class DatasetWriter(ShardOutput):
             (self.directory / MANIFEST_FILE).unlink(missing_ok=True)
             for name in (STATISTICS_FILE, MEAN_FILE, RECORDS_FILE, REJECTS_FILE):
                 (self.directory / name).unlink(missing_ok=True)
+            # So does what says that a shard is finished: a later --resume must not believe half of one.
+            for figures in (self.directory / SHARDS_DIRECTORY).glob(f"*/{SHARD_FILE}"):
+                figures.unlink()
             shutil.rmtree(self.directory / SHARDS_DIRECTORY, ignore_errors=True)
             for staged in self.staging.iterdir():
                 if staged.is_dir():

@@ -59,8 +59,8 @@ class ShardOutput:
         return self.directory / SHARDS_DIRECTORY / name
 
     def has(self, name: str) -> bool:
-        """Whether a shard is finished."""
-        return (self.shard_directory(name) / SHARD_FILE).is_file()
+        """Whether a shard is finished, with all that publishing it needs; a published one no longer has that."""
+        return (self.shard_directory(name) / SHARD_FILE).is_file() and self.staged(name, _HASHES_SUFFIX).is_file()
 
     def staged(self, name: str, suffix: str) -> Path:
         """A file staged for a shard: `records`, `rejects`, `npy` or `hashes`."""
@@ -127,14 +127,14 @@ class ShardOutput:
             concatenate(parts, target / table, kind, index=kind is RecordRow)
 
     def discard(self, names: Iterable[str], *, finished: bool) -> None:
-        """Remove what dead runs left of some shards, and with `finished` the shards themselves."""
+        """Remove what dead runs left of some shards, made or removed by half; with `finished` the shards themselves."""
         wanted = set(names)
         shards = self.directory / SHARDS_DIRECTORY
         for entry in list(shards.iterdir()):
             # A temporary name is `.00000.HEX.tmp`.
             if entry.name.endswith(TEMPORARY_SUFFIX) and entry.name[1:].split(".")[0] in wanted:
                 shutil.rmtree(entry)
-            elif finished and entry.name in wanted:
+            elif entry.name in wanted and (finished or not self.has(entry.name)):
                 # What says that it is finished goes first: a half-removed shard must not look whole.
                 (entry / SHARD_FILE).unlink(missing_ok=True)
                 shutil.rmtree(entry)

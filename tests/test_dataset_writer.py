@@ -457,3 +457,58 @@ def test_a_finished_dataset_of_other_options_says_which(tmp_path: Path) -> None:
     other = DatasetWriter(tmp_path / "out", replace(PLAN, recipe={"quality": 95, "seed": 3}))
     with pytest.raises(InputError, match=r"made with other options \(seed: 0 then, 3 now\): use --overwrite"):
         make(other, resume=True)
+
+
+OVERWRITES = """
+import shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+import test_dataset_writer
+from kill_points import kill_everywhere
+from test_dataset_writer import DatasetWriter, Part, fill_all, fingerprints, make, part_of, written
+
+root, with_parts = Path(sys.argv[2]), sys.argv[3] == "part"
+plan = replace(test_dataset_writer.PLAN, num_sources=7)
+expected = fingerprints(written(root / "whole", plan))
+(root / "begun").mkdir()
+if with_parts:
+    for number in (1, 2):
+        make(part_of(root / "before", number, 2, plan))
+else:
+    shutil.copytree(root / "whole", root / "before")
+
+def work(place):
+    begun = root / "begun" / place.name
+    again = begun.exists()
+    begun.touch()
+    writer = DatasetWriter(place, plan, Part(1, 2) if with_parts else None)
+    if again and writer.is_complete():
+        return writer.tidy()
+    with writer.hold(resume=again, overwrite=not again):
+        fill_all(writer)
+        if not with_parts:
+            writer.publish()
+
+def check(place):
+    if with_parts:
+        writer = DatasetWriter(place, plan)
+        with writer.hold(resume=True, overwrite=False):
+            assert writer.unfinished() == []
+            writer.publish()
+    assert fingerprints(place) == expected, place
+
+print(kill_everywhere(root, lambda place: shutil.copytree(root / "before", place), work, check))
+"""
+
+
+@pytest.mark.parametrize("how", ["whole", "part"])
+def test_overwriting_killed_at_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OVERWRITES, str(Path(__file__).parent), str(tmp_path), how],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20, "the audit hook saw too little to mean anything"
