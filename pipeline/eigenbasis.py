@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.files import npy_bytes, read_json, write_atomic, write_json
+from lmdali.pipeline.files import npy_bytes, read_json, seal, write_atomic, write_json
 
 STATISTICS_FILE = "statistics.json"
 MEAN_FILE = "mean.npy"
@@ -177,7 +177,7 @@ def save_statistics(directory: Path, moments: Moments, dataset_digest: str) -> E
             "sha256": hashlib.sha256(payload).hexdigest(),
             "content": "int64 sums of each channel at each position, (height, width, 3); divide by num_images",
         }
-    write_json(directory / STATISTICS_FILE, document)
+    write_json(directory / STATISTICS_FILE, seal(document))
     return basis
 
 

@@ -131,6 +131,7 @@ def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -
         "scheduler",
         "time_limit",
         "memory_limit",
+        "part",
         "resume",
         "overwrite",
         "dry_run",

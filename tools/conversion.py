@@ -7,7 +7,7 @@ the bytes of a shard depend on the plan alone: not on how many workers there wer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.dataset_plan import DatasetPlan, PlannedShard
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import (
     DecodedSource,
     DecodePolicy,
@@ -28,10 +29,10 @@ from lmdali.pipeline.decode import (
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.manifest import SHARDS_DIRECTORY
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.shard_writer import ShardWriter, discard_leftovers, is_published
+from lmdali.pipeline.shard_output import ShardContent, ShardOutput
+from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.antialiased_resize import torch_version
 from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
@@ -145,7 +146,7 @@ class ShardJob:
         set_aside: by plan position, sources that are known to kill the process that converts them: rejected untouched.
     """
 
-    writer: DatasetWriter
+    writer: ShardOutput
     config: ConvertConfig
     reader: SourceReader
     entries: list[SourceEntry]
@@ -156,17 +157,24 @@ class ShardJob:
     @property
     def is_published(self) -> bool:
         """Whether the shard has its final name."""
-        return is_published(self.writer.directory / SHARDS_DIRECTORY, self.name)
+        return self.writer.has(self.name)
 
     def discard_leftovers(self) -> None:
         """Remove what processes that are gone have left of this shard."""
-        discard_leftovers(self.writer.directory / SHARDS_DIRECTORY, self.name)
+        self.writer.discard([self.name], finished=False)
 
 
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
     """The jobs that are left to do, in shard order."""
+    return jobs_of(source, config, writer, writer.unfinished())
+
+
+def jobs_of(
+    source: Source, config: ConvertConfig, writer: ShardOutput, shards: Sequence[PlannedShard]
+) -> Iterator[ShardJob]:
+    """The jobs that make some shards, in their order."""
     order = plan_order(source.scan, config.seed)
-    for name, first, count in writer.unfinished():
+    for name, first, count in shards:
         entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
         yield ShardJob(writer, config, source.reader, entries, name, first)
 

@@ -49,7 +49,7 @@ def convert(
         writer.tidy()
         return summarize(out, 0.0, len(plan.shards()))
     if not overwrite:
-        _check_room(sum(count for _, _, count in writer.unfinished()), config, out)
+        check_room(sum(count for _, _, count in writer.unfinished()), config, out)
     with writer.hold(resume=resume, overwrite=overwrite):
         left = writer.unfinished()
         before = plan.num_sources - sum(count for _, _, count in left)
@@ -60,7 +60,12 @@ def convert(
     return summarize(out, perf_counter() - start, len(plan.shards()) - len(left))
 
 
-def _check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:
+def check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:
+    """Refuse a disk that would certainly be full in the middle of a run.
+
+    Raises:
+        StorageError: with what is needed and what is free.
+    """
     # Exact for raw; for JPEG half the usual size, below which a run would certainly fail in the middle.
     share = 1.0 if config.encoding == "raw" else 0.5
     needed = round(num_sources * config.record_bytes * share)

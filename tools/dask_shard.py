@@ -13,11 +13,12 @@ from time import monotonic
 import cv2
 import simplejpeg
 
-from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import native_messages_silenced
 from lmdali.pipeline.errors import InputError, LmdaliError, MachineError, StorageError
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.release import lmdali_version
+from lmdali.pipeline.shard_output import ShardOutput
+from lmdali.tools.antialiased_resize import torch_version
 from lmdali.tools.conversion import ShardJob, make_shard
 from lmdali.tools.source_entries import SourceEntry
 
@@ -39,6 +40,11 @@ def installed_versions() -> dict[str, str]:
         "simplejpeg": simplejpeg.__version__,
         "lmdb": version("lmdb"),
     }
+
+
+def versions_for(job: ShardJob) -> dict[str, str]:
+    """What decides the bytes of this job's shards: torch as well, where its filter is used."""
+    return installed_versions() | ({"torch": torch_version()} if job.config.filter == "bicubic" else {})
 
 
 def refuse_other_versions(worker: str, there: dict[str, str], here: dict[str, str]) -> None:
@@ -66,7 +72,7 @@ class Surroundings:
         versions: of what decides the bytes of a shard.
     """
 
-    writer: DatasetWriter
+    writer: ShardOutput
     entry: SourceEntry | None
     sha256: str
     versions: dict[str, str]
@@ -77,10 +83,10 @@ class Surroundings:
         for entry in job.entries[:_MAX_PROBED]:
             try:
                 sha256 = hashlib.sha256(job.reader.read(entry)).hexdigest()
-                return cls(job.writer, entry, sha256, installed_versions())
+                return cls(job.writer, entry, sha256, versions_for(job))
             except SourceRejected:
                 continue
-        return cls(job.writer, None, "", installed_versions())
+        return cls(job.writer, None, "", versions_for(job))
 
     def check(self, job: ShardJob) -> None:
         """Compare with the process that this runs in.
@@ -90,7 +96,7 @@ class Surroundings:
             InputError: it sees other files.
         """
         host = socket.gethostname()
-        refuse_other_versions(host, installed_versions(), self.versions)
+        refuse_other_versions(host, versions_for(job), self.versions)
         if not self.writer.is_begun():
             raise InputError(
                 f"the Dask worker on {host} does not see the output {str(self.writer.directory)!r}: "
@@ -138,7 +144,9 @@ def make_shard_on_worker(job: ShardJob, expected: Surroundings, stop_event: str,
 
 def with_absolute_paths(job: ShardJob) -> ShardJob:
     """The same job for a process with another working directory."""
-    return replace(job, writer=DatasetWriter(job.writer.directory.absolute(), job.writer.plan))
+    return replace(
+        job, writer=ShardOutput(job.writer.directory.absolute(), job.writer.image_size, job.writer.plan_fingerprint)
+    )
 
 
 class _StopCheck:

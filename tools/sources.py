@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -114,72 +114,58 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What the kinds of source may be told beside their path; see `open_source`."""
+    """What may be told about a source beside its path.
 
-    root: Path | None = None
+    Attributes:
+        root: for list files: the folder that relative paths start from; default: the one the list file is in.
+        classes: class names in label order; a validation set uses those of its training set (`read_class_names`).
+        allow_missing_classes: accept a source without a single image of some of `classes`.
+        follow_links: for folders: also follow symbolic links to folders, and to files outside.
+        devkit: for ilsvrc-val: the development kit; default: the one beside the images.
+        ground_truth: for ilsvrc-val: the file of class ids; default: the kit's, for test images the one beside them.
+        patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
+        split_half: only this half of each class (`lmdali.tools.half_split`).
+    """
+
+    root: Path | str | None = None
     classes: Sequence[str] | None = None
+    allow_missing_classes: bool = False
     follow_links: bool = False
-    devkit: Path | None = None
-    ground_truth: Path | None = None
-    patch: Path | None = None
+    devkit: Path | str | None = None
+    ground_truth: Path | str | None = None
+    patch: Path | str | None = None
+    split_half: Half | None = None
 
 
-def open_source(
-    path: Path | str,
-    format: SourceFormat = "auto",
-    *,
-    root: Path | str | None = None,
-    classes: Sequence[str] | None = None,
-    follow_links: bool = False,
-    allow_missing_classes: bool = False,
-    devkit: Path | str | None = None,
-    ground_truth: Path | str | None = None,
-    patch: Path | str | None = None,
-    split_half: Half | None = None,
-) -> Source:
+def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any) -> Source:
     """Scan a source.
 
     Args:
         path: a folder of class folders, a list file of `path label` lines, or archives; see `SourceFormat`.
         format: what it is; "auto" looks (`detect_format`).
-        root: for list files: the folder that relative paths start from; default: the one the list file is in.
-        classes: class names in label order; a validation set uses those of its training set (`read_class_names`).
-        follow_links: for folders: also follow symbolic links to folders, and to files outside.
-        allow_missing_classes: accept a source without a single image of some of `classes`.
-        devkit: for ilsvrc-val: the development kit; default: the one beside the images.
-        ground_truth: for ilsvrc-val: the file of class ids; default: the kit's, for test images the one beside them.
-        patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
-        split_half: only this half of each class (`lmdali.tools.half_split`).
+        options: fields of `SourceOptions`.
 
     Raises:
         InputError: it is missing, unreadable, empty, not what `format` says, or its classes are not `classes`.
         ConfigError: options that do not go together.
     """
-    path = Path(path)
+    path, chosen = Path(path), SourceOptions(**options)
     if format not in SOURCE_FORMATS:
         raise ConfigError(f"format is {format!r}: choose among {', '.join(SOURCE_FORMATS)}")
-    if classes is not None:
-        check_class_names(classes, "the class list")
+    if chosen.classes is not None:
+        check_class_names(chosen.classes, "the class list")
     if not os.path.lexists(path):
         raise InputError(f"{str(path)!r}: no such file or folder")
     kind = detect_format(path) if format == "auto" else format
-    options = SourceOptions(
-        root=_path(root),
-        classes=classes,
-        follow_links=follow_links,
-        devkit=_path(devkit),
-        ground_truth=_path(ground_truth),
-        patch=_path(patch),
-    )
     for name, kinds in _KINDS_OF_OPTION.items():
-        if getattr(options, name) is not None and kind not in kinds:
+        if getattr(chosen, name) is not None and kind not in kinds:
             raise ConfigError(
                 f"{name} belongs to sources of the kind {' or '.join(kinds)}; this is taken for {kind!r}: leave it out"
             )
-    source = _OPENERS[kind](path, options)
-    if split_half is not None:
-        source = replace(source, scan=take_half(source.scan, split_half))
-    if classes is not None and not allow_missing_classes:
+    source = _OPENERS[kind](path, chosen)
+    if chosen.split_half is not None:
+        source = replace(source, scan=take_half(source.scan, chosen.split_half))
+    if chosen.classes is not None and not chosen.allow_missing_classes:
         refuse_missing_classes(source.empty_classes, repr(str(path)))
     return source
 
@@ -198,19 +184,19 @@ def _open_folder(path: Path, options: SourceOptions) -> Source:
 def _open_list(path: Path, options: SourceOptions) -> Source:
     if not path.is_file():
         raise InputError(f"{str(path)!r}: is no regular file, but the format asked for is 'list'")
-    folder = path.parent if options.root is None else options.root
+    folder = path.parent if options.root is None else Path(options.root)
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r}: the root of the list file is not a folder")
     return Source("list", scan_list_file(path, folder, options.classes), FileReader(os.path.abspath(folder)))  # noqa: PTH100
 
 
 def _open_class_archives(path: Path, options: SourceOptions) -> Source:
-    return Source("ilsvrc-train", *scan_class_archives(path, options.classes, options.patch))
+    return Source("ilsvrc-train", *scan_class_archives(path, options.classes, _path(options.patch)))
 
 
 def _open_numbered_images(path: Path, options: SourceOptions) -> Source:
-    labels = LabelFiles(options.devkit, options.ground_truth)
-    return Source("ilsvrc-val", *scan_numbered_images(path, options.classes, labels=labels, patch=options.patch))
+    labels = LabelFiles(_path(options.devkit), _path(options.ground_truth))
+    return Source("ilsvrc-val", *scan_numbered_images(path, options.classes, labels=labels, patch=_path(options.patch)))
 
 
 def _open_webdataset(path: Path, options: SourceOptions) -> Source:
