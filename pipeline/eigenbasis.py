@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.files import npy_bytes, read_json, write_atomic, write_json
+from lmdali.pipeline.files import npy_bytes, read_json, seal, write_atomic, write_json
 
 STATISTICS_FILE = "statistics.json"
 MEAN_FILE = "mean.npy"
@@ -52,11 +53,16 @@ class Moments:
 
     def add_image(self, pixels: NDArray[np.uint8]) -> None:
         """Add one (H, W, 3) uint8 RGB image."""
-        # A float64 product of integers is exact below 2**53, which is 138 billion pixels: no image has as many.
-        rows = pixels.reshape(-1, 3).astype(np.float64)
-        self.products += (rows.T @ rows).astype(np.int64)
-        self.sums += (np.ones(len(rows)) @ rows).astype(np.int64)  # 20 times as fast as rows.sum(axis=0)
-        self.num_pixels += len(rows)
+        # OpenCV's squared norms of uint8 planes add integers, a tenth of the time of a float64 product; rounding undoes
+        # what their square root and square may change. Exact below 2**51, which is 34 billion pixels.
+        planes = cv2.split(pixels)
+        own = [_squared_norm(plane) for plane in planes]
+        for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
+            shared = own[i] if i == j else (own[i] + own[j] - _squared_distance(planes[i], planes[j])) // 2
+            self.products[i, j] += shared
+            self.products[j, i] += shared if i != j else 0
+        self.sums += np.array(cv2.sumElems(pixels)[:3], np.int64)
+        self.num_pixels += pixels.shape[0] * pixels.shape[1]
         self.num_images += 1
         if self.image_sums is not None:
             self.image_sums += pixels
@@ -92,6 +98,16 @@ class Moments:
         if sums.shape != (3,) or products.shape != (3, 3):
             raise ValueError(f"sums of shape {sums.shape} and products of shape {products.shape}")
         return cls(int(fields["num_images"]), int(fields["num_pixels"]), sums, products, image_sums)
+
+
+def _squared_norm(plane: Any) -> int:
+    """Σ a² of a uint8 plane."""
+    return round(cv2.norm(plane, cv2.NORM_L2SQR))
+
+
+def _squared_distance(plane: Any, other: Any) -> int:
+    """Σ (a - b)² of two uint8 planes."""
+    return round(cv2.norm(plane, other, cv2.NORM_L2SQR))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +177,7 @@ def save_statistics(directory: Path, moments: Moments, dataset_digest: str) -> E
             "sha256": hashlib.sha256(payload).hexdigest(),
             "content": "int64 sums of each channel at each position, (height, width, 3); divide by num_images",
         }
-    write_json(directory / STATISTICS_FILE, document)
+    write_json(directory / STATISTICS_FILE, seal(document))
     return basis
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
@@ -81,6 +82,11 @@ class RejectRow:
 Row = RecordRow | RejectRow
 
 _TYPES = {"int": pa.int64(), "str": pa.string()}
+
+
+def use_plain_allocator() -> None:
+    """Let Arrow take memory from malloc: its own allocator reserves 1 GB at once, and memory may be limited."""
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
@@ -158,6 +164,55 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
     rows = [before[group] + index - first_rows[group] for group, index in zip(group_of, indices, strict=True)]
     taken: list[dict[str, Any]] = table.take(pa.array(rows, pa.int64())).to_pylist()
     return taken
+
+
+class ColumnReader:
+    """Runs of rows of a table; its description, which grows with the number of shards, is read once.
+
+    Args:
+        path: a table made by `concatenate`, which has one row group per shard.
+
+    Attributes:
+        num_rows: of the table.
+
+    Raises:
+        IntegrityError: the file is missing or not Parquet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._named_errors():
+            self._file = pq.ParquetFile(path)
+            metadata = self._file.metadata
+            sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+            self._first_rows = [0, *accumulate(sizes)]
+        self.num_rows = self._first_rows[-1]
+
+    def read(self, columns: list[str], start: int, stop: int) -> dict[str, list[Any]]:
+        """Rows start..stop-1, one list per column; only the row groups that hold them are read.
+
+        Raises:
+            IntegrityError: the file is damaged or too short.
+        """
+        if not 0 <= start <= stop <= self.num_rows:
+            raise IntegrityError(f"{self._path}: has {self.num_rows} rows, rows up to {stop} were asked for: damaged?")
+        first = bisect_right(self._first_rows, start) - 1
+        groups = range(first, bisect_right(self._first_rows, stop - 1)) if start < stop else range(0)
+        with self._named_errors():
+            table = self._file.read_row_groups(list(groups), columns=columns)
+        table = table.slice(start - self._first_rows[first], stop - start)
+        return {name: table[name].to_pylist() for name in columns}
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise IntegrityError(f"{self._path}: cannot be read as Parquet: {error}") from error
 
 
 def count_values(path: Path, column: str) -> Counter[Any]:

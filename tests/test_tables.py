@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.tables import (
+    ColumnReader,
     RecordRow,
     RejectRow,
     concatenate,
@@ -120,3 +122,31 @@ def test_rows_are_taken_one_by_one_across_row_groups(
     for wrong in ([count], [0, -1]):
         with pytest.raises(IntegrityError, match="rows"):
             take_rows(table, ["position"], wrong)
+
+
+@given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=5), data=st.data())
+def test_any_run_of_rows_is_read_from_its_row_groups(tmp_path: Path, sizes: list[int], data: st.DataObject) -> None:
+    count, parts = 0, []
+    for number, size in enumerate(sizes):
+        rows = [replace(RECORD, position=count + row, shard=f"{number:05d}") for row in range(size)]
+        count += size
+        parts.append(tmp_path / f"part{number}")
+        write_rows(parts[-1], RecordRow, rows)
+    concatenate(parts, tmp_path / "t.parquet", RecordRow, index=True)
+    start = data.draw(st.integers(0, count))
+    stop = data.draw(st.integers(start, count))
+    with closing(ColumnReader(tmp_path / "t.parquet")) as reader:
+        assert reader.num_rows == count
+        found = reader.read(["position", "index", "shard"], start, stop)
+        with pytest.raises(IntegrityError, match=f"has {count} rows"):
+            reader.read(["position"], start, count + 1)
+    assert found["position"] == found["index"] == list(range(start, stop))
+    shards = [f"{number:05d}" for number, size in enumerate(sizes) for _ in range(size)]
+    assert found["shard"] == shards[start:stop]
+
+
+def test_a_table_that_is_none_has_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"PAR1 and so on")
+    for name in ("t", "missing"):
+        with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
+            ColumnReader(tmp_path / name)

@@ -13,9 +13,11 @@ from lmdali.tools.exit_codes import run_command
 VERBS = {
     "demo": "demo",
     "convert": "convert",
+    "merge": "merge",
     "pca": "pca",
     "info": "describe",
     "verify": "verify",
+    "repair": "repair",
     "preview": "preview",
     "order": "order",
     "train": "train",
@@ -28,9 +30,11 @@ VERBS = {
 _SUMMARIES = {
     "demo": "The whole journey on a built-in dataset, on this machine.",
     "convert": "Convert images into a dataset of LMDB shards.",
+    "merge": "Join the parts of a conversion into one dataset.",
     "pca": "Compute the RGB eigenbasis and the mean image.",
     "info": "Show what a dataset is.",
     "verify": "Check a dataset against its manifest.",
+    "repair": "Make damaged files of a dataset again.",
     "preview": "Draw augmented samples as the trainer sees them.",
     "order": "List which samples an epoch delivers, and measure its order.",
     "train": "Train an AlexNet.",

@@ -7,15 +7,17 @@ the bytes of a shard depend on the plan alone: not on how many workers there wer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.dataset_plan import DatasetPlan, PlannedShard
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import (
     DecodedSource,
     DecodePolicy,
@@ -29,9 +31,11 @@ from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
+from lmdali.pipeline.shard_output import ShardContent, ShardOutput
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
-from lmdali.tools.resize import ResizeRecipe, resize_and_crop
+from lmdali.tools.antialiased_resize import torch_version
+from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
@@ -51,6 +55,7 @@ class ConvertConfig:
 
     Attributes:
         size: side of the stored images, pixels.
+        filter: "area" for the recipe of the 2012 data, "bicubic" for speed; see `lmdali.tools.resize`.
         encoding: "jpeg", or "raw" pixels (binary PPM).
         quality: of the JPEGs, 1 to 100.
         orientation: "ignore" the EXIF orientation tag, as the 2012 data did, or "apply" it.
@@ -60,6 +65,7 @@ class ConvertConfig:
     """
 
     size: int = 256
+    filter: FilterName = "area"
     encoding: Literal["jpeg", "raw"] = "jpeg"
     quality: int = 95
     orientation: Literal["ignore", "apply"] = "ignore"
@@ -68,7 +74,7 @@ class ConvertConfig:
     max_bad: float = 0.01
 
     def __post_init__(self) -> None:
-        ResizeRecipe(size=self.size)
+        self.resize()
         DecodePolicy(orientation=self.orientation)
         if self.encoding not in ("jpeg", "raw"):
             raise ConfigError(f"encoding must be jpeg or raw, found {self.encoding!r}")
@@ -87,10 +93,16 @@ class ConvertConfig:
         per_pixel = 3.0 if self.encoding == "raw" else float(np.interp(self.quality, _QUALITY_POINTS, _BYTES_PER_PIXEL))
         return round(self.size * self.size * per_pixel) + 64
 
+    def resize(self) -> ResizeRecipe:
+        """How pictures become squares."""
+        return ResizeRecipe.named(self.filter, self.size)
+
     def recipe(self) -> dict[str, Any]:
         """What decides the stored pixels, for the manifest."""
+        resizer = {"resizer": f"torch {torch_version()}"} if self.filter == "bicubic" else {}
         return {
-            "resize": asdict(ResizeRecipe(size=self.size)),
+            "resize": asdict(self.resize()),
+            **resizer,
             "orientation": self.orientation,
             "quality": self.quality if self.encoding == "jpeg" else None,
             "chroma_subsampling": "4:2:0" if self.encoding == "jpeg" else None,
@@ -131,20 +143,38 @@ class ShardJob:
         entries: the sources of this shard, in plan order.
         name: of the shard.
         first_position: plan position of the first entry.
+        set_aside: by plan position, sources that are known to kill the process that converts them: rejected untouched.
     """
 
-    writer: DatasetWriter
+    writer: ShardOutput
     config: ConvertConfig
     reader: SourceReader
     entries: list[SourceEntry]
     name: str
     first_position: int
+    set_aside: dict[int, RejectRow] = field(default_factory=dict)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the shard has its final name."""
+        return self.writer.has(self.name)
+
+    def discard_leftovers(self) -> None:
+        """Remove what processes that are gone have left of this shard."""
+        self.writer.discard([self.name], finished=False)
 
 
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
     """The jobs that are left to do, in shard order."""
+    return jobs_of(source, config, writer, writer.unfinished())
+
+
+def jobs_of(
+    source: Source, config: ConvertConfig, writer: ShardOutput, shards: Sequence[PlannedShard]
+) -> Iterator[ShardJob]:
+    """The jobs that make some shards, in their order."""
     order = plan_order(source.scan, config.seed)
-    for name, first, count in writer.unfinished():
+    for name, first, count in shards:
         entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
         yield ShardJob(writer, config, source.reader, entries, name, first)
 
@@ -154,15 +184,20 @@ def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes,
 
     Raises:
         SourceRejected: with the reason.
+        MemoryError: there is not enough of it.
     """
     source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path)
-    pixels = resize_and_crop(source.pixels, ResizeRecipe(size=config.size))
+    pixels = resize_and_crop(source.pixels, config.resize())
     stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
     return stored, decode_stored(stored, config.size), source
 
 
-def make_shard(job: ShardJob, tick: Callable[[], None] = lambda: None) -> None:
-    """Write one shard. `tick` is called once per source and may raise to stop the work.
+Guard = Callable[[int], AbstractContextManager[object]]
+"""Called with a plan position; what it returns is entered while that source is read and converted."""
+
+
+def make_shard(job: ShardJob, guard: Guard = nullcontext) -> None:
+    """Write one shard. `guard` may raise to stop the work.
 
     Raises:
         StorageError: the disk refused; nothing of the shard is left.
@@ -170,28 +205,40 @@ def make_shard(job: ShardJob, tick: Callable[[], None] = lambda: None) -> None:
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
     with job.writer.open_shard(job.name, job.first_position, len(job.entries)) as shard:
         for offset, entry in enumerate(job.entries):
-            _store(job, job.first_position + offset, entry, shard, content)
-            tick()
+            position = job.first_position + offset
+            if position in job.set_aside:
+                content.rejects.append(job.set_aside[position])
+            else:
+                _store(job, position, entry, guard, shard, content)
         job.writer.finish_shard(job.name, shard, content)
 
 
-def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter, content: ShardContent) -> None:
+def reject_row(
+    position: int, entry: SourceEntry, rejected: SourceRejected, num_bytes: int = -1, sha256: str = ""
+) -> RejectRow:
+    """The row of a source that is not stored; size and hash are known where it could be read."""
+    return RejectRow(
+        position=position,
+        label=entry.label,
+        source=printable(entry.path),
+        reason=str(rejected.reason),
+        detail=rejected.detail,
+        source_bytes=num_bytes,
+        source_sha256=sha256,
+    )
+
+
+def _store(
+    job: ShardJob, position: int, entry: SourceEntry, guard: Guard, shard: ShardWriter, content: ShardContent
+) -> None:
     data: bytes | None = None
     try:
-        data = job.reader.read(entry)
-        stored, pixels, source = convert_image(data, entry.path, job.config)
+        with guard(position):
+            data = job.reader.read(entry)
+            stored, pixels, source = convert_image(data, entry.path, job.config)
     except SourceRejected as rejected:
-        content.rejects.append(
-            RejectRow(
-                position=position,
-                label=entry.label,
-                source=printable(entry.path),
-                reason=str(rejected.reason),
-                detail=rejected.detail,
-                source_bytes=-1 if data is None else len(data),
-                source_sha256="" if data is None else hashlib.sha256(data).hexdigest(),
-            )
-        )
+        known = () if data is None else (len(data), hashlib.sha256(data).hexdigest())
+        content.rejects.append(reject_row(position, entry, rejected, *known))
         return
     shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
     content.moments.add_image(pixels)
