@@ -44,6 +44,9 @@ _MIN_SHARD_SOURCES = 64
 _MIN_SHARDS = 64
 """A small set is cut finer than `shard_bytes` asks, so that every worker has something to do until the end."""
 
+_BUFFER_BYTES = 24_000_000
+"""Room for a picture of 8 megapixels, larger than nearly all."""
+
 # Bytes per pixel of 4:2:0 JPEGs of ImageNet photographs at 256x256, measured on 360 of them (docs/format.md).
 _QUALITY_POINTS = (0, 50, 75, 85, 90, 95, 100)
 _BYTES_PER_PIXEL = (0.05, 0.135, 0.198, 0.263, 0.328, 0.468, 0.89)
@@ -179,14 +182,22 @@ def jobs_of(
         yield ShardJob(writer, config, source.reader, entries, name, first)
 
 
-def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes, Pixels, DecodedSource]:
+def convert_image(
+    data: bytes, path: str, config: ConvertConfig, buffer: Pixels | None = None
+) -> tuple[bytes, Pixels, DecodedSource]:
     """Source bytes -> (stored image file, its pixels decoded back, what was decoded).
+
+    Args:
+        data: a whole source file.
+        path: its name.
+        config: how.
+        buffer: memory for the decoded source, see `decode_source`.
 
     Raises:
         SourceRejected: with the reason.
         MemoryError: there is not enough of it.
     """
-    source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path)
+    source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path, buffer=buffer)
     pixels = resize_and_crop(source.pixels, config.resize())
     stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
     return stored, decode_stored(stored, config.size), source
@@ -203,13 +214,15 @@ def make_shard(job: ShardJob, guard: Guard = nullcontext) -> None:
         StorageError: the disk refused; nothing of the shard is left.
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
+    # Fresh memory for every picture would cost a page fault for each 4 kB of it.
+    buffer = np.empty(_BUFFER_BYTES, np.uint8)
     with job.writer.open_shard(job.name, job.first_position, len(job.entries)) as shard:
         for offset, entry in enumerate(job.entries):
             position = job.first_position + offset
             if position in job.set_aside:
                 content.rejects.append(job.set_aside[position])
             else:
-                _store(job, position, entry, guard, shard, content)
+                _store(job, position, entry, guard, shard, content, buffer)
         job.writer.finish_shard(job.name, shard, content)
 
 
@@ -229,13 +242,19 @@ def reject_row(
 
 
 def _store(
-    job: ShardJob, position: int, entry: SourceEntry, guard: Guard, shard: ShardWriter, content: ShardContent
+    job: ShardJob,
+    position: int,
+    entry: SourceEntry,
+    guard: Guard,
+    shard: ShardWriter,
+    content: ShardContent,
+    buffer: Pixels,
 ) -> None:
     data: bytes | None = None
     try:
         with guard(position):
             data = job.reader.read(entry)
-            stored, pixels, source = convert_image(data, entry.path, job.config)
+            stored, pixels, source = convert_image(data, entry.path, job.config, buffer)
     except SourceRejected as rejected:
         known = () if data is None else (len(data), hashlib.sha256(data).hexdigest())
         content.rejects.append(reject_row(position, entry, rejected, *known))
