@@ -13,8 +13,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, sync_directory, sync_file
@@ -38,6 +40,7 @@ class RecordRow:
         oddities: comma-separated names, such as "gray" or "cmyk".
         stored_bytes: size of the stored image file.
         crc32c: the record's checksum, over the stored image file and the label.
+        phash: `picture_hash` of the stored pixels; datasets made before it was known lack the column.
     """
 
     position: int
@@ -53,6 +56,7 @@ class RecordRow:
     oddities: str
     stored_bytes: int
     crc32c: int
+    phash: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,44 @@ class RejectRow:
     source_sha256: str
 
 
-Row = RecordRow | RejectRow
+@dataclass(frozen=True, slots=True)
+class DuplicateRow:
+    """Two records that show the same picture; in a report beside datasets, never in one.
 
-_TYPES = {"int": pa.int64(), "str": pa.string()}
+    Attributes:
+        group: number of the group of pictures that are all the same, from 0.
+        kind: "same_file", "same_pixels", "near" or "mirrored".
+        dataset: of the first record, as it was given.
+        record: number of the first record.
+        source: path of its source.
+        class_name: its class.
+        other_dataset: of the second record.
+        other_record: its number.
+        other_source: path of its source.
+        other_class_name: its class.
+        hash_distance: bits in which the perceptual hashes differ, for "mirrored" after mirroring one.
+        pixel_difference: mean absolute difference of gray thumbnails, in gray levels; 0 where the bytes are the same.
+        correlation: of the thumbnails.
+    """
+
+    group: int
+    kind: str
+    dataset: str
+    record: int
+    source: str
+    class_name: str
+    other_dataset: str
+    other_record: int
+    other_source: str
+    other_class_name: str
+    hash_distance: int
+    pixel_difference: float
+    correlation: float
+
+
+Row = RecordRow | RejectRow | DuplicateRow
+
+_TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64()}
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
@@ -158,6 +197,47 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
     rows = [before[group] + index - first_rows[group] for group, index in zip(group_of, indices, strict=True)]
     taken: list[dict[str, Any]] = table.take(pa.array(rows, pa.int64())).to_pylist()
     return taken
+
+
+def has_column(path: Path, column: str) -> bool:
+    """Whether a table has a column: those of older datasets lack what came later.
+
+    Raises:
+        IntegrityError: the file is missing or not Parquet.
+    """
+    try:
+        return column in pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def read_integers(path: Path, column: str) -> NDArray[np.int64]:
+    """One column of integers, (rows,) int64; no row becomes a Python object.
+
+    Raises:
+        IntegrityError: the file is missing, not Parquet, or lacks the column.
+    """
+    if not has_column(path, column):
+        raise IntegrityError(f"{path}: has no column {column!r}: written by another version, or damaged")
+    values: NDArray[np.int64] = _read(path, [column])[column].to_numpy().astype(np.int64, copy=False)
+    return values
+
+
+def read_codes(path: Path, column: str, known: dict[str, int]) -> NDArray[np.int64]:
+    """One column of text as numbers, (rows,) int64: equal texts have equal numbers, across all tables read with `known`.
+
+    Args:
+        path: a table.
+        column: of text.
+        known: text -> number; what is new is added.
+
+    Raises:
+        IntegrityError: the file is missing or not Parquet.
+    """
+    encoded = _read(path, [column])[column].combine_chunks().dictionary_encode()
+    numbers = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
+    codes: NDArray[np.int64] = np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+    return codes
 
 
 def count_values(path: Path, column: str) -> Counter[Any]:

@@ -44,7 +44,7 @@ def fill(writer: DatasetWriter, name: str, first: int, count: int) -> None:
             shard.put(position, f"{position}.jpg", b"data%d" % position, label=position % 3, height=4, width=4)
             content.moments.add_image(np.full((4, 4, 3), position, np.uint8))
             key, row = record_key(position, f"{position}.jpg").decode(), len(content.records)
-            content.records.append(RecordRow(position, name, row, key, position % 3, "", 1, "", 9, 9, "", 5, 0))
+            content.records.append(RecordRow(position, name, row, key, position % 3, "", 1, "", 9, 9, "", 5, 0, 0))
         writer.finish_shard(name, shard, content)
 
 

@@ -34,6 +34,7 @@ RECORD = RecordRow(
     oddities="gray,cmyk",
     stored_bytes=21_000,
     crc32c=0xE3069283,
+    phash=-(2**63),
 )
 REJECT = RejectRow(
     position=4, label=1, source="x.jpg", reason="truncated", detail="cut", source_bytes=-1, source_sha256=""

@@ -27,11 +27,12 @@ from lmdali.pipeline.decode import (
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.perceptual_hash import HASH_KIND, is_blank, picture_hash
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
-from lmdali.tools.resize import ResizeRecipe, resize_and_crop
+from lmdali.tools.resize import ResizeRecipe, geometry_oddities, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
@@ -95,6 +96,7 @@ class ConvertConfig:
             "quality": self.quality if self.encoding == "jpeg" else None,
             "chroma_subsampling": "4:2:0" if self.encoding == "jpeg" else None,
             "seed": self.seed,
+            "perceptual_hash": HASH_KIND,
             "decoder": f"opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}",
         }
 
@@ -207,8 +209,15 @@ def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter,
             source_sha256=hashlib.sha256(data).hexdigest(),
             source_width=source.width,
             source_height=source.height,
-            oddities=",".join(source.oddities),
+            oddities=",".join(_oddities(source, pixels)),
             stored_bytes=len(stored),
             crc32c=record_crc(stored, entry.label),
+            phash=picture_hash(pixels),
         )
     )
+
+
+def _oddities(source: DecodedSource, pixels: Pixels) -> tuple[str, ...]:
+    """What is unusual about the file, its sides, and the stored pixels."""
+    blank = ("blank",) if is_blank(pixels) else ()
+    return source.oddities + geometry_oddities(source.height, source.width, len(pixels)) + blank
