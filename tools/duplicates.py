@@ -173,12 +173,14 @@ def _confirm(
     """Those of the candidates whose stored pixels agree; the work of threads, in order."""
     tasks = [candidates[at : at + _TASK_PAIRS] for at in range(0, len(candidates), _TASK_PAIRS)]
     done = 0
-    with progress_bar("compare", len(candidates), unit="pairs", quiet=quiet) as progress:
-        with ThreadPoolExecutor(workers) as pool:
-            for task, pairs in zip(tasks, pool.map(lambda task: _compare(catalog, task), tasks), strict=True):
-                yield from pairs
-                done += len(task)
-                progress(done)
+    with (
+        progress_bar("compare", len(candidates), unit="pairs", quiet=quiet) as progress,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        for task, pairs in zip(tasks, pool.map(lambda task: _compare(catalog, task), tasks), strict=True):
+            yield from pairs
+            done += len(task)
+            progress(done)
 
 
 def _compare(catalog: RecordCatalog, candidates: list[tuple[int, int, int, bool]]) -> list[DuplicatePair]:
@@ -219,5 +221,3 @@ def compare_thumbnails(one: NDArray[np.float32], other: NDArray[np.float32]) -> 
     one, other = one - one.mean(), other - other.mean()
     scale = float(np.sqrt((one * one).sum() * (other * other).sum()))
     return difference, float((one * other).sum()) / scale if scale > 0 else 0.0
-
-

@@ -100,7 +100,7 @@ class _Band:
         for count in range(radius + 1):
             for bits in combinations(range(_BAND_BITS), count):
                 partner = self._codes ^ (flip_band ^ sum(1 << bit for bit in bits))
-                # Each pair from one side only: from the lower code, or where the codes are equal from the earlier place.
+                # Each pair from one side only: from the lower code, or where codes are equal from the earlier place.
                 starts = np.where(partner == self._codes, places + 1, self._starts[partner])
                 counts = np.where(self._is_open & (partner >= self._codes), self._stops[partner] - starts, 0)
                 yield from self._expand(starts, counts)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.manifest import RECORDS_FILE, Manifest, load_manifest
+from lmdali.pipeline.manifest import RECORDS_FILE, load_manifest
 from lmdali.pipeline.perceptual_hash import HASH_KIND, is_blank, picture_hash
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.tables import has_column, read_codes, read_integers, take_rows
@@ -32,7 +32,7 @@ class RecordCatalog:
         labels: (n,) int64, class number in its own dataset.
         hashes: (n,) int64, perceptual hashes.
         is_blank: (n,) bool.
-        num_hashed: records whose hash was not in the tables and was computed from the pixels.
+        was_hashed: for each dataset, whether its hashes were not in its tables and had to be computed from its pixels.
     """
 
     def __init__(self, directories: Sequence[Path], *, workers: int | None = None, quiet: bool = False) -> None:
@@ -54,7 +54,7 @@ class RecordCatalog:
                 f"{', '.join(map(str, self.directories))}: {RECORDS_FILE} has {len(self.files)} rows, the manifests "
                 f"name {self.first[-1]} records: run `lmdali verify`"
             )
-        self.num_hashed = 0
+        self.was_hashed = [not _keeps_hashes(reader) for reader in self._readers]
         looks = [self._look(reader, workers or usable_cpus(), quiet=quiet) for reader in self._readers]
         self.hashes = self._column(hashes for hashes, _ in looks)
         self.is_blank = np.concatenate([blank for _, blank in looks])
@@ -105,19 +105,19 @@ class RecordCatalog:
 
     def _look(self, reader: ShardReader, workers: int, *, quiet: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Hash of each record of a dataset, and whether it is blank."""
+        if not _keeps_hashes(reader):
+            return _hash_pixels(reader, workers, quiet=quiet)
         table = reader.directory / RECORDS_FILE
-        if has_hashes(reader.manifest) and has_column(table, "phash"):
-            names: dict[str, int] = {}
-            codes = read_codes(table, "oddities", names)
-            blank = [code for text, code in names.items() if "blank" in text.split(",")]
-            return read_integers(table, "phash"), np.isin(codes, blank)
-        self.num_hashed += reader.manifest.num_records
-        return _hash_pixels(reader, workers, quiet=quiet)
+        names: dict[str, int] = {}
+        codes = read_codes(table, "oddities", names)
+        blank = [code for text, code in names.items() if "blank" in text.split(",")]
+        return read_integers(table, "phash"), np.isin(codes, blank)
 
 
-def has_hashes(manifest: Manifest) -> bool:
-    """Whether the hashes in a dataset's tables are of the kind that is compared here."""
-    return manifest.recipe.get("perceptual_hash") == HASH_KIND
+def _keeps_hashes(reader: ShardReader) -> bool:
+    """Whether a dataset's table has hashes, of the kind that is compared here."""
+    has_kind = reader.manifest.recipe.get("perceptual_hash") == HASH_KIND
+    return has_kind and has_column(reader.directory / RECORDS_FILE, "phash")
 
 
 def _hash_pixels(reader: ShardReader, workers: int, *, quiet: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
