@@ -23,7 +23,7 @@ _FIXED_POINT = 1 << 14
 """255 * 32 * 32 pixels times its square is 7e13: far below 2**53."""
 
 BLANK_SPREAD = 3.0
-"""Gray levels. The flattest of 1,801 photographs (ImageNet, clothing) has 13.8; noise of one colour stored as JPEG has 1 to 2."""
+"""Gray levels. The flattest of 1,801 photographs (ImageNet, clothing) has 13.8."""
 
 MIRROR_BITS = 0x5555_5555_5555_5555
 """The bits of the odd horizontal frequencies. Mirroring changes the sign of just these, and the median is close to 0:

@@ -224,7 +224,7 @@ def read_integers(path: Path, column: str) -> NDArray[np.int64]:
 
 
 def read_codes(path: Path, column: str, known: dict[str, int]) -> NDArray[np.int64]:
-    """One column of text as numbers, (rows,) int64: equal texts have equal numbers, across all tables read with `known`.
+    """One column of text as numbers, (rows,) int64: equal texts have equal numbers, in all tables read with `known`.
 
     Args:
         path: a table.

@@ -127,11 +127,12 @@ def report_audit(facts: dict[str, Any]) -> None:
             print_pairs(f"{classes['dataset']}: other classes than {classes['compared_with']}", _class_lines(classes))
     found = facts["duplicates"]
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["pairs"].items() if count)
+    conflicts = found["label_conflicts"]
     lines: list[tuple[str, object]] = [
         ("leaks", f"{found['leaks']} records show pictures of an earlier dataset" if found["leaks"] else "none"),
         (
             "label conflicts",
-            f"{found['label_conflicts']} groups with several class names" if found["label_conflicts"] else "none",
+            f"{conflicts} groups with several class names" if conflicts else "none",
         ),
         ("groups", f"{found['groups']} of {found['records']} records" if found["groups"] else "none"),
         ("pairs", f"{kinds or 'none'}; {found['candidates']} had near hashes"),
