@@ -30,7 +30,7 @@ from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE, ShardOutput
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX
-from lmdali.pipeline.tables import count_values
+from lmdali.pipeline.table_reader import count_values
 
 _OURS = (MANIFEST_FILE, STATISTICS_FILE, MEAN_FILE, RECORDS_FILE, REJECTS_FILE, SHARDS_DIRECTORY, STAGING_DIRECTORY)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ class Moments:
         image_sums = None if height is None or width is None else np.zeros((height, width, 3), np.int64)
         return cls(0, 0, np.zeros(3, np.int64), np.zeros((3, 3), np.int64), image_sums)
 
-    def add_image(self, pixels: NDArray[np.uint8]) -> None:
-        """Add one (H, W, 3) uint8 RGB image."""
+    def add_image(self, pixels: NDArray[np.uint8]) -> float:
+        """Add one (H, W, 3) uint8 RGB image; returns the largest standard deviation of a channel, gray levels."""
         # OpenCV's squared norms of uint8 planes add integers, a tenth of the time of a float64 product; rounding undoes
         # what their square root and square may change. Exact below 2**51, which is 34 billion pixels.
         planes = cv2.split(pixels)
@@ -75,13 +76,17 @@ class Moments:
             shared = own[i] if i == j else (own[i] + own[j] - _squared_distance(planes[i], planes[j])) // 2
             self.products[i, j] += shared
             self.products[j, i] += shared if i != j else 0
-        self.sums += np.array(cv2.sumElems(pixels)[:3], np.int64)
-        self.num_pixels += pixels.shape[0] * pixels.shape[1]
+        sums, count = [int(total) for total in cv2.sumElems(pixels)[:3]], pixels.shape[0] * pixels.shape[1]
+        self.sums += np.array(sums, np.int64)
+        self.num_pixels += count
         self.num_images += 1
         if self._position_sums is not None:
             if self._position_sums.shape != pixels.shape:
                 raise ValueError(f"an image of shape {pixels.shape} among sums of {self._position_sums.shape}")
             cv2.accumulate(pixels, self._position_sums)
+        return float(
+            max(math.sqrt(squares * count - total * total) / count for squares, total in zip(own, sums, strict=True))
+        )
 
     def merge(self, other: Moments) -> None:
         """Add another set of moments; images of different sizes leave no mean image."""

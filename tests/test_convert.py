@@ -19,7 +19,7 @@ import pytest
 
 from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.sources import open_source

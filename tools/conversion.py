@@ -29,13 +29,14 @@ from lmdali.pipeline.decode import (
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.perceptual_hash import BLANK_SPREAD, HASH_KIND, picture_hash
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_output import ShardContent, ShardOutput
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.antialiased_resize import torch_version
-from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
+from lmdali.tools.resize import FilterName, ResizeRecipe, geometry_oddities, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
@@ -110,6 +111,7 @@ class ConvertConfig:
             "quality": self.quality if self.encoding == "jpeg" else None,
             "chroma_subsampling": "4:2:0" if self.encoding == "jpeg" else None,
             "seed": self.seed,
+            "perceptual_hash": HASH_KIND,
             "decoder": f"opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}",
         }
 
@@ -260,7 +262,7 @@ def _store(
         content.rejects.append(reject_row(position, entry, rejected, *known))
         return
     shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
-    content.moments.add_image(pixels)
+    spread = content.moments.add_image(pixels)
     content.records.append(
         RecordRow(
             position=position,
@@ -273,8 +275,15 @@ def _store(
             source_sha256=hashlib.sha256(data).hexdigest(),
             source_width=source.width,
             source_height=source.height,
-            oddities=",".join(source.oddities),
+            oddities=",".join(_oddities(source, job.config.size, spread)),
             stored_bytes=len(stored),
             crc32c=record_crc(stored, entry.label),
+            phash=picture_hash(pixels),
         )
     )
+
+
+def _oddities(source: DecodedSource, size: int, spread: float) -> tuple[str, ...]:
+    """What is unusual about the file, its sides, and the stored pixels."""
+    blank = ("blank",) if spread < BLANK_SPREAD else ()
+    return source.oddities + geometry_oddities(source.height, source.width, size) + blank
