@@ -20,6 +20,7 @@ CORE = [
     "simplejpeg>=1.8",
     "crc32c>=2.7",
     "pyarrow>=17",
+    "pebble>=5",
 ]
 # numba compiles the one pass that crops, flips, subtracts and reorders a decoded image on the CPU.
 TRAIN = ["torch>=2.10", "numba>=0.61"]

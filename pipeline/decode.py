@@ -239,6 +239,28 @@ def encode_ppm(pixels: Pixels) -> bytes:
     return ppm_header(_square_side(pixels)) + pixels.tobytes()
 
 
+def is_storable(data: bytes, size: int = 256) -> bool:
+    """Whether a source that decodes without complaint can be a record as it is.
+
+    A record is read by decoders that obey an orientation tag, take every JPEG for YCbCr, or know baseline only; so it
+    must look the same to all of them.
+
+    Args:
+        data: the whole file.
+        size: side of the stored images, pixels.
+    """
+    header = read_header(data)
+    if (header.format, header.width, header.height, header.channels) != ("jpeg", size, size, 3):
+        return False
+    if not header.is_baseline or header.orientation != 1 or not data.endswith(b"\xff\xd9"):
+        return False
+    try:
+        _, _, colours, sampling = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False
+    return colours == "YCbCr" and sampling in ("444", "422", "420", "440")
+
+
 def encode_jpeg(pixels: Pixels, quality: int = 95) -> bytes:
     """A square `(S, S, 3)` uint8 RGB image as baseline JPEG, YCbCr 4:2:0, accurate integer DCT."""
     _square_side(pixels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -24,6 +24,7 @@ from lmdali.pipeline.decode import (
     decode_stored,
     encode_jpeg,
     encode_ppm,
+    is_storable,
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
@@ -32,7 +33,7 @@ from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
-from lmdali.tools.source_entries import SourceEntry
+from lmdali.tools.source_entries import SourceEntry, own_name
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
 
@@ -57,6 +58,7 @@ class ConvertConfig:
         shard_bytes: size to aim at for a shard.
         seed: of the permutation that spreads the sources over the shards.
         max_bad: share of sources that may be rejected before the exit code says no.
+        reuse_jpeg: store a source that already is a baseline JPEG of this size as it is, byte for byte.
     """
 
     size: int = 256
@@ -66,6 +68,7 @@ class ConvertConfig:
     shard_bytes: int = 256_000_000
     seed: int = 0
     max_bad: float = 0.01
+    reuse_jpeg: bool = False
 
     def __post_init__(self) -> None:
         ResizeRecipe(size=self.size)
@@ -80,6 +83,8 @@ class ConvertConfig:
             raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError(f"max_bad is a share of all sources, 0..1; found {self.max_bad}")
+        if self.reuse_jpeg and self.encoding != "jpeg":
+            raise ConfigError(f"reuse_jpeg keeps JPEG files, the encoding is {self.encoding!r}: leave one of them out")
 
     @property
     def record_bytes(self) -> int:
@@ -89,7 +94,7 @@ class ConvertConfig:
 
     def recipe(self) -> dict[str, Any]:
         """What decides the stored pixels, for the manifest."""
-        return {
+        recipe = {
             "resize": asdict(ResizeRecipe(size=self.size)),
             "orientation": self.orientation,
             "quality": self.quality if self.encoding == "jpeg" else None,
@@ -97,6 +102,8 @@ class ConvertConfig:
             "seed": self.seed,
             "decoder": f"opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}",
         }
+        # Only where it is used: a dataset made without it keeps the digest that it had before this option was there.
+        return recipe | {"reuse_jpeg": True} if self.reuse_jpeg else recipe
 
 
 def make_plan(source: Source, config: ConvertConfig) -> DatasetPlan:
@@ -149,13 +156,20 @@ def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> 
         yield ShardJob(writer, config, source.reader, entries, name, first)
 
 
-def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes, Pixels, DecodedSource]:
+def convert_image(data: bytes, path: str | None, config: ConvertConfig) -> tuple[bytes, Pixels, DecodedSource]:
     """Source bytes -> (stored image file, its pixels decoded back, what was decoded).
+
+    Args:
+        data: the image file.
+        path: its name, for the oddity `misnamed`; None where it has none.
+        config: how.
 
     Raises:
         SourceRejected: with the reason.
     """
     source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path)
+    if config.reuse_jpeg and "damaged" not in source.oddities and is_storable(data, config.size):
+        return data, source.pixels, replace(source, oddities=(*source.oddities, "kept"))
     pixels = resize_and_crop(source.pixels, ResizeRecipe(size=config.size))
     stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
     return stored, decode_stored(stored, config.size), source
@@ -179,7 +193,7 @@ def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter,
     data: bytes | None = None
     try:
         data = job.reader.read(entry)
-        stored, pixels, source = convert_image(data, entry.path, job.config)
+        stored, pixels, source = convert_image(data, own_name(entry), job.config)
     except SourceRejected as rejected:
         content.rejects.append(
             RejectRow(

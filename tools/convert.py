@@ -30,7 +30,8 @@ _DEFAULTS = ConvertConfig()
     type=click.Choice(SOURCE_FORMATS),
     default="auto",
     show_default=True,
-    help="What SOURCE is: a folder of class folders, or a list of `path label` lines.",
+    help="What SOURCE is: a folder of class folders, a list of `path label` lines, Parquet as on the Hugging Face Hub, "
+    "a Caffe LMDB or a dataset of ours.",
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a list file start from.")
 @click.option(
@@ -41,6 +42,9 @@ _DEFAULTS = ConvertConfig()
 @click.option(
     "--allow-missing-classes", is_flag=True, help="Accept a SOURCE without images of some classes of --classes."
 )
+@click.option("--split", help="Which split of a folder of Parquet files: train, validation, ...")
+@click.option("--image-column", help="Column of images in Parquet files.  [default: looked for]")
+@click.option("--label-column", help="Column of class numbers in Parquet files.  [default: looked for]")
 @click.option("--size", default=_DEFAULTS.size, show_default=True, help="Side of the stored images, pixels.")
 @click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default=_DEFAULTS.encoding, show_default=True)
 @click.option("--quality", default=_DEFAULTS.quality, show_default=True, help="JPEG quality.")
@@ -59,6 +63,12 @@ _DEFAULTS = ConvertConfig()
     show_default=True,
     help="Share of rejected sources above which the exit code is 9.",
 )
+@click.option(
+    "--reuse-jpeg",
+    is_flag=True,
+    default=_DEFAULTS.reuse_jpeg,
+    help="Store a baseline JPEG that is SIZE x SIZE already as it is, byte for byte.",
+)
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
@@ -72,6 +82,9 @@ def command(
     root: Path | None,
     classes: Path | None,
     allow_missing_classes: bool,
+    split: str | None,
+    image_column: str | None,
+    label_column: str | None,
     workers: int | None,
     resume: bool,
     overwrite: bool,
@@ -82,9 +95,9 @@ def command(
 ) -> None:
     """Convert SOURCE into a dataset of LMDB shards in the directory OUT.
 
-    SOURCE is a folder with one folder per class, or a list file. Each image is decoded to RGB, resized so that its
-    shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to rejects.parquet.
-    SOURCE is never written to.
+    SOURCE is a folder with one folder per class, a list file, Parquet files or a Caffe LMDB. Each image is decoded to
+    RGB, resized so that its shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to
+    rejects.parquet. SOURCE is never written to.
     """
     config = ConvertConfig(**options)
     opened = open_source(
@@ -93,6 +106,9 @@ def command(
         root=root,
         classes=read_class_names(classes) if classes else None,
         allow_missing_classes=allow_missing_classes,
+        split=split,
+        image_column=image_column,
+        label_column=label_column,
     )
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)

@@ -20,13 +20,16 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools.caffe_lmdb import looks_like_lmdb, scan_lmdb
 from lmdali.tools.class_folders import scan_class_folders
 from lmdali.tools.class_names import check_class_names, refuse_missing_classes
 from lmdali.tools.file_reader import FileReader
 from lmdali.tools.list_file import scan_list_file
+from lmdali.tools.parquet_files import looks_like_parquet
+from lmdali.tools.parquet_scan import scan_parquet
 from lmdali.tools.source_entries import Ignored, Scan, SourceEntry
 
-SourceFormat = Literal["auto", "folder", "list"]
+SourceFormat = Literal["auto", "folder", "list", "parquet", "caffe-lmdb"]
 SOURCE_FORMATS: tuple[SourceFormat, ...] = get_args(SourceFormat)
 
 _FINGERPRINT_BATCH = 10_000
@@ -104,6 +107,9 @@ class SourceOptions:
     root: Path | None = None
     classes: Sequence[str] | None = None
     follow_links: bool = False
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
 
 def open_source(
@@ -114,16 +120,23 @@ def open_source(
     classes: Sequence[str] | None = None,
     follow_links: bool = False,
     allow_missing_classes: bool = False,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Source:
     """Scan a source.
 
     Args:
-        path: a folder of class folders, or a list file of `path label` lines.
+        path: a folder of class folders, a list file of `path label` lines, a Parquet file or a folder of them, a Caffe
+            LMDB or a dataset of ours.
         format: what it is; "auto" looks (`detect_format`).
         root: for list files: the folder that relative paths start from; default: the one the list file is in.
         classes: class names in label order; a validation set uses those of its training set (`read_class_names`).
         follow_links: for folders: also follow symbolic links to folders, and to files outside.
         allow_missing_classes: accept a source without a single image of some of `classes`.
+        split: for folders of Parquet files: which of several splits.
+        image_column: for Parquet: the column of images; default: looked for.
+        label_column: for Parquet: the column of class numbers; default: looked for.
 
     Raises:
         InputError: it is missing, unreadable, empty, not what `format` says, or its classes are not `classes`.
@@ -139,7 +152,17 @@ def open_source(
     kind = detect_format(path) if format == "auto" else format
     if root is not None and kind != "list":
         raise ConfigError(f"root belongs to list files; the source is taken for {kind!r}: leave it out")
-    options = SourceOptions(root=None if root is None else Path(root), classes=classes, follow_links=follow_links)
+    for name, value in (("split", split), ("image column", image_column), ("label column", label_column)):
+        if value is not None and kind != "parquet":
+            raise ConfigError(f"a {name} belongs to Parquet files; the source is taken for {kind!r}: leave it out")
+    options = SourceOptions(
+        root=None if root is None else Path(root),
+        classes=classes,
+        follow_links=follow_links,
+        split=split,
+        image_column=image_column,
+        label_column=label_column,
+    )
     source = _OPENERS[kind](path, options)
     if classes is not None and not allow_missing_classes:
         refuse_missing_classes(source.empty_classes, repr(str(path)))
@@ -152,6 +175,10 @@ def detect_format(path: Path) -> SourceFormat:
     Raises:
         InputError: neither a folder nor a regular file.
     """
+    if looks_like_lmdb(path):
+        return "caffe-lmdb"
+    if looks_like_parquet(path):
+        return "parquet"
     if path.is_dir():
         return "folder"
     if path.is_file():
@@ -177,7 +204,27 @@ def _open_list(path: Path, options: SourceOptions) -> Source:
     return Source("list", scan_list_file(path, folder, options.classes), FileReader(os.path.abspath(folder)))  # noqa: PTH100
 
 
-_OPENERS: dict[str, Callable[[Path, SourceOptions], Source]] = {"folder": _open_folder, "list": _open_list}
+def _open_parquet(path: Path, options: SourceOptions) -> Source:
+    scan, reader = scan_parquet(
+        path,
+        options.classes,
+        split=options.split,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
+    return Source("parquet", scan, reader)
+
+
+def _open_lmdb(path: Path, options: SourceOptions) -> Source:
+    return Source("caffe-lmdb", *scan_lmdb(path, options.classes))
+
+
+_OPENERS: dict[str, Callable[[Path, SourceOptions], Source]] = {
+    "folder": _open_folder,
+    "list": _open_list,
+    "parquet": _open_parquet,
+    "caffe-lmdb": _open_lmdb,
+}
 
 
 def source_fingerprint(
