@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
@@ -34,10 +34,11 @@ from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_output import ShardContent, ShardOutput
 from lmdali.pipeline.shard_writer import ShardWriter
+from lmdali.pipeline.storable_jpeg import is_storable
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.antialiased_resize import torch_version
 from lmdali.tools.resize import FilterName, ResizeRecipe, geometry_oddities, resize_and_crop
-from lmdali.tools.source_entries import SourceEntry
+from lmdali.tools.source_entries import SourceEntry, own_name
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
 
@@ -66,6 +67,7 @@ class ConvertConfig:
         shard_bytes: size to aim at for a shard.
         seed: of the permutation that spreads the sources over the shards.
         max_bad: share of sources that may be rejected before the exit code says no.
+        reuse_jpeg: store a source that already is a baseline JPEG of this size as it is, byte for byte.
     """
 
     size: int = 256
@@ -76,6 +78,7 @@ class ConvertConfig:
     shard_bytes: int = 256_000_000
     seed: int = 0
     max_bad: float = 0.01
+    reuse_jpeg: bool = False
 
     def __post_init__(self) -> None:
         self.resize()
@@ -90,6 +93,8 @@ class ConvertConfig:
             raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError(f"max_bad is a share of all sources, 0..1; found {self.max_bad}")
+        if self.reuse_jpeg and self.encoding != "jpeg":
+            raise ConfigError(f"reuse_jpeg keeps JPEG files, the encoding is {self.encoding!r}: leave one of them out")
 
     @property
     def record_bytes(self) -> int:
@@ -104,7 +109,7 @@ class ConvertConfig:
     def recipe(self) -> dict[str, Any]:
         """What decides the stored pixels, for the manifest."""
         resizer = {"resizer": f"torch {torch_version()}"} if self.filter == "bicubic" else {}
-        return {
+        recipe = {
             "resize": asdict(self.resize()),
             **resizer,
             "orientation": self.orientation,
@@ -114,6 +119,8 @@ class ConvertConfig:
             "perceptual_hash": HASH_KIND,
             "decoder": f"opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}",
         }
+        # Only where it is used: a dataset made without it keeps the digest that it had before this option was there.
+        return recipe | {"reuse_jpeg": True} if self.reuse_jpeg else recipe
 
 
 def make_plan(source: Source, config: ConvertConfig) -> DatasetPlan:
@@ -185,13 +192,13 @@ def jobs_of(
 
 
 def convert_image(
-    data: bytes, path: str, config: ConvertConfig, buffer: Pixels | None = None
+    data: bytes, path: str | None, config: ConvertConfig, buffer: Pixels | None = None
 ) -> tuple[bytes, Pixels, DecodedSource]:
     """Source bytes -> (stored image file, its pixels decoded back, what was decoded).
 
     Args:
         data: a whole source file.
-        path: its name.
+        path: its name, for the oddity `misnamed`; None where it has none.
         config: how.
         buffer: memory for the decoded source, see `decode_source`.
 
@@ -200,6 +207,8 @@ def convert_image(
         MemoryError: there is not enough of it.
     """
     source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path, buffer=buffer)
+    if config.reuse_jpeg and "damaged" not in source.oddities and is_storable(data, config.size):
+        return data, source.pixels, replace(source, oddities=(*source.oddities, "kept"))
     pixels = resize_and_crop(source.pixels, config.resize())
     stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
     return stored, decode_stored(stored, config.size), source
@@ -256,7 +265,7 @@ def _store(
     try:
         with guard(position):
             data = job.reader.read(entry)
-            stored, pixels, source = convert_image(data, entry.path, job.config, buffer)
+            stored, pixels, source = convert_image(data, own_name(entry), job.config, buffer)
     except SourceRejected as rejected:
         known = () if data is None else (len(data), hashlib.sha256(data).hexdigest())
         content.rejects.append(reject_row(position, entry, rejected, *known))

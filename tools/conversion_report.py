@@ -8,6 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from lmdali.pipeline.files import free_bytes
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
@@ -15,6 +17,7 @@ from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.table_reader import count_values
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
+from lmdali.tools.source_entries import own_name
 from lmdali.tools.sources import Source
 
 _DRY_RUN_SAMPLES = 200
@@ -89,10 +92,11 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     order = EpochOrder(total, config.seed, 0, shuffle=True)
     stored_bytes, rejected = [], Counter[str]()
     start = perf_counter()
-    for index in order.indices(0, min(total, _DRY_RUN_SAMPLES)):
+    # In the source's own order, so that a sample of rows reads no row group twice.
+    for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):
         entry = source.entries[int(index)]
         try:
-            stored_bytes.append(len(convert_image(source.read(entry), entry.path, config)[0]))
+            stored_bytes.append(len(convert_image(source.read(entry), own_name(entry), config)[0]))
         except SourceRejected as error:
             rejected[str(error.reason)] += 1
     seconds = perf_counter() - start

@@ -66,6 +66,12 @@ _LIMITS = WorkerLimits()
     show_default=True,
     help="Share of rejected sources above which the exit code is 9.",
 )
+@click.option(
+    "--reuse-jpeg",
+    is_flag=True,
+    default=_DEFAULTS.reuse_jpeg,
+    help="Store a baseline JPEG that is SIZE x SIZE already as it is, byte for byte.",
+)
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
 @click.option(
     "--executor",
@@ -114,9 +120,10 @@ def command(
 ) -> None:
     """Convert SOURCE into a dataset of LMDB shards in the directory OUT.
 
-    SOURCE is a folder with one folder per class, a list file, or archives as they come: those of ILSVRC2010 and 2012,
-    or WebDataset shards. Each image is decoded to RGB, resized so that its shorter side is SIZE, cut to the central
-    square, and stored; what cannot be decoded goes to rejects.parquet. SOURCE is never written to.
+    SOURCE is a folder with one folder per class, a list file, archives as they come (those of ILSVRC2010 and 2012,
+    WebDataset shards), Parquet files as on the Hugging Face Hub, or a Caffe LMDB. Each image is decoded to RGB, resized
+    so that its shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to
+    rejects.parquet. SOURCE is never written to.
 
     With --part 2/8 on one of eight machines, each makes its share of the shards, in one OUT on a disk that all of them
     see or each in its own; `lmdali merge` then makes the dataset of them. All need the same SOURCE and options.
