@@ -15,7 +15,7 @@ from pathlib import Path
 from lmdali.pipeline.dataset_plan import DatasetPlan, Part, PlannedShard, differences, manifest_as_plan
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, save_statistics
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import file_sha256, read_json, storage_errors, write_json
+from lmdali.pipeline.files import file_sha256, read_json, storage_errors, sync_directory, write_json
 from lmdali.pipeline.manifest import (
     MANIFEST_FILE,
     RECORDS_FILE,
@@ -69,19 +69,28 @@ class DatasetWriter(ShardOutput):
             try:
                 self._prepare(resume=resume, overwrite=overwrite)
                 yield
-            finally:
-                if (self.directory / MANIFEST_FILE).exists():
+            except BaseException:
+                # A run that was refused leaves no trace in a finished dataset.
+                if (self.directory / MANIFEST_FILE).exists() and not (self.staging / PLAN_FILE).exists():
                     shutil.rmtree(self.staging, ignore_errors=True)
+                raise
+            if (self.directory / MANIFEST_FILE).exists():
+                # The run that wrote it may have been killed before it could sync its name.
+                with storage_errors(self.directory):
+                    sync_directory(self.directory)
+                shutil.rmtree(self.staging, ignore_errors=True)
 
     def _prepare(self, *, resume: bool, overwrite: bool) -> None:
         """Clear or check what is there, remove what dead runs left, write the plan."""
-        if overwrite:
-            self._clear()
-        elif resume:
+        if resume and not overwrite:
             self._check_plan()
+        # Shards without a plan or a manifest are what a run left that died while it was clearing them away.
+        if overwrite or not any(path.exists() for path in (self.directory / MANIFEST_FILE, self.staging / PLAN_FILE)):
+            self._clear()
         shards = self.directory / SHARDS_DIRECTORY
         with storage_errors(self.staging):
             shards.mkdir(exist_ok=True)
+            sync_directory(self.directory)
             clear_leftovers(self.directory)
             if not (self.directory / MANIFEST_FILE).exists():
                 self.discard([shard.name for shard in self.plan.shards()], finished=False)
@@ -133,6 +142,9 @@ class DatasetWriter(ShardOutput):
             infos.append(figures.info)
             figures.moments.image_sums = self.image_sums(name)
             total.merge(figures.moments)
+        # The run that renamed the last shard may have been killed before it could sync the new name.
+        with storage_errors(self.directory):
+            sync_directory(self.directory / SHARDS_DIRECTORY)
         if total.num_images == 0:
             raise InputError(f"none of {self.plan.num_sources} sources could be stored: see --json for the reasons")
         names = [info.name for info in infos]
@@ -214,15 +226,19 @@ class DatasetWriter(ShardOutput):
             )
 
     def _clear(self) -> None:
-        # The manifest goes first: a half-removed dataset must not look whole.
+        # Manifest and plan go first, and durably: a half-removed dataset must not look whole, nor its shards finished.
         with storage_errors(self.directory):
             (self.directory / MANIFEST_FILE).unlink(missing_ok=True)
+            sync_directory(self.directory)
+            (self.staging / PLAN_FILE).unlink(missing_ok=True)
+            sync_directory(self.staging)
             for name in (STATISTICS_FILE, MEAN_FILE, RECORDS_FILE, REJECTS_FILE):
                 (self.directory / name).unlink(missing_ok=True)
             # So does what says that a shard is finished: a later --resume must not believe half of one.
             for figures in (self.directory / SHARDS_DIRECTORY).glob(f"*/{SHARD_FILE}"):
                 figures.unlink()
-            shutil.rmtree(self.directory / SHARDS_DIRECTORY, ignore_errors=True)
+            if (self.directory / SHARDS_DIRECTORY).exists():
+                shutil.rmtree(self.directory / SHARDS_DIRECTORY)
             for staged in self.staging.iterdir():
                 if staged.is_dir():
                     shutil.rmtree(staged)

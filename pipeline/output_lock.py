@@ -139,10 +139,10 @@ def _take(
 
 
 def _sign(lock: IO[str]) -> None:
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
+    # Not through the file object, whose close would try again to write what a full disk refused.
+    with storage_errors(Path(lock.name)):
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), f"pid {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def _signature(directory: Path, name: str) -> str:

@@ -59,15 +59,19 @@ class ShardWriter:
         record_limit_bytes = 2 * image_size * image_size * 3 + 65_536
         with storage_errors(self._aside):
             self._aside.mkdir(parents=True)
-        self._environment: lmdb.Environment | None = lmdb.open(
-            str(self._aside),
-            map_size=1 << max(26, (num_sources * record_limit_bytes).bit_length()),
-            # Never writemap: there a full disk is a SIGBUS. No sync per commit: one fsync at the end is as safe.
-            sync=False,
-            lock=False,
-            **_FORMAT_0_9,
-        )
-        self._transaction = self._environment.begin(write=True)
+        try:
+            self._environment: lmdb.Environment | None = lmdb.open(
+                str(self._aside),
+                map_size=1 << max(26, (num_sources * record_limit_bytes).bit_length()),
+                # Never writemap: there a full disk is a SIGBUS. No sync per commit: one fsync at the end is as safe.
+                sync=False,
+                lock=False,
+                **_FORMAT_0_9,
+            )
+            self._transaction = self._environment.begin(write=True)
+        except lmdb.Error as error:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            raise self._translate(error) from error
 
     def put(self, position: int, path: str, data: bytes, *, label: int, height: int, width: int) -> None:
         """Append one image file; positions must ascend."""
