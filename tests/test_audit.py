@@ -168,3 +168,24 @@ def test_audits_that_cannot_work_are_refused_and_datasets_stay_as_they_are(
     assert run("audit", sets[0], "--sheet", tmp_path / "sheet.txt") == 2
     assert run("audit", tmp_path) == 3
     assert {path: path.read_bytes() for directory in sets for path in directory.rglob("*") if path.is_file()} == before
+
+
+def test_a_conversion_says_what_is_twice_in_it_and_stays_as_it_is(
+    tmp_path: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(photo_folder / "apple", source / "apple")
+    shutil.copytree(photo_folder / "fig", source / "fig")
+    (source / "fig" / "twin.jpg").write_bytes((photo_folder / "apple" / "000.jpg").read_bytes())
+    options = ["--size", "64", "-j", "1", "--quiet"]
+    assert run("convert", source, tmp_path / "plain", *options) == 0
+    capsys.readouterr()
+    assert run("convert", source, tmp_path / "checked", *options, "--check-duplicates", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["duplicates"]
+    assert (found["groups"], found["pairs"]["same_file"], found["label_conflicts"]) == (1, 1, 1)
+    plain, checked = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "plain", tmp_path / "checked")
+    )
+    assert plain == checked
+    assert run("convert", source, tmp_path / "part", *options, "--check-duplicates", "--part", "1/2") == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.tables import DuplicateRow, printable
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.conversion_report import count_oddities
-from lmdali.tools.duplicates import KINDS, DuplicatePair, Duplicates
+from lmdali.tools.duplicates import KINDS, DuplicatePair, Duplicates, find_duplicates
 from lmdali.tools.record_catalog import RecordCatalog
 from lmdali.tools.report_table import print_pairs, print_table
 
@@ -25,20 +27,10 @@ _SHEET_COLUMNS = 6
 def audit_facts(catalog: RecordCatalog, found: Duplicates) -> dict[str, Any]:
     """Everything that was found but the single pairs, JSON-able."""
     sources = catalog.sources({number for group in found.groups[:_SHOWN_GROUPS] for number in group[:_SHOWN_MEMBERS]})
-    kinds = Counter(pair.kind for pair in found.pairs)
     return {
         "datasets": [_dataset_facts(catalog, dataset) for dataset in range(len(catalog.directories))],
         "class_lists": [_class_list(catalog, dataset) for dataset in range(1, len(catalog.directories))],
-        "duplicates": {
-            "pairs": {kind: kinds[kind] for kind in KINDS},
-            "groups": len(found.groups),
-            "records": sum(map(len, found.groups)),
-            "leaking_groups": sum(len(catalog.datasets_of(group)) > 1 for group in found.groups),
-            "leaks": sum(len(leaked_records(catalog, group)) for group in found.groups),
-            "label_conflicts": sum(len(class_names(catalog, group)) > 1 for group in found.groups),
-            "candidates": found.num_candidates,
-            "crowded": found.num_crowded,
-        },
+        "duplicates": _duplicate_counts(catalog, found),
         "first_groups": [
             {
                 "size": len(group),
@@ -54,6 +46,30 @@ def audit_facts(catalog: RecordCatalog, found: Duplicates) -> dict[str, Any]:
             }
             for group in found.groups[:_SHOWN_GROUPS]
         ],
+    }
+
+
+def duplicate_facts(dataset: Path, *, workers: int | None = None, quiet: bool = False) -> dict[str, Any]:
+    """How many duplicates a dataset has within it, JSON-able; nothing is written.
+
+    Raises:
+        LmdaliError: not a dataset, or one that is damaged.
+    """
+    with closing(RecordCatalog([dataset], workers=workers, quiet=quiet)) as catalog:
+        return _duplicate_counts(catalog, find_duplicates(catalog, workers=workers, quiet=quiet))
+
+
+def _duplicate_counts(catalog: RecordCatalog, found: Duplicates) -> dict[str, Any]:
+    kinds = Counter(pair.kind for pair in found.pairs)
+    return {
+        "pairs": {kind: kinds[kind] for kind in KINDS},
+        "groups": len(found.groups),
+        "records": sum(map(len, found.groups)),
+        "leaking_groups": sum(len(catalog.datasets_of(group)) > 1 for group in found.groups),
+        "leaks": sum(len(leaked_records(catalog, group)) for group in found.groups),
+        "label_conflicts": sum(len(class_names(catalog, group)) > 1 for group in found.groups),
+        "candidates": found.num_candidates,
+        "crowded": found.num_crowded,
     }
 
 

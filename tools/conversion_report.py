@@ -118,11 +118,22 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     }
 
 
-def report_summary(summary: ConvertSummary, source: Source, out: Path, *, as_json: bool) -> None:
-    """Show what a conversion did, on stdout."""
+def report_summary(
+    summary: ConvertSummary, source: Source, out: Path, *, duplicates: dict[str, Any] | None = None, as_json: bool
+) -> None:
+    """Show what a conversion did, on stdout.
+
+    Args:
+        summary: of the conversion.
+        source: what was converted.
+        out: the dataset.
+        duplicates: from `duplicate_facts`, where they were looked for.
+        as_json: one document instead of a table.
+    """
     if as_json:
         rate = summary.images_per_second
-        print_json({**asdict(summary), "images_per_second": rate, "source": source.kind, "out": str(out)})
+        document = {**asdict(summary), "images_per_second": rate, "source": source.kind, "out": str(out)}
+        print_json(document if duplicates is None else document | {"duplicates": duplicates})
         return
     pairs: list[tuple[str, object]] = [
         ("source", source.describe()),
@@ -136,6 +147,10 @@ def report_summary(summary: ConvertSummary, source: Source, out: Path, *, as_jso
     ]
     if summary.resumed_shards:
         pairs.insert(2, ("resumed", f"{summary.resumed_shards} shards were there already"))
+    if duplicates is not None:
+        kinds = _counts({kind: count for kind, count in duplicates["pairs"].items() if count})
+        found = f"{duplicates['groups']} groups of {duplicates['records']} records ({kinds}): see `lmdali audit {out}`"
+        pairs.insert(-1, ("duplicates", found if kinds else "none"))
     print_pairs(str(out), pairs)
 
 
