@@ -11,7 +11,7 @@ from setuptools import setup
 ROOMS = ["pipeline", "model", "tools"]
 
 CORE = [
-    "numpy>=1.26",
+    "numpy>=2.0",
     # The headless build is the same cv2 without GUI libraries; never install it beside `opencv-python`.
     "opencv-python-headless>=4.10",
     "lmdb>=2.3",  # older ones: double-open crashes, false MDB_CORRUPTED, CVE-2019-16224 to -16228
@@ -20,11 +20,12 @@ CORE = [
     "simplejpeg>=1.8",
     "crc32c>=2.7",
     "pyarrow>=17",
-    "pebble>=5",
 ]
 # numba compiles the one pass that crops, flips, subtracts and reorders a decoded image on the CPU.
 TRAIN = ["torch>=2.10", "numba>=0.61"]
 REPORT = ["matplotlib>=3.9"]
+IMAGENET = ["scipy>=1.11"]  # reads the class table of the development kits, a MATLAB file
+DASK = ["dask>=2024.8", "distributed>=2024.8"]  # shards made by many machines
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6"]
 
 setup(
@@ -42,10 +43,12 @@ setup(
     extras_require={
         "train": TRAIN,
         "report": REPORT,
+        "imagenet": IMAGENET,
         "tensorboard": ["tensorboard>=2.17"],
         # `pip install nvidia-dali` is a placeholder package; the real ones are named by CUDA major version.
         "dali-cuda12": ["nvidia-dali-cuda120>=1.50"],
         "dali-cuda13": ["nvidia-dali-cuda130>=2.0"],
+        "dask": DASK,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["lmdali = lmdali.tools.cli:main"]},

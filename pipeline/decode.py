@@ -30,6 +30,7 @@ import simplejpeg
 
 from lmdali.pipeline.errors import ConfigError, RecordError
 from lmdali.pipeline.image_header import ImageHeader, read_header
+from lmdali.pipeline.pixel_layout import rgb_from_bgr, rgb_from_inverted_cmyk, rgb_from_samples
 from lmdali.pipeline.rejection import Rejection as Rejection
 from lmdali.pipeline.rejection import SourceRejected as SourceRejected
 
@@ -94,16 +95,20 @@ class DecodedSource:
     oddities: tuple[str, ...]
 
 
-def decode_source(data: bytes, policy: DecodePolicy | None = None, *, name: str | None = None) -> DecodedSource:
+def decode_source(
+    data: bytes, policy: DecodePolicy | None = None, *, name: str | None = None, buffer: Pixels | None = None
+) -> DecodedSource:
     """Decode one source file.
 
     Args:
         data: the whole file.
         policy: default: `DecodePolicy()`.
         name: the file's name, used for nothing but the oddity `misnamed`.
+        buffer: `(n,)` uint8 memory for the pixels, used where it suits them: they are then good until it is used again.
 
     Raises:
         SourceRejected: with a named reason, for anything that does not become right RGB.
+        MemoryError: there is not enough for this image, damaged or not.
     """
     policy = policy or DecodePolicy()
     header = read_header(data)
@@ -114,7 +119,7 @@ def decode_source(data: bytes, policy: DecodePolicy | None = None, *, name: str 
         )
     damaged = False
     if header.format == "jpeg":
-        pixels, damaged = _decode_jpeg(data, header)
+        pixels, damaged = _decode_jpeg(data, header, buffer)
     else:
         pixels = _decode_with_cv2(data, header)
     if pixels.shape != (header.height, header.width, 3):
@@ -153,19 +158,26 @@ def native_messages_silenced() -> Iterator[None]:
         os.close(saved)
 
 
-def _decode_jpeg(data: bytes, header: ImageHeader) -> tuple[Pixels, bool]:
+def _decode_jpeg(data: bytes, header: ImageHeader, buffer: Pixels | None) -> tuple[Pixels, bool]:
     """Pixels, and whether libjpeg complained on the way to them."""
+    if buffer is not None and len(buffer) < 3 * header.width * header.height:
+        buffer = None
     try:
         if header.channels == 4:
-            return _from_inverted_cmyk(simplejpeg.decode_jpeg(data, "CMYK", fastdct=False, fastupsample=False)), False
-        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False), False
+            return rgb_from_inverted_cmyk(
+                simplejpeg.decode_jpeg(data, "CMYK", fastdct=False, fastupsample=False)
+            ), False
+        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=buffer), False
     except ValueError as error:
         complaint = str(error)
+    if "Insufficient memory" in complaint:
+        raise MemoryError(complaint)
     # Either damage or a layout TurboJPEG's interface does not name (odd sampling factors). OpenCV is the judge of both:
     # it reads on past damage but gives nothing when bytes are missing at the end.
     pixels = _imdecode(data, _CV2_FLAGS)
     odd_sampling = "subsampling" in complaint
     if pixels is None:
+        _check_memory(header)
         is_cut = data.rfind(b"\xff\xd9") < header.body_offset or "Premature end of JPEG file" in complaint
         raise SourceRejected(
             Rejection.TRUNCATED if is_cut else Rejection.CORRUPT,
@@ -174,48 +186,51 @@ def _decode_jpeg(data: bytes, header: ImageHeader) -> tuple[Pixels, bool]:
     # libjpeg leaves blocks that never arrived at zero coefficients, which is mid gray in every channel.
     if not odd_sampling and (pixels[-8:, -8:] == 128).all():
         raise SourceRejected(Rejection.TRUNCATED, f"the last rows of the picture are missing ({complaint})")
-    return _rgb(pixels), not odd_sampling
-
-
-def _from_inverted_cmyk(cmyk: Pixels) -> Pixels:
-    """`(H, W, 4)` with 255 meaning no ink -> `(H, W, 3)` RGB: each colour times black, rounded."""
-    black = cmyk[..., 3].astype(np.uint16)
-    pixels = np.empty((*cmyk.shape[:2], 3), np.uint8)
-    for channel in range(3):
-        pixels[..., channel] = (cmyk[..., channel] * black + 127) // 255
-    return pixels
+    return rgb_from_bgr(pixels), not odd_sampling
 
 
 def _decode_with_cv2(data: bytes, header: ImageHeader) -> Pixels:
     if max(header.width, header.height) > _CV2_MAX_SIDE:
         raise SourceRejected(Rejection.TOO_MANY_PIXELS, f"a side of more than {_CV2_MAX_SIDE} pixels")
+    encoded: bytes | bytearray = data
     if header.patches:
-        patched = bytearray(data)
+        encoded = bytearray(data)
         for offset, replacement in header.patches:
-            patched[offset : offset + len(replacement)] = replacement
-        data = bytes(patched)
+            encoded[offset : offset + len(replacement)] = replacement
     is_deep = header.maximum > 255
-    decoded = _imdecode(data, _CV2_FLAGS | cv2.IMREAD_ANYDEPTH if is_deep else _CV2_FLAGS)
+    decoded = _imdecode(encoded, _CV2_FLAGS | cv2.IMREAD_ANYDEPTH if is_deep else _CV2_FLAGS)
     if decoded is None:
+        _check_memory(header)
         if header.format == "gif" and _imdecode(_ONE_PIXEL_GIF, _CV2_FLAGS) is None:
             raise SourceRejected(Rejection.UNSUPPORTED, f"OpenCV {cv2.__version__} reads no GIF: install 4.11 or later")
         raise SourceRejected(Rejection.CORRUPT, f"the decoder refused this {header.format.upper()}")
     if header.maximum != 255:
-        maximum = header.maximum if decoded.dtype == np.uint16 or not is_deep else 255
-        decoded = ((decoded.astype(np.uint32) * 510 + maximum) // (2 * maximum)).astype(np.uint8)
-    return _rgb(decoded)
+        return rgb_from_samples(decoded, header.maximum if decoded.dtype == np.uint16 or not is_deep else 255)
+    return rgb_from_bgr(decoded)
 
 
-def _rgb(bgr: npt.NDArray[Any]) -> Pixels:
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+def _imdecode(data: bytes | bytearray, flags: int) -> npt.NDArray[Any] | None:
+    """`cv2.imdecode` that gives None in both cases: where OpenCV does, and where it raises.
 
-
-def _imdecode(data: bytes, flags: int) -> npt.NDArray[Any] | None:
-    """`cv2.imdecode` that gives None in both cases: where OpenCV does, and where it raises."""
+    Raises:
+        MemoryError: there is not enough, and OpenCV says so.
+    """
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if getattr(error, "code", 0) == cv2.Error.StsNoMem or "bad_alloc" in str(error):
+            raise MemoryError(str(error)) from None
         return None
+
+
+def _check_memory(header: ImageHeader) -> None:
+    """Damage and want of memory look the same from outside most decoders; this tells that it cannot be the latter.
+
+    Raises:
+        MemoryError: there is not what decoding such an image may take.
+    """
+    # Five copies of the pixels is what OpenCV needs for a TIFF of a single strip, the most of all formats (measured).
+    np.empty(header.height * header.width * (30 if header.maximum > 255 else 15), np.uint8)
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:
@@ -237,28 +252,6 @@ def ppm_header(size: int = 256) -> bytes:
 def encode_ppm(pixels: Pixels) -> bytes:
     """A square `(S, S, 3)` uint8 RGB image as binary PPM (P6)."""
     return ppm_header(_square_side(pixels)) + pixels.tobytes()
-
-
-def is_storable(data: bytes, size: int = 256) -> bool:
-    """Whether a source that decodes without complaint can be a record as it is.
-
-    A record is read by decoders that obey an orientation tag, take every JPEG for YCbCr, or know baseline only; so it
-    must look the same to all of them.
-
-    Args:
-        data: the whole file.
-        size: side of the stored images, pixels.
-    """
-    header = read_header(data)
-    if (header.format, header.width, header.height, header.channels) != ("jpeg", size, size, 3):
-        return False
-    if not header.is_baseline or header.orientation != 1 or not data.endswith(b"\xff\xd9"):
-        return False
-    try:
-        _, _, colours, sampling = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return False
-    return colours == "YCbCr" and sampling in ("444", "422", "420", "440")
 
 
 def encode_jpeg(pixels: Pixels, quality: int = 95) -> bytes:

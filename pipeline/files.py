@@ -71,6 +71,37 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def seal(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its own `canonical_digest` as its last field, by which `read_sealed` finds damage."""
+    return document | {"digest": canonical_digest(document)}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A document that `write_json` wrote of a `seal`ed one, or of one without a seal by an older version.
+
+    Raises:
+        InputError: there is no such file.
+        IntegrityError: any byte of it was changed (white space and numbers alone, where it has no seal).
+    """
+    document = read_json(path)
+    content = {key: value for key, value in document.items() if key != "digest"}
+    if not is_as_written(path) or ("digest" in document and canonical_digest(content) != document["digest"]):
+        raise IntegrityError(f"{path}: differs from what was written: it was edited or damaged")
+    return document
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether a JSON file has the form that `write_json` gives its content, down to the white space.
+
+    Raises:
+        LmdaliError: as `read_json`.
+    """
+    try:
+        return path.read_bytes() == _json_bytes(read_json(path), indent=1) + b"\n"
+    except (ValueError, RecursionError):  # what JSON allows and we never write
+        return False
+
+
 def canonical_digest(document: dict[str, Any]) -> str:
     """sha256 of a document that does not depend on key order or white space."""
     return hashlib.sha256(_json_bytes(document, sort_keys=True, separators=(",", ":"))).hexdigest()

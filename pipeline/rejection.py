@@ -22,6 +22,9 @@ class Rejection(StrEnum):
     NOT_A_FILE = "not_a_file"
     PERMISSION_DENIED = "permission_denied"
     READ_FAILED = "read_failed"
+    DECODER_CRASHED = "decoder_crashed"
+    TIMED_OUT = "timed_out"
+    OUT_OF_MEMORY = "out_of_memory"
 
 
 class SourceRejected(InputError):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import ShardError
 from lmdali.pipeline.manifest import ShardInfo
@@ -33,10 +34,20 @@ def iterate_lmdb(directory: Path) -> Iterator[tuple[bytes, Record]]:
         ShardError: the file is missing, truncated or damaged.
         RecordError: a value is not a Datum.
     """
+    for key, value in iterate_values(directory):
+        yield key, parse_record(value)
+
+
+def iterate_values(directory: Path) -> Iterator[tuple[bytes, memoryview]]:
+    """Every key and unparsed value of one LMDB directory, in key order.
+
+    Raises:
+        ShardError: the file is missing, truncated or damaged.
+    """
     path = directory / DATA_FILE
     header, mapped = _map_whole(path)
     for key, offset, size in walk_values(mapped, header, path):
-        yield bytes(key), parse_record(mapped[offset : offset + size])
+        yield bytes(key), mapped[offset : offset + size]
 
 
 def kept_offsets_fit(directory: Path, info: ShardInfo) -> bool:
@@ -49,10 +60,19 @@ def kept_offsets_fit(directory: Path, info: ShardInfo) -> bool:
     """
     if not (directory / OFFSETS_FILE).exists():
         return True
+    kept = load_offsets(directory, num_records=info.num_records, file_bytes=info.file_bytes)
+    return kept is not None and np.array_equal(kept, lmdb_offsets(directory))
+
+
+def lmdb_offsets(directory: Path) -> NDArray[np.int64]:
+    """(n, 2) int64 offset and size in `data.mdb` of every value of one LMDB directory, in key order.
+
+    Raises:
+        ShardError: the LMDB file is missing, truncated or damaged.
+    """
     path = directory / DATA_FILE
     header, mapped = _map_whole(path)
-    kept = load_offsets(directory, num_records=info.num_records, file_bytes=info.file_bytes)
-    return kept is not None and np.array_equal(kept, value_offsets(mapped, header, path))
+    return value_offsets(mapped, header, path)
 
 
 def _map_whole(path: Path) -> tuple[LmdbHeader, memoryview]:

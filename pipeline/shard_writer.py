@@ -25,14 +25,13 @@ from lmdali.pipeline.files import (
     storage_errors,
     sync_directory,
     sync_file,
-    write_json,
 )
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.records import pack_record, record_key
+from lmdali.pipeline.shard_figures import save_figures
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
 from lmdali.pipeline.shard_index import save_offsets, value_offsets
 
-SHARD_FILE = "shard.json"
 TEMPORARY_SUFFIX = ".tmp"
 _FULL_BELOW_BYTES = 1 << 20
 
@@ -60,15 +59,19 @@ class ShardWriter:
         record_limit_bytes = 2 * image_size * image_size * 3 + 65_536
         with storage_errors(self._aside):
             self._aside.mkdir(parents=True)
-        self._environment: lmdb.Environment | None = lmdb.open(
-            str(self._aside),
-            map_size=1 << max(26, (num_sources * record_limit_bytes).bit_length()),
-            # Never writemap: there a full disk is a SIGBUS. No sync per commit: one fsync at the end is as safe.
-            sync=False,
-            lock=False,
-            **_FORMAT_0_9,
-        )
-        self._transaction = self._environment.begin(write=True)
+        try:
+            self._environment: lmdb.Environment | None = lmdb.open(
+                str(self._aside),
+                map_size=1 << max(26, (num_sources * record_limit_bytes).bit_length()),
+                # Never writemap: there a full disk is a SIGBUS. No sync per commit: one fsync at the end is as safe.
+                sync=False,
+                lock=False,
+                **_FORMAT_0_9,
+            )
+            self._transaction = self._environment.begin(write=True)
+        except lmdb.Error as error:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            raise self._translate(error) from error
 
     def put(self, position: int, path: str, data: bytes, *, label: int, height: int, width: int) -> None:
         """Append one image file; positions must ascend."""
@@ -113,7 +116,7 @@ class ShardWriter:
                 payload_bytes=self._payload_bytes,
                 sha256=file_sha256(data_file),
             )
-            write_json(self._aside / SHARD_FILE, {"shard": shard_to_json(info), **document})
+            save_figures(self._aside, info, document)
             os.rename(self._aside, self._final)  # noqa: PTH104  # Path.rename would replace an empty directory silently
             sync_directory(self._final.parent)
         return info
@@ -134,16 +137,6 @@ class ShardWriter:
         # A disk that fills up in the middle of a write gives LMDB a short write, which it calls an I/O error.
         full = isinstance(error, lmdb.DiskError) or free_bytes(self._final.parent) < _FULL_BELOW_BYTES
         return disk_full(self._final) if full else StorageError(f"{self._final}: LMDB: {error}")
-
-
-def shard_to_json(info: ShardInfo) -> dict[str, Any]:
-    """A `ShardInfo` as `shard.json` keeps it."""
-    return {**info.__dict__, "rejected": list(info.rejected)}
-
-
-def shard_from_json(fields: dict[str, Any]) -> ShardInfo:
-    """Inverse of `shard_to_json`."""
-    return ShardInfo(**{**fields, "rejected": tuple(fields["rejected"])})
 
 
 # py-lmdb 3 carries two engines; DALI, Caffe and every older reader need the 0.9 file format.

@@ -19,7 +19,7 @@ ONLY_IN = {
     "rich": ("tools",),
     "nvidia": ("pipeline/dali_graph.py",),
     "lmdb": ("pipeline/shard_",),
-    "pyarrow": ("pipeline/tables.py", "tools/parquet_"),
+    "pyarrow": ("pipeline/table", "tools/parquet_"),
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "core", "base", "types", "constants"}
 MAX_LINES = 320

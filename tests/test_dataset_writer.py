@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmdali.pipeline.dataset_writer import STAGING_DIRECTORY, DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.dataset_plan import DatasetPlan, Part
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.eigenbasis import Moments, load_moments
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
+from lmdali.pipeline.output_lock import STAGING_DIRECTORY
 from lmdali.pipeline.records import record_key
-from lmdali.pipeline.tables import RecordRow, RejectRow, read_rows
+from lmdali.pipeline.shard_output import ShardContent
+from lmdali.pipeline.table_reader import read_rows
+from lmdali.pipeline.tables import RecordRow, RejectRow
 
 PLAN = DatasetPlan(
     image_size=4,
@@ -44,7 +48,7 @@ def fill(writer: DatasetWriter, name: str, first: int, count: int) -> None:
             shard.put(position, f"{position}.jpg", b"data%d" % position, label=position % 3, height=4, width=4)
             content.moments.add_image(np.full((4, 4, 3), position, np.uint8))
             key, row = record_key(position, f"{position}.jpg").decode(), len(content.records)
-            content.records.append(RecordRow(position, name, row, key, position % 3, "", 1, "", 9, 9, "", 5, 0))
+            content.records.append(RecordRow(position, name, row, key, position % 3, "", 1, "", 9, 9, "", 5, 0, 0))
         writer.finish_shard(name, shard, content)
 
 
@@ -195,7 +199,7 @@ def test_overwrite_starts_again(tmp_path: Path) -> None:
         ({"recipe": {"quality": 90, "seed": 0}}, "quality: 95 then, 90 now"),
         ({"image_size": 8}, "image_size: 4 then, 8 now"),
         ({"encoding": "jpeg"}, "encoding: 'raw' then, 'jpeg' now"),
-        ({"class_names": ("a", "b")}, "class_names differ"),
+        ({"class_names": ("a", "b")}, "class_names: 3 then, 2 now"),
         ({"num_sources": 11, "source": {"kind": "list", "fingerprint": "g"}}, "num_sources: 10 .*kind: 'folder' then"),
     ],
 )
@@ -230,7 +234,7 @@ def test_a_second_writer_is_told_who_holds_the_output(tmp_path: Path, flags: dic
     out = tmp_path / "out"
     with DatasetWriter(out, PLAN).hold(resume=False, overwrite=False):
         with (
-            pytest.raises(LockedError, match=rf"another conversion is writing here \(pid {os.getpid()} on "),
+            pytest.raises(LockedError, match=rf"another run is writing here \(pid {os.getpid()} on "),
             DatasetWriter(out, PLAN).hold(**{"resume": False, "overwrite": False} | flags),
         ):
             raise AssertionError
@@ -365,3 +369,147 @@ def test_leftovers_of_dead_runs_are_removed_and_others_kept(tmp_path: Path, make
     (out / ".foreign.tmp").write_text("mine")
     with pytest.raises(InputError, match=r"not ours \('\.foreign\.tmp'\)"), writer.hold(resume=True, overwrite=False):
         raise AssertionError
+
+
+# Parts.
+
+
+def part_of(directory: Path, number: int, count: int, plan: DatasetPlan = PLAN) -> DatasetWriter:
+    return DatasetWriter(directory, plan, Part(number, count))
+
+
+def make(writer: DatasetWriter, **flags: bool) -> None:
+    with writer.hold(**{"resume": False, "overwrite": False} | flags):
+        fill_all(writer)
+
+
+def test_parts_share_a_directory_and_a_whole_run_finishes_their_work(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 1, 2))
+    make(part_of(out, 2, 2))
+    assert not (out / MANIFEST_FILE).exists()
+    assert part_of(out, 1, 2).unfinished() == part_of(out, 2, 2).unfinished() == []
+    whole = DatasetWriter(out, PLAN)
+    with pytest.raises(InputError, match="already holds an unfinished conversion"):
+        make(whole)
+    with whole.hold(resume=True, overwrite=False):
+        assert whole.unfinished() == []
+        whole.publish()
+    assert fingerprints(out) == fingerprints(written(tmp_path / "whole"))
+
+
+def test_a_part_begun_again_needs_a_flag_and_overwrites_itself_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 1, 2))
+    make(part_of(out, 2, 2))
+    with pytest.raises(InputError, match="already holds some of part 1/2: add --resume or --overwrite"):
+        make(part_of(out, 1, 2))
+    make(part_of(out, 1, 2), resume=True)
+    inodes = {path.parent.name: path.stat().st_ino for path in out.glob("shards/*/data.mdb")}
+    again = part_of(out, 1, 2)
+    with again.hold(resume=False, overwrite=True):
+        assert again.unfinished() == again.shards()
+        assert not list(out.glob(".staging/00000.*")) and list(out.glob(".staging/00001.*"))
+        fill_all(again)
+    after = {path.parent.name: path.stat().st_ino for path in out.glob("shards/*/data.mdb")}
+    assert after["00001"] == inodes["00001"]
+    with pytest.raises(LockedError, match="making part 1/2 here"), again.hold(resume=True, overwrite=False):
+        make(part_of(out, 1, 2))
+
+
+def test_a_part_clears_only_its_own_leftovers(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 2, 2))
+    mine, others = out / "shards/.00002.0123abcd.tmp", out / "shards/.00001.0123abcd.tmp"
+    staged = [out / f".staging/.{name}.npy.0123abcd.tmp" for name in ("00002", "00001", "plan.json")]
+    for directory in (mine, others):
+        directory.mkdir()
+    for path in staged:
+        path.write_text("half")
+    make(part_of(out, 1, 2))
+    assert not mine.exists() and others.exists()
+    assert [path.exists() for path in staged] == [False, True, True]
+
+
+def test_parts_of_different_plans_are_told_what_differs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(part_of(out, 1, 2))
+    before = fingerprints(out / "shards")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        other = part_of(out, 2, 2, replace(PLAN, recipe={"quality": 90, "seed": 0}))
+        with pytest.raises(InputError, match=r"quality: 95 then, 90 now.*begin in an empty directory"):
+            make(other, **flags)
+    assert fingerprints(out / "shards") == before
+
+
+def test_no_part_takes_a_finished_dataset_apart(tmp_path: Path) -> None:
+    out = written(tmp_path / "out")
+    before = fingerprints(out)
+    with pytest.raises(InputError, match="already holds a finished dataset"):
+        make(part_of(out, 1, 2))
+    with pytest.raises(InputError, match="no part may take apart"):
+        make(part_of(out, 1, 2), overwrite=True)
+    assert part_of(out, 1, 2).is_complete()
+    assert fingerprints(out) == before
+
+
+def test_a_finished_dataset_of_other_options_says_which(tmp_path: Path) -> None:
+    written(tmp_path / "out")
+    other = DatasetWriter(tmp_path / "out", replace(PLAN, recipe={"quality": 95, "seed": 3}))
+    with pytest.raises(InputError, match=r"made with other options \(seed: 0 then, 3 now\): use --overwrite"):
+        make(other, resume=True)
+
+
+OVERWRITES = """
+import shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+import test_dataset_writer
+from kill_points import kill_everywhere
+from test_dataset_writer import DatasetWriter, Part, fill_all, fingerprints, make, part_of, written
+
+root, with_parts = Path(sys.argv[2]), sys.argv[3] == "part"
+plan = replace(test_dataset_writer.PLAN, num_sources=7)
+expected = fingerprints(written(root / "whole", plan))
+(root / "begun").mkdir()
+if with_parts:
+    for number in (1, 2):
+        make(part_of(root / "before", number, 2, plan))
+else:
+    shutil.copytree(root / "whole", root / "before")
+
+def work(place):
+    begun = root / "begun" / place.name
+    again = begun.exists()
+    begun.touch()
+    writer = DatasetWriter(place, plan, Part(1, 2) if with_parts else None)
+    if again and writer.is_complete():
+        return writer.tidy()
+    with writer.hold(resume=again, overwrite=not again):
+        fill_all(writer)
+        if not with_parts:
+            writer.publish()
+
+def check(place):
+    if with_parts:
+        writer = DatasetWriter(place, plan)
+        with writer.hold(resume=True, overwrite=False):
+            assert writer.unfinished() == []
+            writer.publish()
+    assert fingerprints(place) == expected, place
+
+print(kill_everywhere(root, lambda place: shutil.copytree(root / "before", place), work, check))
+"""
+
+
+@pytest.mark.parametrize("how", ["whole", "part"])
+def test_overwriting_killed_at_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OVERWRITES, str(Path(__file__).parent), str(tmp_path), how],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20, "the audit hook saw too little to mean anything"

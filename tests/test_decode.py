@@ -531,3 +531,37 @@ def test_pixels_that_are_no_square_image_are_not_encoded() -> None:
                 encode(bad)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="quality"):
         encode_jpeg(picture(4, 4), 0)
+
+
+# Memory.
+
+
+STARVED = """
+import sys
+from lmdali.pipeline.decode import decode_source, native_messages_silenced
+from lmdali.tools.worker_limits import WorkerLimits
+data = bytes.fromhex(sys.stdin.read())
+WorkerLimits(memory_mb=int(sys.argv[1])).apply()
+try:
+    with native_messages_silenced():
+        print(decode_source(data).pixels.shape)
+except BaseException as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("format", "options"), [("PNG", {}), ("JPEG", {"progressive": True}), ("TIFF", {}), ("GIF", {})]
+)
+def test_want_of_memory_is_told_apart_from_damage(format: str, options: dict[str, object]) -> None:
+    image = Image.new("P" if format == "GIF" else "RGB", (2600, 2500))  # 19.5 MB of RGB
+    data = saved(image, format, **options).hex()
+
+    def outcome(memory_mb: int) -> str:
+        command = [sys.executable, "-c", STARVED, str(memory_mb)]
+        done = subprocess.run(command, input=data, capture_output=True, text=True, timeout=60)
+        return done.stdout.strip().removeprefix("_Array")
+
+    assert outcome(110) == "(2500, 2600, 3)"
+    assert outcome(45) in ("(2500, 2600, 3)", "MemoryError")
+    assert outcome(10) == "MemoryError"

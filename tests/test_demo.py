@@ -11,9 +11,9 @@ import pytest
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.cli import cli
+from lmdali.tools.dataset_check import verify_dataset
 from lmdali.tools.demo import DemoConfig, DemoReport, print_report, run_demo
 from lmdali.tools.exit_codes import run_command
-from lmdali.tools.verify import verify_dataset
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,28 @@ def test_six_pixels_have_the_eigenvalues_3600_96_and_18() -> None:
     np.testing.assert_allclose(basis.unit_eigenvalues, np.array([3600, 96, 18]) / 65025, rtol=1e-12)
 
 
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["noise", "white", "two levels"]), st.integers(0, 99))
+def test_sums_are_those_of_integer_arithmetic(height: int, width: int, kind: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (height, width + 3, 3), np.uint8)
+    pixels = {"noise": pixels, "white": np.full_like(pixels, 255), "two levels": pixels // 128 * 255}[kind]
+    pixels = pixels[:, 1:-2]  # a view
+    moments = moments_of(pixels, pixels, keep_image=False)
+    flat = pixels.reshape(-1, 3).astype(np.int64)
+    assert moments.sums.tolist() == (2 * flat.sum(axis=0)).tolist()
+    assert moments.products.tolist() == (2 * flat.T @ flat).tolist()
+
+
+def test_sums_of_twelve_megapixels_of_white_are_exact() -> None:
+    pixels = np.full((3001, 4001, 3), 255, np.uint8)
+    pixels[::7, ::5, 1] = 0
+    moments = moments_of(pixels, keep_image=False)
+    lit = pixels.reshape(-1, 3) == 255
+    assert moments.sums.tolist() == (lit.sum(axis=0) * 255).tolist()
+    assert moments.products[0, 1] == (lit[:, 0] & lit[:, 1]).sum() * 255 * 255
+    assert moments.products.diagonal().tolist() == (lit.sum(axis=0) * 255 * 255).tolist()
+
+
 def test_two_formula_images_have_the_published_sums() -> None:
     moments = moments_of(formula_image(0), formula_image(1))
     assert moments.num_pixels == 8192

@@ -9,6 +9,7 @@ import pytest
 
 from lmdali.pipeline.errors import InputError
 from lmdali.tools.guarded_calls import guarded_map
+from lmdali.tools.worker_limits import WorkerLimits
 
 
 def work(kind: str, number: int) -> int:
@@ -38,13 +39,13 @@ def test_results_come_in_order(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("crash", r"'file1': crashed the parser \(exit status -11\)"),
+        ("crash", r"'file1': crashed the parser \(SIGSEGV\)"),
         ("hang", r"'file1': the parser did not come back within 4 s"),
         ("refuse", "number 1 is refused"),
     ],
 )
 def test_whatever_a_child_does_is_an_error_of_one_line(kind: str, message: str) -> None:
-    found = guarded_map(work, [call("square", 3), call(kind, 1)], parser="the parser", seconds=4)
+    found = guarded_map(work, [call("square", 3), call(kind, 1)], parser="the parser", limits=WorkerLimits(seconds=4))
     assert next(found) == 9
     with pytest.raises(InputError, match=message):
         next(found)
@@ -52,4 +53,4 @@ def test_whatever_a_child_does_is_an_error_of_one_line(kind: str, message: str) 
 
 def test_memory_is_limited() -> None:
     with pytest.raises(MemoryError):
-        list(guarded_map(work, [call("memory")], parser="the parser", memory_bytes=150_000_000))
+        list(guarded_map(work, [call("memory")], parser="the parser", limits=WorkerLimits(memory_mb=150)))

@@ -46,10 +46,10 @@ def test_imagenets_ids_at_the_end_of_paths_decide_and_are_checked(names: tuple[s
     assert labels.number(0, VALIDATION, "row 1") == 2
     assert labels.number(1, "n01443537_77.JPEG", "row 2") == 1
     assert labels.class_names() == WNIDS
-    with pytest.raises(InputError, match="row 3: label 0 is class 'n01440764' by its path .* before say 'n01751748'"):
+    with pytest.raises(InputError, match=r"row 3: label 0 is class 'n01440764' by its path .* before say 'n01751748'"):
         labels.number(0, TRAIN, "row 3")
     for path in (None, "photo.jpg"):
-        with pytest.raises(InputError, match="row 4: its path .* ends with no class id"):
+        with pytest.raises(InputError, match=r"row 4: its path .* ends with no class id"):
             labels.number(1, path, "row 4")
 
 

@@ -16,7 +16,7 @@ from parquet_sources import hub_table, write
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.rejection import Rejection, SourceRejected
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools import parquet_reader
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert

@@ -2,34 +2,84 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import LmdaliError, StorageError
-from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, shard_jobs
+from lmdali.pipeline.manifest import REJECTS_FILE, load_manifest
+from lmdali.pipeline.rejection import Rejection, SourceRejected
+from lmdali.pipeline.table_reader import read_rows
+from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, make_shard, shard_jobs
 from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.source_entries import SourceEntry
-from lmdali.tools.sources import open_source
+from lmdali.tools.sources import SourceReader, open_source
+from lmdali.tools.worker_limits import WorkerLimits
 
 
 @dataclass(frozen=True)
 class FailingReader:
-    """Sends an error of ours, a foreign one, or the end of the process."""
+    """Sends an error of ours or a foreign one."""
 
     how: str
 
     def read(self, entry: SourceEntry) -> bytes:
         if self.how == "ours":
             raise StorageError("/data: the disk is on fire")
-        if self.how == "foreign":
-            raise ZeroDivisionError("a bug")
-        os._exit(3)
+        raise ZeroDivisionError("a bug")
+
+
+class KillingBytes(bytes):
+    """Bytes that can be hashed, but end the process that looks whether they are an image."""
+
+    def __getitem__(self, index: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGABRT)
+
+
+@dataclass(frozen=True)
+class DangerousReader:
+    """Does to the process what a broken decoder would, at some paths."""
+
+    inner: SourceReader
+    danger: dict[str, str]
+
+    def read(self, entry: SourceEntry) -> bytes:
+        data = self.inner.read(entry)
+        match self.danger.get(entry.path):
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                sum(range(10**14))  # one C call that holds the interpreter: no thread and no handler runs
+            case "bloat":
+                hoard = []
+                while True:
+                    hoard.append(bytearray(10_000_000))
+            case "abort while decoding":
+                return KillingBytes(data)
+        return data
+
+
+@dataclass(frozen=True)
+class RefusingReader:
+    """Rejects what `DangerousReader` dies of."""
+
+    inner: SourceReader
+    refused: dict[str, SourceRejected]
+
+    def read(self, entry: SourceEntry) -> bytes:
+        if entry.path in self.refused:
+            raise self.refused[entry.path]
+        return self.inner.read(entry)
 
 
 @pytest.fixture
@@ -51,26 +101,77 @@ def test_all_jobs_are_done_and_every_source_is_counted(jobs: list[ShardJob]) -> 
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "message"),
-    [
-        ("ours", StorageError, "the disk is on fire"),
-        ("foreign", ZeroDivisionError, "a bug"),
-        ("death", LmdaliError, "a worker process died"),
-    ],
+    ("how", "kind", "message"), [("ours", StorageError, "the disk is on fire"), ("foreign", ZeroDivisionError, "a bug")]
 )
 def test_what_goes_wrong_in_a_worker_is_raised_here(
     jobs: list[ShardJob], how: str, kind: type[Exception], message: str
 ) -> None:
     jobs[1] = replace(jobs[1], reader=FailingReader(how))
-    if how == "death":
-        jobs[:] = jobs[1:2]  # a shard in the making cannot be removed by a process that is gone
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as caught:
         ShardPool(1).run(iter(jobs), lambda done: None)
     assert "00001" in [name for name, _, _ in jobs[0].writer.unfinished()]
-    for leftover in jobs[0].writer.directory.glob("shards/.*"):
-        assert how == "death"
-        (leftover / "data.mdb").unlink()
-        leftover.rmdir()
+    assert ("Traceback" in "".join(getattr(caught.value, "__notes__", []))) == (how == "foreign")
+
+
+DANGERS = {
+    "a/000.jpg": ("crash", Rejection.DECODER_CRASHED, "the decoder ended its process: SIGSEGV"),
+    "a/001.jpg": ("hang", Rejection.TIMED_OUT, "was not converted within 1 s"),
+    "a/004.jpg": ("bloat", Rejection.OUT_OF_MEMORY, "needs more than the 300 MB that a worker may take"),
+    "b/010.jpg": ("abort while decoding", Rejection.DECODER_CRASHED, "the decoder ended its process: SIGABRT"),
+    "b/013.jpg": ("kill", Rejection.DECODER_CRASHED, "the decoder ended its process: SIGKILL"),
+}
+
+
+def test_images_that_kill_workers_are_rejects_and_nothing_else_is_lost(
+    jobs: list[ShardJob], small_source: Path, tmp_path: Path
+) -> None:
+    reader = DangerousReader(jobs[0].reader, {path: danger for path, (danger, _, _) in DANGERS.items()})
+    seen: list[int] = []
+    pool = ShardPool(2, WorkerLimits(seconds=1, memory_mb=300))
+    pool.run((replace(job, reader=reader) for job in jobs), seen.append)
+    assert seen == sorted(seen) and seen[-1] == 40
+    writer = jobs[0].writer
+    writer.publish()
+    rows = {row["source"]: row for row in read_rows(writer.directory / REJECTS_FILE)}
+    assert len(rows) == len(DANGERS) + 3  # three sources of the fixture are broken
+    for path, (_, reason, detail) in DANGERS.items():
+        assert (rows[path]["reason"], rows[path]["detail"]) == (reason, detail)
+    data = (small_source / "b/010.jpg").read_bytes()
+    known = rows["b/010.jpg"]["source_bytes"], rows["b/010.jpg"]["source_sha256"]
+    assert known == (len(data), hashlib.sha256(data).hexdigest()), "it was read before its decoder died"
+
+    # Byte for byte what a run gives that rejects them from the start. What was read is known there for none of them.
+    refused = {path: SourceRejected(reason, detail) for path, (_, reason, detail) in DANGERS.items()}
+    expected = DatasetWriter(tmp_path / "expected", writer.plan)
+    with expected.hold(resume=False, overwrite=False):
+        for job in jobs:
+            make_shard(replace(job, writer=expected, reader=RefusingReader(jobs[0].reader, refused)))
+        expected.publish()
+    for path in sorted(expected.directory.rglob("*")):
+        if path.is_file() and path.name not in (REJECTS_FILE, "manifest.json", "statistics.json"):
+            assert path.read_bytes() == (writer.directory / path.relative_to(expected.directory)).read_bytes(), path
+    assert load_manifest(expected.directory).shards == load_manifest(writer.directory).shards
+
+
+def test_a_worker_that_hangs_is_killed_when_the_run_is_stopped(
+    jobs: list[ShardJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmdali.tools.shard_pool._GRACE_SECONDS", 0.1)
+    reader = DangerousReader(jobs[0].reader, {jobs[0].entries[3].path: "hang"})
+
+    def interrupt_at_3(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ShardPool(1).run(iter([replace(jobs[0], reader=reader)]), interrupt_at_3)
+    assert len(jobs[0].writer.unfinished()) == 4
+
+
+def test_processes_that_cannot_begin_are_an_error(jobs: list[ShardJob], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmdali.tools.shard_pool.serve", os._exit)  # with three arguments: a TypeError in the child
+    with pytest.raises(LmdaliError, match=r"end before they begin \(exit code 1\)"):
+        ShardPool(1).run(iter(jobs), lambda done: None)
 
 
 def test_no_jobs_are_no_work() -> None:

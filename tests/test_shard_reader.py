@@ -15,17 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.dataset_plan import DatasetPlan
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import RecordError, ShardError
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.records import Record, pack_record, parse_record, record_crc
+from lmdali.pipeline.shard_figures import shard_from_json
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
+from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
-from lmdali.pipeline.shard_writer import shard_from_json
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 
 Kept = tuple[bytes, int]
 

@@ -17,9 +17,10 @@ from lmdali.pipeline.errors import IntegrityError, ShardError, StorageError
 from lmdali.pipeline.files import file_sha256
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.records import parse_record
+from lmdali.pipeline.shard_figures import SHARD_FILE, shard_from_json, shard_to_json
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size, read_header
 from lmdali.pipeline.shard_index import OFFSETS_FILE
-from lmdali.pipeline.shard_writer import SHARD_FILE, ShardWriter, shard_from_json, shard_to_json
+from lmdali.pipeline.shard_writer import ShardWriter
 
 BIG = os.urandom(9000)
 

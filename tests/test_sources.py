@@ -275,6 +275,9 @@ def test_class_lists_are_read_from_text_files(tmp_path: Path) -> None:
             read_class_names(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_class_names(tmp_path / "nowhere.txt")
+    path.write_bytes(b"\x00" * 10240)
+    with pytest.raises(InputError, match="looks like webdataset, which has no class names"):
+        read_class_names(path)
 
 
 # List files.

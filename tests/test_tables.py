@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.tables import (
-    RecordRow,
-    RejectRow,
-    concatenate,
+from lmdali.pipeline.table_reader import (
+    ColumnReader,
     count_values,
-    printable,
+    has_column,
+    read_codes,
+    read_integers,
     read_rows,
     take_rows,
-    write_rows,
 )
+from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, printable, write_rows
 
 RECORD = RecordRow(
     position=0,
@@ -34,6 +35,7 @@ RECORD = RecordRow(
     oddities="gray,cmyk",
     stored_bytes=21_000,
     crc32c=0xE3069283,
+    phash=-(2**63),
 )
 REJECT = RejectRow(
     position=4, label=1, source="x.jpg", reason="truncated", detail="cut", source_bytes=-1, source_sha256=""
@@ -54,6 +56,22 @@ def test_values_are_counted_in_order_of_first_appearance(tmp_path: Path) -> None
     assert count_values(tmp_path / "none", "reason") == {}
     with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
         count_values(tmp_path / "missing", "label")
+
+
+def test_columns_come_as_arrays_and_equal_texts_get_equal_numbers(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a", RecordRow, [replace(RECORD, source=text, phash=n) for n, text in enumerate("xyx", -1)])
+    write_rows(tmp_path / "b", RecordRow, [replace(RECORD, source=text) for text in "zy"])
+    write_rows(tmp_path / "none", RecordRow, [])
+    known: dict[str, int] = {}
+    assert read_codes(tmp_path / "a", "source", known).tolist() == [0, 1, 0]
+    assert read_codes(tmp_path / "b", "source", known).tolist() == [2, 1]
+    assert read_codes(tmp_path / "none", "source", known).tolist() == []
+    assert read_integers(tmp_path / "a", "phash").tolist() == [-1, 0, 1]
+    assert has_column(tmp_path / "a", "phash") and not has_column(tmp_path / "a", "index")
+    with pytest.raises(IntegrityError, match="has no column 'index'"):
+        read_integers(tmp_path / "a", "index")
+    with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
+        has_column(tmp_path / "missing", "phash")
 
 
 def test_parts_are_joined_in_order_with_a_running_number(tmp_path: Path) -> None:
@@ -120,3 +138,31 @@ def test_rows_are_taken_one_by_one_across_row_groups(
     for wrong in ([count], [0, -1]):
         with pytest.raises(IntegrityError, match="rows"):
             take_rows(table, ["position"], wrong)
+
+
+@given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=5), data=st.data())
+def test_any_run_of_rows_is_read_from_its_row_groups(tmp_path: Path, sizes: list[int], data: st.DataObject) -> None:
+    count, parts = 0, []
+    for number, size in enumerate(sizes):
+        rows = [replace(RECORD, position=count + row, shard=f"{number:05d}") for row in range(size)]
+        count += size
+        parts.append(tmp_path / f"part{number}")
+        write_rows(parts[-1], RecordRow, rows)
+    concatenate(parts, tmp_path / "t.parquet", RecordRow, index=True)
+    start = data.draw(st.integers(0, count))
+    stop = data.draw(st.integers(start, count))
+    with closing(ColumnReader(tmp_path / "t.parquet")) as reader:
+        assert reader.num_rows == count
+        found = reader.read(["position", "index", "shard"], start, stop)
+        with pytest.raises(IntegrityError, match=f"has {count} rows"):
+            reader.read(["position"], start, count + 1)
+    assert found["position"] == found["index"] == list(range(start, stop))
+    shards = [f"{number:05d}" for number, size in enumerate(sizes) for _ in range(size)]
+    assert found["shard"] == shards[start:stop]
+
+
+def test_a_table_that_is_none_has_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"PAR1 and so on")
+    for name in ("t", "missing"):
+        with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
+            ColumnReader(tmp_path / name)

@@ -6,17 +6,26 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, get_ident
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_line import run
 
-from lmdali.pipeline.files import write_json
+from lmdali.pipeline.eigenbasis import load_moments, save_statistics
+from lmdali.pipeline.errors import IntegrityError
+from lmdali.pipeline.files import file_sha256, write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.pipeline.shard_reader import ShardReader
-from lmdali.tools.verify import verify_dataset
+from lmdali.pipeline.table_reader import read_rows
+from lmdali.tools import dataset_check
+from lmdali.tools.dataset_check import verify_dataset
 
 
 @pytest.fixture
@@ -59,6 +68,103 @@ def test_every_single_bit_of_a_shard_counts(dataset: Path) -> None:
     for position in range(5, len(content), len(content) // 12):
         path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
         assert verify_dataset(dataset, decode=False, quiet=True).problems, f"byte {position}"
+
+
+@pytest.mark.parametrize("name", ["shards/00001/shard.json", "statistics.json", "mean.npy", "manifest.json"])
+def test_every_single_byte_of_a_side_file_counts(dataset: Path, name: str) -> None:
+    path = dataset / name
+    content = path.read_bytes()
+    for position in range(0, len(content), max(len(content) // 60, 1)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        try:
+            problems = verify_dataset(dataset, decode=False, quiet=True).problems
+        except IntegrityError as error:  # nothing can be checked against a manifest that is damaged
+            assert name == "manifest.json"
+            problems = [str(error)]
+        assert problems and all(name.split("/")[-1] in problem for problem in problems), (position, problems)
+
+
+def test_a_manifest_with_other_white_space_is_no_longer_what_was_written(dataset: Path) -> None:
+    document = json.loads((dataset / MANIFEST_FILE).read_text())
+    (dataset / MANIFEST_FILE).write_text(json.dumps(document))
+    (problem,) = verify_dataset(dataset, quiet=True).problems
+    assert problem.startswith("manifest.json: its content is right, but not written as we do")
+
+
+def test_a_damaged_record_is_named_with_its_source(dataset: Path) -> None:
+    rows = read_rows(dataset / "records.parquet")
+    for index in (9, 30):
+        data = image_bytes(dataset, index)
+        path = dataset / "shards" / rows[index]["shard"] / "data.mdb"
+        change(path, data[-40:-8], bytes(32))
+    found = [p for p in verify_dataset(dataset, quiet=True).problems if "CRC-32C" in p]
+    named = [f"row {rows[n]['row']}, key {rows[n]['key']}, source {rows[n]['source']}: CRC-32C" for n in (9, 30)]
+    assert len(found) == 2 and all(name in problem for name, problem in zip(named, found, strict=True))
+    (dataset / "records.parquet").unlink()
+    problems = verify_dataset(dataset, quiet=True).problems
+    assert "records.parquet: missing" in problems
+    assert any(f"key {rows[9]['key']}: CRC-32C" in problem for problem in problems), "the key is known without a table"
+
+
+def with_table(dataset: Path, **columns: list[Any]) -> None:
+    """Another `records.parquet`, believed by a new manifest."""
+    path = dataset / "records.parquet"
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+    pq.write_table(table, path)
+    manifest = load_manifest(dataset)
+    replace(manifest, tables=manifest.tables | {path.name: file_sha256(path)}).save(dataset)
+
+
+@pytest.mark.parametrize("column", ["position", "shard", "row", "label", "stored_bytes", "crc32c"])
+def test_a_table_that_says_something_else_than_the_shards_is_found(dataset: Path, column: str) -> None:
+    values = pq.read_table(dataset / "records.parquet")[column].to_pylist()
+    wrong = "00004" if column == "shard" else values[11] + 1
+    with_table(dataset, **{column: [*values[:11], wrong, *values[12:]]})
+    problems = [p for p in verify_dataset(dataset, decode=False, quiet=True).problems if "statistics" not in p]
+    assert len(problems) == 1 and f"records.parquet says {column} {wrong}, stored is {values[11]}" in problems[0]
+
+
+def test_a_table_of_too_few_rows_is_found(dataset: Path) -> None:
+    path = dataset / "records.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 30), path)
+    with_table(dataset)
+    assert "records.parquet: 30 rows" in verify_dataset(dataset, quiet=True).problems
+
+
+def test_class_counts_are_compared_with_the_labels_that_are_stored(dataset: Path) -> None:
+    manifest = load_manifest(dataset)
+    first, second = manifest.class_counts
+    replace(manifest, class_counts=(first + 1, second - 1)).save(dataset)
+    problems = verify_dataset(dataset, quiet=True).problems
+    assert f"class 0: {first} records, the manifest says {first + 1}" in problems
+
+
+def test_statistics_must_be_the_sum_of_those_of_the_shards(dataset: Path) -> None:
+    moments, digest = load_moments(dataset)
+    moments.products[0, 0] += 1
+    save_statistics(dataset, moments, digest)
+    assert verify_dataset(dataset, quiet=True).problems == [
+        "statistics.json: its moments are not the sums of those in every shard.json"
+    ]
+
+
+def test_one_shard_keeps_all_threads_busy(
+    tmp_path: Path, small_source: Path, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(small_source, tmp_path / "one", size=16, shard_sources=40)
+    together = Barrier(2)
+    met = []
+
+    def decode(data: memoryview, size: int) -> None:
+        if len(met) < 2:
+            met.append(get_ident())
+            together.wait(timeout=30)  # breaks where one thread does everything
+
+    monkeypatch.setattr(dataset_check, "decode_stored", decode)
+    assert verify_dataset(dataset, workers=2, quiet=True).problems == []
+    assert len(set(met)) == 2
 
 
 def test_offsets_that_lead_to_other_records_are_named(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

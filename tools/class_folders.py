@@ -72,14 +72,14 @@ def class_folder_names(root: Path) -> tuple[str, ...]:
 def _class_folders(root: Path, ignored: Ignored) -> tuple[list[str], int]:
     """Sorted names of the class folders, and how many image files lie beside them."""
     folders, num_loose_images = [], 0
-    for entry in _listed(root):
-        if _is_hidden(entry.name):
+    for entry in listed(root):
+        if is_hidden(entry.name):
             ignored.add("hidden", entry.name)
         elif _is_folder(entry):
             folders.append(entry.name)
         else:
             ignored.add("outside_class_folders", entry.name)
-            num_loose_images += _has_image_extension(entry.name)
+            num_loose_images += has_image_extension(entry.name)
     return sorted(folders), num_loose_images
 
 
@@ -98,16 +98,16 @@ def _images_below(root: Path, name: str, inside: str, ignored: Ignored, *, follo
                 continue
             visited.add(identity)
         files = []
-        for entry in _listed(root / folder):
+        for entry in listed(root / folder):
             path = f"{folder}/{entry.name}"
-            if _is_hidden(entry.name):
+            if is_hidden(entry.name):
                 ignored.add("hidden", path)
             elif _is_folder(entry):
                 if entry.is_symlink() and not follow_links:
                     ignored.add("symlinked_folder", path)
                 else:
                     pending.append(path)
-            elif not _has_image_extension(entry.name):
+            elif not has_image_extension(entry.name):
                 ignored.add("other_extension", path)
             elif entry.is_symlink() and not follow_links and not os.path.realpath(entry.path).startswith(inside):
                 ignored.add("link_outside_source", path)
@@ -119,7 +119,12 @@ def _images_below(root: Path, name: str, inside: str, ignored: Ignored, *, follo
             yield f"{folder}/{file}"
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, in the order of the file system.
+
+    Raises:
+        InputError: it cannot be listed.
+    """
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -138,11 +143,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is the system's own business and no image or class."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
-def _has_image_extension(name: str) -> bool:
+def has_image_extension(name: str) -> bool:
+    """Whether a file of this name should be an image."""
     return PurePosixPath(name).suffix.rstrip().lower() in IMAGE_EXTENSIONS
 
 
@@ -165,7 +172,7 @@ def _no_classes(root: Path, num_loose_images: int, ignored: Ignored) -> str:
 def _refuse_splits(root: Path, folders: Sequence[str]) -> None:
     """`train` and `val` as the two classes of a dataset are what converting the wrong level looks like."""
     if {name.lower() for name in folders} <= _SPLIT_NAMES and any(
-        _is_folder(entry) for name in folders for entry in _listed(root / name)
+        _is_folder(entry) for name in folders for entry in listed(root / name)
     ):
         raise InputError(
             f"{str(root)!r}: its folders are {', '.join(folders)}, which are splits and not classes: convert each of "

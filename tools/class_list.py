@@ -7,24 +7,34 @@ from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
+from lmdali.tools.class_archives import class_archive_names
 from lmdali.tools.class_folders import class_folder_names
 from lmdali.tools.class_names import check_class_names
+from lmdali.tools.source_detection import detect_format
 
 
 def read_class_names(path: Path | str) -> tuple[str, ...]:
     """The class list of a training set, in label order.
 
     Args:
-        path: a converted dataset, a folder of class folders, or a text file with one class name per line.
+        path: a converted dataset, a folder of class folders, the training archive of ILSVRC, or a text file with one
+            class name per line.
 
     Raises:
         InputError: it is none of these, empty, or names a class twice.
     """
     path = Path(path)
-    if path.is_dir():
-        return load_manifest(path).class_names if (path / MANIFEST_FILE).exists() else class_folder_names(path)
     if path.name == MANIFEST_FILE:
-        return load_manifest(path.parent).class_names
+        path = path.parent
+    if (path / MANIFEST_FILE).exists():
+        return load_manifest(path).class_names
+    kind = detect_format(path) if path.is_dir() or path.is_file() else "list"
+    if kind == "folder":
+        return class_folder_names(path)
+    if kind == "ilsvrc-train":
+        return class_archive_names(path)
+    if kind != "list":
+        raise InputError(f"{str(path)!r}: looks like {kind}, which has no class names: use those of its training set")
     try:
         text = path.read_bytes()
     except OSError as error:

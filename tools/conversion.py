@@ -7,15 +7,17 @@ the bytes of a shard depend on the plan alone: not on how many workers there wer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter, ShardContent
+from lmdali.pipeline.dataset_plan import DatasetPlan, PlannedShard
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import (
     DecodedSource,
     DecodePolicy,
@@ -24,15 +26,18 @@ from lmdali.pipeline.decode import (
     decode_stored,
     encode_jpeg,
     encode_ppm,
-    is_storable,
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.perceptual_hash import BLANK_SPREAD, HASH_KIND, picture_hash
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
+from lmdali.pipeline.shard_output import ShardContent, ShardOutput
 from lmdali.pipeline.shard_writer import ShardWriter
+from lmdali.pipeline.storable_jpeg import is_storable
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
-from lmdali.tools.resize import ResizeRecipe, resize_and_crop
+from lmdali.tools.antialiased_resize import torch_version
+from lmdali.tools.resize import FilterName, ResizeRecipe, geometry_oddities, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry, own_name
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
@@ -40,6 +45,9 @@ from lmdali.tools.sources import Source, SourceReader
 _MIN_SHARD_SOURCES = 64
 _MIN_SHARDS = 64
 """A small set is cut finer than `shard_bytes` asks, so that every worker has something to do until the end."""
+
+_BUFFER_BYTES = 24_000_000
+"""Room for a picture of 8 megapixels, larger than nearly all."""
 
 # Bytes per pixel of 4:2:0 JPEGs of ImageNet photographs at 256x256, measured on 360 of them (docs/format.md).
 _QUALITY_POINTS = (0, 50, 75, 85, 90, 95, 100)
@@ -52,6 +60,7 @@ class ConvertConfig:
 
     Attributes:
         size: side of the stored images, pixels.
+        filter: "area" for the recipe of the 2012 data, "bicubic" for speed; see `lmdali.tools.resize`.
         encoding: "jpeg", or "raw" pixels (binary PPM).
         quality: of the JPEGs, 1 to 100.
         orientation: "ignore" the EXIF orientation tag, as the 2012 data did, or "apply" it.
@@ -62,6 +71,7 @@ class ConvertConfig:
     """
 
     size: int = 256
+    filter: FilterName = "area"
     encoding: Literal["jpeg", "raw"] = "jpeg"
     quality: int = 95
     orientation: Literal["ignore", "apply"] = "ignore"
@@ -71,7 +81,7 @@ class ConvertConfig:
     reuse_jpeg: bool = False
 
     def __post_init__(self) -> None:
-        ResizeRecipe(size=self.size)
+        self.resize()
         DecodePolicy(orientation=self.orientation)
         if self.encoding not in ("jpeg", "raw"):
             raise ConfigError(f"encoding must be jpeg or raw, found {self.encoding!r}")
@@ -92,14 +102,21 @@ class ConvertConfig:
         per_pixel = 3.0 if self.encoding == "raw" else float(np.interp(self.quality, _QUALITY_POINTS, _BYTES_PER_PIXEL))
         return round(self.size * self.size * per_pixel) + 64
 
+    def resize(self) -> ResizeRecipe:
+        """How pictures become squares."""
+        return ResizeRecipe.named(self.filter, self.size)
+
     def recipe(self) -> dict[str, Any]:
         """What decides the stored pixels, for the manifest."""
+        resizer = {"resizer": f"torch {torch_version()}"} if self.filter == "bicubic" else {}
         recipe = {
-            "resize": asdict(ResizeRecipe(size=self.size)),
+            "resize": asdict(self.resize()),
+            **resizer,
             "orientation": self.orientation,
             "quality": self.quality if self.encoding == "jpeg" else None,
             "chroma_subsampling": "4:2:0" if self.encoding == "jpeg" else None,
             "seed": self.seed,
+            "perceptual_hash": HASH_KIND,
             "decoder": f"opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}",
         }
         # Only where it is used: a dataset made without it keeps the digest that it had before this option was there.
@@ -138,77 +155,123 @@ class ShardJob:
         entries: the sources of this shard, in plan order.
         name: of the shard.
         first_position: plan position of the first entry.
+        set_aside: by plan position, sources that are known to kill the process that converts them: rejected untouched.
     """
 
-    writer: DatasetWriter
+    writer: ShardOutput
     config: ConvertConfig
     reader: SourceReader
     entries: list[SourceEntry]
     name: str
     first_position: int
+    set_aside: dict[int, RejectRow] = field(default_factory=dict)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the shard has its final name."""
+        return self.writer.has(self.name)
+
+    def discard_leftovers(self) -> None:
+        """Remove what processes that are gone have left of this shard."""
+        self.writer.discard([self.name], finished=False)
 
 
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
     """The jobs that are left to do, in shard order."""
+    return jobs_of(source, config, writer, writer.unfinished())
+
+
+def jobs_of(
+    source: Source, config: ConvertConfig, writer: ShardOutput, shards: Sequence[PlannedShard]
+) -> Iterator[ShardJob]:
+    """The jobs that make some shards, in their order."""
     order = plan_order(source.scan, config.seed)
-    for name, first, count in writer.unfinished():
+    for name, first, count in shards:
         entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
         yield ShardJob(writer, config, source.reader, entries, name, first)
 
 
-def convert_image(data: bytes, path: str | None, config: ConvertConfig) -> tuple[bytes, Pixels, DecodedSource]:
+def convert_image(
+    data: bytes, path: str | None, config: ConvertConfig, buffer: Pixels | None = None
+) -> tuple[bytes, Pixels, DecodedSource]:
     """Source bytes -> (stored image file, its pixels decoded back, what was decoded).
 
     Args:
-        data: the image file.
+        data: a whole source file.
         path: its name, for the oddity `misnamed`; None where it has none.
         config: how.
+        buffer: memory for the decoded source, see `decode_source`.
 
     Raises:
         SourceRejected: with the reason.
+        MemoryError: there is not enough of it.
     """
-    source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path)
+    source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path, buffer=buffer)
     if config.reuse_jpeg and "damaged" not in source.oddities and is_storable(data, config.size):
         return data, source.pixels, replace(source, oddities=(*source.oddities, "kept"))
-    pixels = resize_and_crop(source.pixels, ResizeRecipe(size=config.size))
+    pixels = resize_and_crop(source.pixels, config.resize())
     stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
     return stored, decode_stored(stored, config.size), source
 
 
-def make_shard(job: ShardJob, tick: Callable[[], None] = lambda: None) -> None:
-    """Write one shard. `tick` is called once per source and may raise to stop the work.
+Guard = Callable[[int], AbstractContextManager[object]]
+"""Called with a plan position; what it returns is entered while that source is read and converted."""
+
+
+def make_shard(job: ShardJob, guard: Guard = nullcontext) -> None:
+    """Write one shard. `guard` may raise to stop the work.
 
     Raises:
         StorageError: the disk refused; nothing of the shard is left.
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
+    # Fresh memory for every picture would cost a page fault for each 4 kB of it.
+    buffer = np.empty(_BUFFER_BYTES, np.uint8)
     with job.writer.open_shard(job.name, job.first_position, len(job.entries)) as shard:
         for offset, entry in enumerate(job.entries):
-            _store(job, job.first_position + offset, entry, shard, content)
-            tick()
+            position = job.first_position + offset
+            if position in job.set_aside:
+                content.rejects.append(job.set_aside[position])
+            else:
+                _store(job, position, entry, guard, shard, content, buffer)
         job.writer.finish_shard(job.name, shard, content)
 
 
-def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter, content: ShardContent) -> None:
+def reject_row(
+    position: int, entry: SourceEntry, rejected: SourceRejected, num_bytes: int = -1, sha256: str = ""
+) -> RejectRow:
+    """The row of a source that is not stored; size and hash are known where it could be read."""
+    return RejectRow(
+        position=position,
+        label=entry.label,
+        source=printable(entry.path),
+        reason=str(rejected.reason),
+        detail=rejected.detail,
+        source_bytes=num_bytes,
+        source_sha256=sha256,
+    )
+
+
+def _store(
+    job: ShardJob,
+    position: int,
+    entry: SourceEntry,
+    guard: Guard,
+    shard: ShardWriter,
+    content: ShardContent,
+    buffer: Pixels,
+) -> None:
     data: bytes | None = None
     try:
-        data = job.reader.read(entry)
-        stored, pixels, source = convert_image(data, own_name(entry), job.config)
+        with guard(position):
+            data = job.reader.read(entry)
+            stored, pixels, source = convert_image(data, own_name(entry), job.config, buffer)
     except SourceRejected as rejected:
-        content.rejects.append(
-            RejectRow(
-                position=position,
-                label=entry.label,
-                source=printable(entry.path),
-                reason=str(rejected.reason),
-                detail=rejected.detail,
-                source_bytes=-1 if data is None else len(data),
-                source_sha256="" if data is None else hashlib.sha256(data).hexdigest(),
-            )
-        )
+        known = () if data is None else (len(data), hashlib.sha256(data).hexdigest())
+        content.rejects.append(reject_row(position, entry, rejected, *known))
         return
     shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
-    content.moments.add_image(pixels)
+    spread = content.moments.add_image(pixels)
     content.records.append(
         RecordRow(
             position=position,
@@ -221,8 +284,15 @@ def _store(job: ShardJob, position: int, entry: SourceEntry, shard: ShardWriter,
             source_sha256=hashlib.sha256(data).hexdigest(),
             source_width=source.width,
             source_height=source.height,
-            oddities=",".join(source.oddities),
+            oddities=",".join(_oddities(source, job.config.size, spread)),
             stored_bytes=len(stored),
             crc32c=record_crc(stored, entry.label),
+            phash=picture_hash(pixels),
         )
     )
+
+
+def _oddities(source: DecodedSource, size: int, spread: float) -> tuple[str, ...]:
+    """What is unusual about the file, its sides, and the stored pixels."""
+    blank = ("blank",) if spread < BLANK_SPREAD else ()
+    return source.oddities + geometry_oddities(source.height, source.width, size) + blank

@@ -14,7 +14,7 @@ from lmdali.pipeline.files import free_bytes
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.sampler import EpochOrder
-from lmdali.pipeline.tables import count_values
+from lmdali.pipeline.table_reader import count_values
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 from lmdali.tools.source_entries import own_name
@@ -60,10 +60,7 @@ class ConvertSummary:
 def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSummary:
     """Count what a finished dataset holds, from its own tables."""
     manifest = load_manifest(directory)
-    oddities: Counter[str] = Counter()
-    for names, count in count_values(directory / RECORDS_FILE, "oddities").items():
-        for name in filter(None, names.split(",")):
-            oddities[name] += count
+    oddities = count_oddities(directory)
     rejected = count_values(directory / REJECTS_FILE, "reason")
     return ConvertSummary(
         num_stored=manifest.num_records,
@@ -77,6 +74,15 @@ def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSu
         resumed_shards=resumed_shards,
         manifest_digest=manifest.digest,
     )
+
+
+def count_oddities(directory: Path) -> Counter[str]:
+    """How many records of a dataset came from sources that were unusual, by name; one may count for several."""
+    oddities: Counter[str] = Counter()
+    for names, count in count_values(directory / RECORDS_FILE, "oddities").items():
+        for name in filter(None, names.split(",")):
+            oddities[name] += count
+    return oddities
 
 
 def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.files import free_bytes
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.conversion_report import ConvertSummary, summarize
+from lmdali.tools.executors import ShardExecutor, make_executor
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import megabytes
-from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.sources import Source
 
 
@@ -22,6 +22,7 @@ def convert(
     config: ConvertConfig,
     *,
     workers: int | None = None,
+    executor: ShardExecutor | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -33,6 +34,7 @@ def convert(
         out: a directory that is empty or does not exist, unless `resume` or `overwrite`.
         config: how.
         workers: processes; None means every CPU this process may use.
+        executor: who makes the shards; default: `make_executor(workers=workers)`.
         resume: finish what an earlier run began with the same options.
         overwrite: remove a dataset of ours that is there, and start again.
         quiet: no progress.
@@ -47,17 +49,23 @@ def convert(
         writer.tidy()
         return summarize(out, 0.0, len(plan.shards()))
     if not overwrite:
-        _check_room(sum(count for _, _, count in writer.unfinished()), config, out)
+        check_room(sum(count for _, _, count in writer.unfinished()), config, out)
     with writer.hold(resume=resume, overwrite=overwrite):
         left = writer.unfinished()
         before = plan.num_sources - sum(count for _, _, count in left)
         with progress_bar("convert", plan.num_sources, quiet=quiet) as progress:
-            ShardPool(workers).run(shard_jobs(source, config, writer), lambda done: progress(before + done))
+            jobs = shard_jobs(source, config, writer)
+            (executor or make_executor(workers=workers)).run(jobs, lambda done: progress(before + done))
         writer.publish()
     return summarize(out, perf_counter() - start, len(plan.shards()) - len(left))
 
 
-def _check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:
+def check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:
+    """Refuse a disk that would certainly be full in the middle of a run.
+
+    Raises:
+        StorageError: with what is needed and what is free.
+    """
     # Exact for raw; for JPEG half the usual size, below which a run would certainly fail in the middle.
     share = 1.0 if config.encoding == "raw" else 0.5
     needed = round(num_sources * config.record_bytes * share)

@@ -3,49 +3,52 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import ThresholdError
 from lmdali.pipeline.manifest import REJECTS_FILE
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
+from lmdali.tools.conversion_part import convert_part, report_part
 from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
+from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
-from lmdali.tools.sources import SOURCE_FORMATS, open_source
+from lmdali.tools.resize import FILTERS
+from lmdali.tools.source_options import source_options
+from lmdali.tools.sources import open_source
+from lmdali.tools.worker_limits import WorkerLimits
 
 _DEFAULTS = ConvertConfig()
+_LIMITS = WorkerLimits()
 
 
 @click.command("convert")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "source_format",
-    type=click.Choice(SOURCE_FORMATS),
-    default="auto",
-    show_default=True,
-    help="What SOURCE is: a folder of class folders, a list of `path label` lines, Parquet as on the Hugging Face Hub, "
-    "a Caffe LMDB or a dataset of ours.",
-)
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a list file start from.")
+@source_options
 @click.option(
     "--classes",
     type=click.Path(path_type=Path),
-    help="Class list to use: a training dataset, its source folder, or a file of one name per line.",
+    help="Class list to use: a training dataset, its source, or a file of one name per line.",
 )
 @click.option(
     "--allow-missing-classes", is_flag=True, help="Accept a SOURCE without images of some classes of --classes."
 )
-@click.option("--split", help="Which split of a folder of Parquet files: train, validation, ...")
-@click.option("--image-column", help="Column of images in Parquet files.  [default: looked for]")
-@click.option("--label-column", help="Column of class numbers in Parquet files.  [default: looked for]")
 @click.option("--size", default=_DEFAULTS.size, show_default=True, help="Side of the stored images, pixels.")
+@click.option(
+    "--filter",
+    type=click.Choice(FILTERS),
+    default=_DEFAULTS.filter,
+    show_default=True,
+    help="area: as the 2012 data were made; bicubic: faster, sharper, not of 2012.",
+)
 @click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default=_DEFAULTS.encoding, show_default=True)
 @click.option("--quality", default=_DEFAULTS.quality, show_default=True, help="JPEG quality.")
 @click.option(
@@ -70,6 +73,28 @@ _DEFAULTS = ConvertConfig()
     help="Store a baseline JPEG that is SIZE x SIZE already as it is, byte for byte.",
 )
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
+@click.option(
+    "--executor",
+    "executor_name",
+    type=click.Choice(EXECUTORS),
+    default="local",
+    show_default=True,
+    help="Who makes the shards: processes of this machine, or a Dask cluster.",
+)
+@click.option("--scheduler", help="Address of a running Dask cluster.  [default: start one here]")
+@click.option(
+    "--time-limit",
+    default=_LIMITS.seconds,
+    show_default=True,
+    help="Seconds an image may take; one that never ends is rejected. For --executor local.",
+)
+@click.option(
+    "--memory-limit",
+    default=_LIMITS.memory_mb,
+    show_default=True,
+    help="MB a worker may allocate; an image that needs more is rejected. For --executor local.",
+)
+@click.option("--part", metavar="I/N", help="Only every N-th shard, from the I-th on; `lmdali merge` joins the parts.")
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing.")
@@ -79,13 +104,13 @@ def command(
     source: Path,
     out: Path,
     source_format: Any,
-    root: Path | None,
     classes: Path | None,
-    allow_missing_classes: bool,
-    split: str | None,
-    image_column: str | None,
-    label_column: str | None,
     workers: int | None,
+    executor_name: Any,
+    scheduler: str | None,
+    time_limit: float,
+    memory_limit: int,
+    part: str | None,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -95,36 +120,51 @@ def command(
 ) -> None:
     """Convert SOURCE into a dataset of LMDB shards in the directory OUT.
 
-    SOURCE is a folder with one folder per class, a list file, Parquet files or a Caffe LMDB. Each image is decoded to
-    RGB, resized so that its shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to
+    SOURCE is a folder with one folder per class, a list file, archives as they come (those of ILSVRC2010 and 2012,
+    WebDataset shards), Parquet files as on the Hugging Face Hub, or a Caffe LMDB. Each image is decoded to RGB, resized
+    so that its shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to
     rejects.parquet. SOURCE is never written to.
+
+    With --part 2/8 on one of eight machines, each makes its share of the shards, in one OUT on a disk that all of them
+    see or each in its own; `lmdali merge` then makes the dataset of them. All need the same SOURCE and options.
     """
-    config = ConvertConfig(**options)
-    opened = open_source(
-        source,
-        source_format,
-        root=root,
-        classes=read_class_names(classes) if classes else None,
-        allow_missing_classes=allow_missing_classes,
-        split=split,
-        image_column=image_column,
-        label_column=label_column,
-    )
+    config = ConvertConfig(**{field.name: options.pop(field.name) for field in fields(ConvertConfig)})
+    limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit)
+    executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
+    chosen_part = Part.parse(part) if part else None
+    names = read_class_names(classes) if classes else None
+    opened = open_source(source, source_format, classes=names, **options)
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)
     if dry_run:
         report_estimate(estimate(opened, config, workers or usable_cpus(), out), as_json=as_json)
         return
+    run: dict[str, Any] = {"executor": executor, "resume": resume, "overwrite": overwrite, "quiet": quiet}
     try:
         with termination_as_exception():
-            summary = convert(opened, out, config, workers=workers, resume=resume, overwrite=overwrite, quiet=quiet)
+            if chosen_part is not None:
+                made = convert_part(opened, out, config, chosen_part, **run)
+            else:
+                summary = convert(opened, out, config, **run)
     except (KeyboardInterrupt, Terminated):
         click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
         raise
+    if chosen_part is not None:
+        report_part(made, opened, out, as_json=as_json)
+        _check_rejects(made.num_rejected, made.num_stored, config.max_bad, "see the table that merging writes")
+        return
     report_summary(summary, opened, out, as_json=as_json)
-    bad = summary.num_rejected / (summary.num_stored + summary.num_rejected)
-    if bad > config.max_bad:
+    _check_rejects(
+        summary.num_rejected,
+        summary.num_stored,
+        config.max_bad,
+        f"the dataset is complete without them, see {out / REJECTS_FILE}",
+    )
+
+
+def _check_rejects(num_rejected: int, num_stored: int, max_bad: float, note: str) -> None:
+    bad = num_rejected / max(num_stored + num_rejected, 1)
+    if bad > max_bad:
         raise ThresholdError(
-            f"{summary.num_rejected} sources ({bad:.1%}) were rejected, --max-bad allows {config.max_bad:.1%}; "
-            f"the dataset is complete without them, see {out / REJECTS_FILE}"
+            f"{num_rejected} sources ({bad:.1%}) were rejected, --max-bad allows {max_bad:.1%}; {note}"
         )

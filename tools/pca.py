@@ -59,9 +59,9 @@ def dataset_moments(directory: Path, *, recompute: bool = False, quiet: bool = F
                 raise InputError(f"{directory / STATISTICS_FILE}: belongs to another dataset: add --recompute")
             return moments, digest
         parts = [directory / SHARDS_DIRECTORY / shard.name for shard in manifest.shards]
-        return _count(parts, manifest.num_records, quiet=quiet), manifest.digest
+        return count_moments(parts, manifest.num_records, quiet=quiet), manifest.digest
     if (directory / DATA_FILE).exists():
-        return _count([directory], read_header(directory / DATA_FILE).num_entries, quiet=quiet), ""
+        return count_moments([directory], read_header(directory / DATA_FILE).num_entries, quiet=quiet), ""
     raise InputError(f"{directory}: neither a dataset ({MANIFEST_FILE}) nor an LMDB directory ({DATA_FILE})")
 
 
@@ -90,8 +90,17 @@ def angles_degrees(basis: Eigenbasis) -> NDArray[np.float64]:
     return np.asarray(np.degrees(np.arccos(np.clip(cosines / norms, 0.0, 1.0))))
 
 
-def _count(parts: list[Path], total: int, *, quiet: bool) -> Moments:
-    """Decode everything; threads share the work, integer sums do not care in which order."""
+def count_moments(parts: list[Path], total: int, *, quiet: bool) -> Moments:
+    """Moments of every record of some LMDB directories; threads share the work, integer sums do not mind the order.
+
+    Args:
+        parts: directories with a `data.mdb`.
+        total: records in all, for the bar.
+        quiet: no progress.
+
+    Raises:
+        IntegrityError: a shard or record is damaged.
+    """
     result: Moments | None = None
     with progress_bar("pca", total, quiet=quiet) as progress, ThreadPoolExecutor(usable_cpus()) as pool:
         for part in parts:

@@ -1,118 +1,204 @@
-"""The worker processes of a conversion: whole shards out, counters back."""
+"""The worker processes of a conversion: whole shards out, counters back.
+
+Not `ProcessPoolExecutor`, which gives up when one process dies, and not a pool with a common queue: a process that is
+killed while it holds the queue's lock, or has read half a message, hangs or breaks all others. Here each worker has its
+own pipe, so that its death, at any moment, is the end of that pipe and of nothing else.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any
-
-import cv2
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from time import monotonic
 
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.decode import native_messages_silenced
 from lmdali.pipeline.errors import LmdaliError
-from lmdali.tools.conversion import ShardJob, make_shard
+from lmdali.tools.conversion import ShardJob
+from lmdali.tools.process_start import children_deaf_to_signals
+from lmdali.tools.shard_recovery import ShardRecovery
+from lmdali.tools.shard_worker import NO_POSITION, WorkerState, serve
+from lmdali.tools.worker_limits import WorkerLimits, describe_end
 
-
-class Stopped(BaseException):
-    """Raised inside a worker whose run was told to stop; its shard is dropped."""
+_MAX_FAILED_STARTS = 3
+_GRACE_SECONDS = 3.0
+"""For a worker to finish what it is at when the run is stopped; one that is stuck in a decoder is killed after it."""
 
 
 class ShardPool:
     """Worker processes that each take whole shards.
 
+    An image that kills its worker, never ends, or takes too much memory becomes a reject; the worker is replaced.
+
     Args:
         workers: processes; None means every CPU this process may use.
+        limits: of time and memory, per image.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, limits: WorkerLimits | None = None) -> None:
         self.workers = workers or usable_cpus()
+        self.limits = limits or WorkerLimits()
 
     def run(self, jobs: Iterator[ShardJob], progress: Callable[[int], None]) -> None:
         """Do all jobs; `progress` receives the number of sources done, several times a second.
 
         Raises:
-            LmdaliError: the first error of any worker, or a worker that died.
+            LmdaliError: the first error of any worker, or workers that die and it is no image's fault.
         """
-        context = multiprocessing.get_context("spawn")  # fork would copy threads and open shards
-        done, stop = context.Value("q", 0), context.Event()
-        pool = ProcessPoolExecutor(self.workers, context, initializer=_begin_worker, initargs=(done, stop))
+        workers = [_Worker(self.limits) for _ in range(self.workers)]
+        finished = shown = 0
         try:
-            self._drain(pool, jobs, lambda: progress(done.value))
-        except BrokenProcessPool as error:
-            raise LmdaliError(
-                "a worker process died (killed by the system for memory, or crashed in a decoder): "
-                "run again with --resume, with fewer workers if memory was short"
-            ) from error
+            while True:
+                _assign(workers, jobs)
+                busy = {worker.connection: worker for worker in workers if worker.is_busy}
+                if not busy:
+                    break
+                for connection in multiprocessing.connection.wait(list(busy), timeout=0.1):
+                    finished += busy[connection].receive()  # type: ignore[index]
+                # A shard that is begun anew counts from its start again; what is shown never goes back.
+                shown = max(shown, finished + sum(worker.done for worker in busy.values()))
+                progress(shown)
         finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-        progress(done.value)
-
-    def _drain(self, pool: ProcessPoolExecutor, jobs: Iterator[ShardJob], progress: Callable[[], None]) -> None:
-        running: set[Future[None]] = set()
-        more = True
-        while more or running:
-            # A few jobs ahead of the workers: their entries are made when needed, not all at once.
-            while more and len(running) < self.workers + 2:
-                job = next(jobs, None)
-                more = job is not None
-                if job is not None:
-                    running.add(_submit(pool, job))
-            finished, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-            progress()
+            _stop(workers)
+        progress(finished)
 
 
-def _submit(pool: ProcessPoolExecutor, job: ShardJob) -> Future[None]:
-    """Submit a job; where that starts a process, it is deaf to signals from its first moment.
+def _assign(workers: Sequence[_Worker], jobs: Iterator[ShardJob]) -> None:
+    """Give each worker without work a job: a job's entries are made when it is needed, not all at once."""
+    for worker in workers:
+        if not worker.is_busy:
+            job = next(jobs, None)
+            if job is None:
+                return
+            worker.begin(job)
 
-    A terminal sends Ctrl-C to all of them, and a worker that is still importing would answer with a traceback.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """End all processes; none is left, even if this is interrupted in turn."""
     try:
-        return pool.submit(_work, job)
+        for worker in workers:
+            worker.ask_to_stop()
+        deadline = monotonic() + _GRACE_SECONDS
+        for worker in workers:
+            worker.wait(max(0.0, deadline - monotonic()))
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for worker in workers:
+            worker.kill()
 
 
-_done: Any = None
-_stop: Any = None
+class _Worker:
+    """One worker, seen from the pool: a process at a time, replaced when it dies."""
 
+    def __init__(self, limits: WorkerLimits) -> None:
+        self._limits = limits
+        self._context = multiprocessing.get_context("spawn")  # fork would copy threads and open shards
+        self._process: multiprocessing.context.SpawnProcess | None = None
+        self._shard: ShardRecovery | None = None
+        self._is_ready = False
+        self._failed_starts = 0
+        self._read: tuple[int, str] | None = None
 
-def _begin_worker(done: Any, stop: Any) -> None:
-    global _done, _stop
-    _done, _stop = done, stop
-    cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has a shard."""
+        return self._shard is not None
 
+    @property
+    def done(self) -> int:
+        """Sources of its shard that are behind it."""
+        return self._state.done if self._shard is not None and not self._shard.is_trying else 0
 
-def _end_with_parent() -> None:
-    """A parent that was killed outright cannot stop its workers: they notice by themselves."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
+    def begin(self, job: ShardJob) -> None:
+        """Take a shard; only for one that is not busy."""
+        self._shard = ShardRecovery(job, self._limits)
+        if self._process is None:
+            self._start()
+        else:
+            self._send_step()
 
+    def receive(self) -> int:
+        """Act on a message, or on the death that ends the pipe; returns the number of sources finished by it."""
+        try:
+            kind, payload = self.connection.recv()
+        except (EOFError, OSError):
+            return self._replace()
+        if kind == "failed":
+            raise payload
+        if kind == "read":
+            self._read = payload
+            return 0
+        if kind == "ready":
+            self._is_ready, self._failed_starts = True, 0
+        else:
+            assert self._shard is not None and kind == "done"
+            if self._shard.done():
+                return self._finish()
+        self._send_step()
+        return 0
 
-def _work(job: ShardJob) -> None:
-    try:
-        # Every bad file has a row in rejects.parquet; what libpng prints about it would bury the progress bar.
-        with native_messages_silenced():
-            make_shard(job, _tick)
-    except Stopped:
-        return
+    def _finish(self) -> int:
+        assert self._shard is not None
+        count = len(self._shard.job.entries)
+        self._shard, self._state.done = None, 0
+        return count
 
+    def _send_step(self) -> None:
+        assert self._shard is not None
+        self._read, self._state.position, self._state.done = None, NO_POSITION, 0
+        with suppress(OSError):  # where it has died, its pipe says so to `receive`, too
+            self.connection.send(self._shard.step)
 
-def _tick() -> None:
-    with _done.get_lock():
-        _done.value += 1
-    if _stop.is_set():
-        raise Stopped
+    def _start(self) -> None:
+        self.connection, theirs = self._context.Pipe()
+        self._state = self._context.RawValue(WorkerState, NO_POSITION, 0, 0)
+        self._is_ready, self._read = False, None
+        process = self._context.Process(target=serve, args=(theirs, self._state, self._limits), daemon=True)
+        with theirs, children_deaf_to_signals():
+            process.start()
+            self._process = process
+
+    def _replace(self) -> int:
+        """The process is gone: find out whose fault it was, clear up after it, and go on with another one."""
+        assert self._process is not None and self._shard is not None
+        self.connection.close()
+        self._process.join()
+        exit_code, self._process = self._process.exitcode or 0, None
+        job = self._shard.job
+        if not self._is_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _MAX_FAILED_STARTS:
+                raise LmdaliError(
+                    f"worker processes end before they begin ({describe_end(exit_code)}): look above for the reason; "
+                    "a script that converts needs `if __name__ == '__main__':`"
+                )
+        else:
+            job.discard_leftovers()
+            if job.is_published:
+                return self._finish()
+            suspect = self._state.position if self._state.position != NO_POSITION else None
+            self._shard.died(exit_code, suspect, self._read)
+        self._start()
+        return 0
+
+    def ask_to_stop(self) -> None:
+        """Let it leave at the next image; one that waits, or has not begun, leaves at once."""
+        if self._process is not None:
+            self._state.stop = 1
+            self.connection.close()
+            if not self._is_ready:
+                self._process.kill()
+
+    def wait(self, seconds: float) -> None:
+        """Give it some time to leave."""
+        if self._process is not None:
+            self._process.join(seconds)
+
+    def kill(self) -> None:
+        """End it now, if it is there, and remove what it has left half-written."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+        if self._shard is not None:
+            self._shard.job.discard_leftovers()

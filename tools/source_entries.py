@@ -99,7 +99,8 @@ class Ignored:
 
     Attributes:
         counts: reason -> how many. Reasons: hidden, other_extension, outside_class_folders, symlinked_folder,
-            link_outside_source; in archives: not_a_file, replaced_member, other_member.
+            link_outside_source; in archives: not_a_file (links, devices), sparse_member, replaced_member (by a later
+            one of its name), patched_image (by a patch archive), other_member, no_image (a sample without one).
         examples: reason -> the first few paths.
     """
 
@@ -128,9 +129,13 @@ class Scan:
         ignored: what was passed over.
         blocks: sizes of runs of entries that can only be read one after the other (the row groups of Parquet files), in
             the order of `entries`; None where any entry can be read at once.
+        variant: what else decides the bytes of the images, such as a patch; enters the fingerprint.
+        detail: for people: what else was read, such as where labels come from.
     """
 
     class_names: tuple[str, ...]
     entries: EntryTable
     ignored: Ignored
     blocks: tuple[int, ...] | None = None
+    variant: str = ""
+    detail: str = ""

@@ -4,7 +4,8 @@ A source is scanned once and then only read, one image at a time, when it is nee
 so that worker processes get it and a few entries instead of millions. Nothing is ever written to a source. Names are
 bytes to the file system and may hold anything; they are `str` with surrogate escapes here.
 
-A new kind of source is one module with a scan and a reader, and its line in `_OPENERS` and in `detect_format`.
+A new kind of source is one module with a scan and a reader, its line in `_OPENERS`, and its signs in
+`source_detection`.
 """
 
 from __future__ import annotations
@@ -12,25 +13,37 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.tools.caffe_lmdb import looks_like_lmdb, scan_lmdb
+from lmdali.tools.caffe_lmdb import scan_lmdb
+from lmdali.tools.class_archives import scan_class_archives
 from lmdali.tools.class_folders import scan_class_folders
 from lmdali.tools.class_names import check_class_names, refuse_missing_classes
 from lmdali.tools.file_reader import FileReader
+from lmdali.tools.half_split import Half, take_half
 from lmdali.tools.list_file import scan_list_file
-from lmdali.tools.parquet_files import looks_like_parquet
+from lmdali.tools.numbered_images import LabelFiles, scan_numbered_images
 from lmdali.tools.parquet_scan import scan_parquet
+from lmdali.tools.source_detection import SOURCE_FORMATS, SourceFormat, detect_format
 from lmdali.tools.source_entries import Ignored, Scan, SourceEntry
+from lmdali.tools.webdataset import scan_webdataset
 
-SourceFormat = Literal["auto", "folder", "list", "parquet", "caffe-lmdb"]
-SOURCE_FORMATS: tuple[SourceFormat, ...] = get_args(SourceFormat)
+_KINDS_OF_OPTION = {
+    "root": ("list",),
+    "devkit": ("ilsvrc-val",),
+    "ground_truth": ("ilsvrc-val",),
+    "patch": ("ilsvrc-train", "ilsvrc-val"),
+    "split": ("parquet",),
+    "image_column": ("parquet",),
+    "label_column": ("parquet",),
+}
+"""Which kinds of source know an option; the others belong to all, or do no harm."""
 
 _FINGERPRINT_BATCH = 10_000
 
@@ -88,8 +101,11 @@ class Source:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over class names, (path, label) pairs and blocks: the same source scanned again has the same."""
-        return source_fingerprint(self.class_names, self.entries, self.scan.blocks)
+        """sha256 over class names, (path, label) pairs and what else a scan found that matters for a plan.
+
+        The same source scanned again has the same.
+        """
+        return source_fingerprint(self.class_names, self.entries, self.scan.blocks, self.scan.variant)
 
     def read(self, entry: SourceEntry) -> bytes:
         """`reader.read(entry)`."""
@@ -97,95 +113,76 @@ class Source:
 
     def describe(self) -> str:
         """One line for people: what it was taken for, and how much is in it."""
-        return f"{self.kind}: {len(self.entries):,} images, {len(self.class_names):,} classes"
+        detail = f", {self.scan.detail}" if self.scan.detail else ""
+        return f"{self.kind}: {len(self.entries):,} images, {len(self.class_names):,} classes{detail}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What the kinds of source may be told beside their path; see `open_source`."""
+    """What may be told about a source beside its path.
 
-    root: Path | None = None
-    classes: Sequence[str] | None = None
-    follow_links: bool = False
-    split: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-
-
-def open_source(
-    path: Path | str,
-    format: SourceFormat = "auto",
-    *,
-    root: Path | str | None = None,
-    classes: Sequence[str] | None = None,
-    follow_links: bool = False,
-    allow_missing_classes: bool = False,
-    split: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-) -> Source:
-    """Scan a source.
-
-    Args:
-        path: a folder of class folders, a list file of `path label` lines, a Parquet file or a folder of them, a Caffe
-            LMDB or a dataset of ours.
-        format: what it is; "auto" looks (`detect_format`).
+    Attributes:
         root: for list files: the folder that relative paths start from; default: the one the list file is in.
         classes: class names in label order; a validation set uses those of its training set (`read_class_names`).
-        follow_links: for folders: also follow symbolic links to folders, and to files outside.
         allow_missing_classes: accept a source without a single image of some of `classes`.
+        follow_links: for folders: also follow symbolic links to folders, and to files outside.
+        devkit: for ilsvrc-val: the development kit; default: the one beside the images.
+        ground_truth: for ilsvrc-val: the file of class ids; default: the kit's, for test images the one beside them.
+        patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
         split: for folders of Parquet files: which of several splits.
         image_column: for Parquet: the column of images; default: looked for.
         label_column: for Parquet: the column of class numbers; default: looked for.
+        split_half: only this half of each class (`lmdali.tools.half_split`).
+    """
+
+    root: Path | str | None = None
+    classes: Sequence[str] | None = None
+    allow_missing_classes: bool = False
+    follow_links: bool = False
+    devkit: Path | str | None = None
+    ground_truth: Path | str | None = None
+    patch: Path | str | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_half: Half | None = None
+
+
+def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any) -> Source:
+    """Scan a source.
+
+    Args:
+        path: a folder of class folders, a list file of `path label` lines, archives, Parquet or a Caffe LMDB.
+        format: what it is; "auto" looks (`detect_format`).
+        options: fields of `SourceOptions`.
 
     Raises:
         InputError: it is missing, unreadable, empty, not what `format` says, or its classes are not `classes`.
         ConfigError: options that do not go together.
     """
-    path = Path(path)
+    path, chosen = Path(path), SourceOptions(**options)
     if format not in SOURCE_FORMATS:
         raise ConfigError(f"format is {format!r}: choose among {', '.join(SOURCE_FORMATS)}")
-    if classes is not None:
-        check_class_names(classes, "the class list")
+    if chosen.classes is not None:
+        check_class_names(chosen.classes, "the class list")
     if not os.path.lexists(path):
         raise InputError(f"{str(path)!r}: no such file or folder")
     kind = detect_format(path) if format == "auto" else format
-    if root is not None and kind != "list":
-        raise ConfigError(f"root belongs to list files; the source is taken for {kind!r}: leave it out")
-    for name, value in (("split", split), ("image column", image_column), ("label column", label_column)):
-        if value is not None and kind != "parquet":
-            raise ConfigError(f"a {name} belongs to Parquet files; the source is taken for {kind!r}: leave it out")
-    options = SourceOptions(
-        root=None if root is None else Path(root),
-        classes=classes,
-        follow_links=follow_links,
-        split=split,
-        image_column=image_column,
-        label_column=label_column,
-    )
-    source = _OPENERS[kind](path, options)
-    if classes is not None and not allow_missing_classes:
+    for name, kinds in _KINDS_OF_OPTION.items():
+        if getattr(chosen, name) is not None and kind not in kinds:
+            raise ConfigError(
+                f"{name} belongs to sources of the kind {' or '.join(kinds)}; this is taken for {kind!r}: leave it out"
+            )
+    source = _OPENERS[kind](path, chosen)
+    if chosen.split_half is not None:
+        source = replace(source, scan=take_half(source.scan, chosen.split_half))
+    if chosen.classes is not None and not chosen.allow_missing_classes:
         refuse_missing_classes(source.empty_classes, repr(str(path)))
     return source
 
 
-def detect_format(path: Path) -> SourceFormat:
-    """What a path looks like, by its kind and first bytes; never "auto".
-
-    Raises:
-        InputError: neither a folder nor a regular file.
-    """
-    if looks_like_lmdb(path):
-        return "caffe-lmdb"
-    if looks_like_parquet(path):
-        return "parquet"
-    if path.is_dir():
-        return "folder"
-    if path.is_file():
-        return "list"
-    raise InputError(
-        f"{str(path)!r}: neither a folder nor a regular file: give a folder of class folders or a list file"
-    )
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _open_folder(path: Path, options: SourceOptions) -> Source:
@@ -198,10 +195,23 @@ def _open_folder(path: Path, options: SourceOptions) -> Source:
 def _open_list(path: Path, options: SourceOptions) -> Source:
     if not path.is_file():
         raise InputError(f"{str(path)!r}: is no regular file, but the format asked for is 'list'")
-    folder = path.parent if options.root is None else options.root
+    folder = path.parent if options.root is None else Path(options.root)
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r}: the root of the list file is not a folder")
     return Source("list", scan_list_file(path, folder, options.classes), FileReader(os.path.abspath(folder)))  # noqa: PTH100
+
+
+def _open_class_archives(path: Path, options: SourceOptions) -> Source:
+    return Source("ilsvrc-train", *scan_class_archives(path, options.classes, _path(options.patch)))
+
+
+def _open_numbered_images(path: Path, options: SourceOptions) -> Source:
+    labels = LabelFiles(_path(options.devkit), _path(options.ground_truth))
+    return Source("ilsvrc-val", *scan_numbered_images(path, options.classes, labels=labels, patch=_path(options.patch)))
+
+
+def _open_webdataset(path: Path, options: SourceOptions) -> Source:
+    return Source("webdataset", *scan_webdataset(path, options.classes))
 
 
 def _open_parquet(path: Path, options: SourceOptions) -> Source:
@@ -222,15 +232,21 @@ def _open_lmdb(path: Path, options: SourceOptions) -> Source:
 _OPENERS: dict[str, Callable[[Path, SourceOptions], Source]] = {
     "folder": _open_folder,
     "list": _open_list,
+    "ilsvrc-train": _open_class_archives,
+    "ilsvrc-val": _open_numbered_images,
+    "webdataset": _open_webdataset,
     "parquet": _open_parquet,
     "caffe-lmdb": _open_lmdb,
 }
 
 
 def source_fingerprint(
-    class_names: Sequence[str], entries: Sequence[SourceEntry], blocks: Sequence[int] | None = None
+    class_names: Sequence[str],
+    entries: Sequence[SourceEntry],
+    blocks: Sequence[int] | None = None,
+    variant: str = "",
 ) -> str:
-    """sha256 over class names, (path, label) pairs and block sizes, where there are blocks.
+    """sha256 over class names, (path, label) pairs, and block sizes and variant, where there are any.
 
     Each name follows its length, so that none can run together.
     """
@@ -242,4 +258,6 @@ def source_fingerprint(
         digest.update(b"".join(b"%d:%s %d\n" % (len(path), path, label) for path, label in batch))
     if blocks is not None:
         digest.update(b"blocks %s\n" % " ".join(map(str, blocks)).encode())
+    if variant:
+        digest.update(b"variant %s\n" % os.fsencode(variant))
     return digest.hexdigest()

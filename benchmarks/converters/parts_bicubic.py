@@ -1,0 +1,17 @@
+"""The parts of lmdali's recipe `bicubic` and nothing else: decode, resize, encode, decode back, and nothing kept."""
+
+from __future__ import annotations
+
+from converters import Job
+from converters.part_processes import run_parts
+from lmdali.tools.conversion import ConvertConfig, convert_image
+
+
+def picture(data: bytes, job: Job) -> bytes:
+    """One JPEG."""
+    return convert_image(data, "picture", ConvertConfig(filter="bicubic", size=job.size, quality=job.quality))[0]
+
+
+def convert(job: Job) -> None:
+    """All pictures, none kept."""
+    run_parts(job, "bicubic")
