@@ -167,6 +167,24 @@ def test_an_imported_lmdb_is_a_dataset_with_its_rejects(mixed: Path, tmp_path: P
     assert (stored[sources["00000001_b.jpg"]] == expected).all()
 
 
+def test_planes_of_the_right_size_are_stored_without_any_loss_as_raw(tmp_path: Path) -> None:
+    planes = {b"%08d" % n: np.random.default_rng(n).integers(0, 256, (3, 256, 256), np.uint8) for n in range(3)}
+    values = {key: datum(pixels.tobytes(), 0, pixels.shape, encoded=False) for key, pixels in planes.items()}
+    source = write_lmdb(tmp_path / "caffe", values)
+    assert run("convert", source, tmp_path / "out", "--encoding", "raw", "-j", 1, "--quiet") == 0
+    keys = [row["source"].encode() for row in read_rows(tmp_path / "out" / "records.parquet")]
+    for key, pixels in zip(keys, pixels_of(tmp_path / "out"), strict=True):
+        assert (pixels == planes[key][::-1].transpose(1, 2, 0)).all(), "BGR planes became RGB pixels"
+
+
+@pytest.mark.parametrize("label_first", [True, False])
+def test_the_label_is_found_wherever_it_lies_in_a_datum(tmp_path: Path, label_first: bool) -> None:
+    label, data = b"\x28" + varint(300), b"\x22" + varint(len(image := jpeg(32, 1))) + image
+    source = write_lmdb(tmp_path / "caffe", {b"a": label + data if label_first else data + label})
+    (entry,) = open_source(source).entries
+    assert entry.label == 300 and open_source(source).read(entry) == image
+
+
 def test_jpegs_of_the_right_size_are_kept_byte_for_byte_when_asked(tmp_path: Path) -> None:
     """Also 4:4:4; progressive, gray, larger and turned ones are encoded again as ever."""
     full = [int(cv2.IMWRITE_JPEG_SAMPLING_FACTOR), int(cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)]
