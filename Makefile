@@ -9,11 +9,12 @@ comma := ,
 DALI := $(if $(filter Linux,$(shell uname -s)),dali-cuda13$(comma),)
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types clean help
+.PHONY: demo test soak lint types clean help
 
 help:
 	@echo 'make demo   the whole journey on a built-in dataset, a few minutes'
 	@echo 'make test   lint, strict types and all tests, against a normal install'
+	@echo 'make soak   the fault tests over long ranges, an hour or two'
 	@echo 'make lint   style alone     make types   types alone     make clean   remove .venv and build leftovers'
 
 demo: $(VENV)/installed-demo
@@ -21,6 +22,12 @@ demo: $(VENV)/installed-demo
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# The fault tests of `make test` over long ranges; an hour or two.
+soak: $(VENV)/installed-test
+	LMDALI_POWER_CUTS=1000000 LMDALI_FLIPS=100000 LMDALI_MANIFEST_EDITS=1000000 LMDALI_SIGNALS=50 \
+		$(BIN)/python -m pytest -o timeout=7200 -s tests/test_power_cuts.py tests/test_damage.py tests/test_manifest.py \
+		tests/test_storage_faults.py tests/test_convert.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from setuptools import setup
 ROOMS = ["pipeline", "model", "tools"]
 
 CORE = [
-    "numpy>=1.26",
+    "numpy>=2.0",
     # The headless build is the same cv2 without GUI libraries; never install it beside `opencv-python`.
     "opencv-python-headless>=4.10",
     "lmdb>=2.3",  # older ones: double-open crashes, false MDB_CORRUPTED, CVE-2019-16224 to -16228

@@ -30,7 +30,7 @@ from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE, ShardOutput
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX
-from lmdali.pipeline.tables import count_values
+from lmdali.pipeline.table_reader import count_values
 
 _OURS = (MANIFEST_FILE, STATISTICS_FILE, MEAN_FILE, RECORDS_FILE, REJECTS_FILE, SHARDS_DIRECTORY, STAGING_DIRECTORY)
 
@@ -98,7 +98,11 @@ class DatasetWriter(ShardOutput):
         """The same beside other parts that are at work: only what belongs to this part is touched."""
         with hold_plan(self.directory):
             self._check_plan()
-            if not (self._is_planned() or (self.directory / MANIFEST_FILE).exists()):
+            if (self.directory / MANIFEST_FILE).exists():
+                raise InputError(
+                    f"{self.directory}: was published meanwhile: part {self.part} has nothing left to do"
+                )
+            if not self._is_planned():
                 with storage_errors(self.directory):
                     self._clear_shards(kept="*lock")
                 write_json(self.staging / PLAN_FILE, self.plan.to_json())

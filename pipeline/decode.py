@@ -95,13 +95,16 @@ class DecodedSource:
     oddities: tuple[str, ...]
 
 
-def decode_source(data: bytes, policy: DecodePolicy | None = None, *, name: str | None = None) -> DecodedSource:
+def decode_source(
+    data: bytes, policy: DecodePolicy | None = None, *, name: str | None = None, buffer: Pixels | None = None
+) -> DecodedSource:
     """Decode one source file.
 
     Args:
         data: the whole file.
         policy: default: `DecodePolicy()`.
         name: the file's name, used for nothing but the oddity `misnamed`.
+        buffer: `(n,)` uint8 memory for the pixels, used where it suits them: they are then good until it is used again.
 
     Raises:
         SourceRejected: with a named reason, for anything that does not become right RGB.
@@ -116,7 +119,7 @@ def decode_source(data: bytes, policy: DecodePolicy | None = None, *, name: str 
         )
     damaged = False
     if header.format == "jpeg":
-        pixels, damaged = _decode_jpeg(data, header)
+        pixels, damaged = _decode_jpeg(data, header, buffer)
     else:
         pixels = _decode_with_cv2(data, header)
     if pixels.shape != (header.height, header.width, 3):
@@ -155,14 +158,16 @@ def native_messages_silenced() -> Iterator[None]:
         os.close(saved)
 
 
-def _decode_jpeg(data: bytes, header: ImageHeader) -> tuple[Pixels, bool]:
+def _decode_jpeg(data: bytes, header: ImageHeader, buffer: Pixels | None) -> tuple[Pixels, bool]:
     """Pixels, and whether libjpeg complained on the way to them."""
+    if buffer is not None and len(buffer) < 3 * header.width * header.height:
+        buffer = None
     try:
         if header.channels == 4:
             return rgb_from_inverted_cmyk(
                 simplejpeg.decode_jpeg(data, "CMYK", fastdct=False, fastupsample=False)
             ), False
-        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False), False
+        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=buffer), False
     except ValueError as error:
         complaint = str(error)
     if "Insufficient memory" in complaint:

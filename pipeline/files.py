@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise IntegrityError(f"{path}: {size} bytes are more than any manifest has: this is another file")
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes(), object_pairs_hook=_without_twins)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -100,6 +100,15 @@ def is_as_written(path: Path) -> bool:
         return path.read_bytes() == _json_bytes(read_json(path), indent=1) + b"\n"
     except (ValueError, RecursionError):  # what JSON allows and we never write
         return False
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Parsers differ in which of two equal keys they take: a file that has any is refused."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} comes twice")
+    return document
 
 
 def canonical_digest(document: dict[str, Any]) -> str:

@@ -50,6 +50,7 @@ class ImageHeader:
         oddities: names of what is unusual about the file.
         patches: (offset, bytes) to write before decoding.
         body_offset: where a JPEG's first scan starts; 0 for other formats.
+        is_baseline: whether it is a JPEG of the one process that every decoder has (T.81, SOF0).
     """
 
     format: str
@@ -61,6 +62,7 @@ class ImageHeader:
     oddities: tuple[str, ...] = ()
     patches: tuple[tuple[int, bytes], ...] = ()
     body_offset: int = 0
+    is_baseline: bool = False
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -137,7 +139,16 @@ def _jpeg(data: bytes) -> ImageHeader:
     oddities = _flags(
         gray=channels == 1, cmyk=channels == 4, orientation_tag=turn != 1, arithmetic=kind in (0xC9, 0xCA)
     )
-    return ImageHeader("jpeg", width, height, channels, orientation=turn, oddities=oddities, body_offset=position)
+    return ImageHeader(
+        "jpeg",
+        width,
+        height,
+        channels,
+        orientation=turn,
+        oddities=oddities,
+        body_offset=position,
+        is_baseline=kind == 0xC0,
+    )
 
 
 def _png(data: bytes) -> ImageHeader:

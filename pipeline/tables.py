@@ -5,19 +5,13 @@ Parquet because pandas, DuckDB and Polars read it; its rows are for people and f
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, sync_directory, sync_file
 
 
@@ -39,6 +33,7 @@ class RecordRow:
         oddities: comma-separated names, such as "gray" or "cmyk".
         stored_bytes: size of the stored image file.
         crc32c: the record's checksum, over the stored image file and the label.
+        phash: `picture_hash` of the stored pixels; datasets made before it was known lack the column.
     """
 
     position: int
@@ -54,6 +49,7 @@ class RecordRow:
     oddities: str
     stored_bytes: int
     crc32c: int
+    phash: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +75,44 @@ class RejectRow:
     source_sha256: str
 
 
-Row = RecordRow | RejectRow
+@dataclass(frozen=True, slots=True)
+class DuplicateRow:
+    """Two records that show the same picture; in a report beside datasets, never in one.
 
-_TYPES = {"int": pa.int64(), "str": pa.string()}
+    Attributes:
+        group: number of the group of pictures that are all the same, from 0.
+        kind: "same_file", "same_pixels", "near" or "mirrored".
+        dataset: of the first record, as it was given.
+        record: number of the first record.
+        source: path of its source.
+        class_name: its class.
+        other_dataset: of the second record.
+        other_record: its number.
+        other_source: path of its source.
+        other_class_name: its class.
+        hash_distance: bits in which the perceptual hashes differ, for "mirrored" after mirroring one.
+        pixel_difference: mean absolute difference of gray thumbnails, in gray levels; 0 where the bytes are the same.
+        correlation: of the thumbnails.
+    """
+
+    group: int
+    kind: str
+    dataset: str
+    record: int
+    source: str
+    class_name: str
+    other_dataset: str
+    other_record: int
+    other_source: str
+    other_class_name: str
+    hash_distance: int
+    pixel_difference: float
+    correlation: float
+
+
+Row = RecordRow | RejectRow | DuplicateRow
+
+_TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64()}
 
 
 def use_plain_allocator() -> None:
@@ -125,111 +156,6 @@ def concatenate(parts: list[Path], target: Path, kind: type[Row], *, index: bool
         sync_file(aside)
         aside.replace(target)
         sync_directory(target.parent)
-
-
-def read_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """Rows as dictionaries.
-
-    Raises:
-        IntegrityError: the file is missing or not Parquet.
-    """
-    rows: list[dict[str, Any]] = _read(path, columns).to_pylist()
-    return rows
-
-
-def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[str, Any]]:
-    """Some rows as dictionaries, in the order asked for; only the row groups that hold them are read.
-
-    Args:
-        path: a table made by `concatenate`, which has one row group per shard.
-        columns: to read.
-        indices: row numbers from 0.
-
-    Raises:
-        IntegrityError: the file is missing, not Parquet, or too short.
-    """
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata = file.metadata
-            sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-            first_rows = [0, *accumulate(sizes)]
-            if indices and not 0 <= min(indices) <= max(indices) < first_rows[-1]:
-                raise IntegrityError(f"{path}: has {first_rows[-1]} rows, row {max(indices)} was asked for: damaged?")
-            group_of = [bisect_right(first_rows, index) - 1 for index in indices]
-            groups = sorted(set(group_of))
-            table = file.read_row_groups(groups, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
-    before = dict(zip(groups, [0, *accumulate(sizes[group] for group in groups)], strict=False))
-    rows = [before[group] + index - first_rows[group] for group, index in zip(group_of, indices, strict=True)]
-    taken: list[dict[str, Any]] = table.take(pa.array(rows, pa.int64())).to_pylist()
-    return taken
-
-
-class ColumnReader:
-    """Runs of rows of a table; its description, which grows with the number of shards, is read once.
-
-    Args:
-        path: a table made by `concatenate`, which has one row group per shard.
-
-    Attributes:
-        num_rows: of the table.
-
-    Raises:
-        IntegrityError: the file is missing or not Parquet.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._named_errors():
-            self._file = pq.ParquetFile(path)
-            metadata = self._file.metadata
-            sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-            self._first_rows = [0, *accumulate(sizes)]
-        self.num_rows = self._first_rows[-1]
-
-    def read(self, columns: list[str], start: int, stop: int) -> dict[str, list[Any]]:
-        """Rows start..stop-1, one list per column; only the row groups that hold them are read.
-
-        Raises:
-            IntegrityError: the file is damaged or too short.
-        """
-        if not 0 <= start <= stop <= self.num_rows:
-            raise IntegrityError(f"{self._path}: has {self.num_rows} rows, rows up to {stop} were asked for: damaged?")
-        first = bisect_right(self._first_rows, start) - 1
-        groups = range(first, bisect_right(self._first_rows, stop - 1)) if start < stop else range(0)
-        with self._named_errors():
-            table = self._file.read_row_groups(list(groups), columns=columns)
-        table = table.slice(start - self._first_rows[first], stop - start)
-        return {name: table[name].to_pylist() for name in columns}
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowException) as error:
-            raise IntegrityError(f"{self._path}: cannot be read as Parquet: {error}") from error
-
-
-def count_values(path: Path, column: str) -> Counter[Any]:
-    """How often each value of a column occurs, in order of first appearance; no row becomes a Python object.
-
-    Raises:
-        IntegrityError: the file is missing or not Parquet.
-    """
-    counts = _read(path, [column])[column].value_counts()
-    return Counter({entry["values"].as_py(): entry["counts"].as_py() for entry in counts})
-
-
-def _read(path: Path, columns: list[str] | None) -> Any:
-    try:
-        return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
 def printable(path: str) -> str:

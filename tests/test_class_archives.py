@@ -17,7 +17,7 @@ import pytest
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert

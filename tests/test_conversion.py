@@ -17,11 +17,12 @@ from lmdali.pipeline.decode import decode_source, decode_stored, encode_jpeg
 from lmdali.pipeline.eigenbasis import Moments, load_moments
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.perceptual_hash import HASH_KIND, picture_hash
 from lmdali.pipeline.records import record_crc
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, make_shard, shard_jobs
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 from lmdali.tools.sources import open_source
@@ -184,6 +185,28 @@ def test_oddities_of_the_sources_are_kept(jpeg_dataset: Path) -> None:
     assert rows["apple/000.jpg"] == ""
     assert rows["apple/003.jpg"] == "gray"
     assert rows["apple/005.png"] == "not_jpeg"
+
+
+def test_odd_sides_and_blank_pictures_are_named_and_pictures_hashed(tmp_path: Path, make_dataset: Any) -> None:
+    random = np.random.default_rng(3)
+    (tmp_path / "source/x").mkdir(parents=True)
+    sides = {"plain": (64, 256), "small": (63, 100), "wide": (70, 281), "blank": (80, 80)}
+    for name, side in sides.items():
+        pixels = random.integers(0, 256, (*side, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"source/x/{name}.png"), pixels // 255 if name == "blank" else pixels)
+    out = make_dataset(tmp_path / "source", tmp_path / "out", size=64)
+    rows = read_rows(out / "records.parquet")
+    assert {Path(row["source"]).stem: row["oddities"] for row in rows} == {
+        "plain": "not_jpeg",
+        "small": "not_jpeg,upscaled",
+        "wide": "not_jpeg,extreme_aspect",
+        "blank": "not_jpeg,blank",
+    }
+    reader = ShardReader(out, load_manifest(out))
+    for row in rows:
+        assert row["phash"] == reader.read(row["index"], lambda record: picture_hash(decode_stored(record.data, 64)))
+    reader.close()
+    assert reader.manifest.recipe["perceptual_hash"] == HASH_KIND
 
 
 @pytest.mark.parametrize("fixture", ["jpeg_dataset", "raw_dataset"])

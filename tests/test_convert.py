@@ -19,7 +19,7 @@ import pytest
 
 from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.sources import open_source
@@ -254,6 +254,23 @@ def test_signals_end_a_run_cleanly_and_it_can_be_resumed(
     if number == signal.SIGTERM:  # once is enough
         assert lmdali(many, tmp_path / "fresh", *MANY, "--quiet").returncode == 0
         assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+def test_signals_at_any_time_leave_no_process_and_nothing_that_cannot_be_resumed(tmp_path: Path, many: Path) -> None:
+    dice, out = random.Random(11), tmp_path / "out"
+    for _ in range(int(os.environ.get("LMDALI_SIGNALS", "2"))):
+        process = started(many, out, *MANY, *(["--resume"] if out.exists() else []))
+        time.sleep(dice.uniform(0.2, 2.5))
+        number = dice.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL))
+        os.killpg(process.pid, number)
+        process.communicate(timeout=30)
+        assert process.returncode in (0, 130, 143, -number)
+        wait_until(lambda: not session_of(process), 5)  # noqa: B023
+        if (out / "manifest.json").exists():
+            shutil.rmtree(out)
+    assert lmdali(many, out, *MANY, "--resume", "--quiet").returncode == 0
+    manifest = load_manifest(out)
+    assert manifest.num_records + manifest.num_rejected == len([path for path in many.rglob("*") if path.is_file()])
 
 
 def test_a_run_killed_outright_at_any_time_is_resumed_to_the_same_bytes(

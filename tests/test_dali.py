@@ -6,10 +6,11 @@ import ctypes
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -104,6 +105,36 @@ def test_a_raw_record_of_another_size_is_named(small_raw_dataset: Path, tmp_path
         pytest.raises(RecordError, match=rf"{path}: record \d+, key \d+_.*not the 48 x 48 pixels"),
     ):
         list(loader)
+
+
+def test_kept_jpegs_of_any_sampling_arrive_as_their_stored_pixels(
+    tmp_path: Path, make_dataset: Callable[..., Path]
+) -> None:
+    """Files that others encoded: DALI and the CPU loader, which has no compiled path for most of them, agree."""
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    for number, sampling in enumerate(("444", "422", "440", "420") * 2):
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+        option = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}")]
+        assert cv2.imwrite(str(tmp_path / f"source/a/{number}.jpg"), cv2.resize(coarse, (64, 64)), option)
+    dataset = make_dataset(tmp_path / "source", tmp_path / "out", size=64, reuse_jpeg=True)
+    reader = ShardReader(dataset, load_manifest(dataset))
+    stored = np.stack([reader.read(row, lambda record: decode_stored(record.data, 64).copy()) for row in range(8)])
+    kept = {reader.read(row, lambda record: bytes(record.data)) for row in range(8)}
+    assert kept == {path.read_bytes() for path in (tmp_path / "source/a").iterdir()}
+    augment = AugmentConfig(crop="center", crop_size=48, flip=False, normalize="none", lighting="none")
+    for backend in ("cpu", "dali"):
+        config = LoaderConfig(
+            dataset=dataset,
+            batch_size=8,
+            order="sequential",
+            backend=backend,
+            augment=augment,
+            dtype="uint8",
+            layout="NHWC",
+        )
+        with create_loader(config) as loader:
+            (batch,) = loader
+        assert np.array_equal(batch.images.numpy(), stored[:, 8:56, 8:56]), backend
 
 
 def test_delivered_batches_outlive_their_loader(small_jpeg_dataset: Path) -> None:

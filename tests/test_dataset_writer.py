@@ -22,7 +22,8 @@ from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY
 from lmdali.pipeline.records import record_key
 from lmdali.pipeline.shard_output import ShardContent
-from lmdali.pipeline.tables import RecordRow, RejectRow, read_rows
+from lmdali.pipeline.table_reader import read_rows
+from lmdali.pipeline.tables import RecordRow, RejectRow
 
 PLAN = DatasetPlan(
     image_size=4,
@@ -47,7 +48,7 @@ def fill(writer: DatasetWriter, name: str, first: int, count: int) -> None:
             shard.put(position, f"{position}.jpg", b"data%d" % position, label=position % 3, height=4, width=4)
             content.moments.add_image(np.full((4, 4, 3), position, np.uint8))
             key, row = record_key(position, f"{position}.jpg").decode(), len(content.records)
-            content.records.append(RecordRow(position, name, row, key, position % 3, "", 1, "", 9, 9, "", 5, 0))
+            content.records.append(RecordRow(position, name, row, key, position % 3, "", 1, "", 9, 9, "", 5, 0, 0))
         writer.finish_shard(name, shard, content)
 
 

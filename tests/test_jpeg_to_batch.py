@@ -10,7 +10,7 @@ import torch
 
 from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
 from lmdali.pipeline.augment import draw_params
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 
 
 def test_a_batch_is_what_opencv_and_numpy_make_of_the_files(photo_folder: Path, raw_dataset: Path) -> None:

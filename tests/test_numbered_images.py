@@ -16,7 +16,7 @@ import pytest
 
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools.class_table import read_class_table
 from lmdali.tools.sources import Source, open_source
 

@@ -181,5 +181,5 @@ def test_the_model_finds_the_fault_where_nothing_is_synced(
     shutil.rmtree(out)
     cuts = PowerCuts(server, made, tmp_path / "log", 2000)
     cuts.operations = [operation for operation in cuts.operations if operation.kind != "s"]
-    with pytest.raises(AssertionError, match="not what it names|not whole"):
+    with pytest.raises(AssertionError, match=r"not what it names|not whole"):
         cuts.replay(before, resume_share=0)

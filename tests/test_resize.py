@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmdali.pipeline.errors import ConfigError
-from lmdali.tools.resize import ResizeRecipe, resize_and_crop, scaled_sides
+from lmdali.tools.resize import ResizeRecipe, geometry_oddities, resize_and_crop, scaled_sides
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -150,3 +150,18 @@ def test_the_recipe_is_json_and_refuses_what_cannot_work() -> None:
     for wrong in ({"size": 0}, {"size": 5000}, {"down": "lanczos"}, {"crop": "random"}, {"max_resized_side": 512}):
         with pytest.raises(ConfigError):
             ResizeRecipe(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "names"),
+    [
+        (256, 1024, ()),
+        (256, 1025, ("extreme_aspect",)),
+        (1025, 256, ("extreme_aspect",)),
+        (255, 255, ("upscaled",)),
+        (300, 255, ("upscaled",)),
+        (1, 5, ("upscaled", "extreme_aspect")),
+    ],
+)
+def test_odd_sides_are_named(height: int, width: int, names: tuple[str, ...]) -> None:
+    assert geometry_oddities(height, width, 256) == names

@@ -17,7 +17,7 @@ from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import LmdaliError, StorageError
 from lmdali.pipeline.manifest import REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import Rejection, SourceRejected
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, make_shard, shard_jobs
 from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.source_entries import SourceEntry

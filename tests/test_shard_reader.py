@@ -27,7 +27,7 @@ from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 
 Kept = tuple[bytes, int]
 

@@ -10,17 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.tables import (
+from lmdali.pipeline.table_reader import (
     ColumnReader,
-    RecordRow,
-    RejectRow,
-    concatenate,
     count_values,
-    printable,
+    has_column,
+    read_codes,
+    read_integers,
     read_rows,
     take_rows,
-    write_rows,
 )
+from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, printable, write_rows
 
 RECORD = RecordRow(
     position=0,
@@ -36,6 +35,7 @@ RECORD = RecordRow(
     oddities="gray,cmyk",
     stored_bytes=21_000,
     crc32c=0xE3069283,
+    phash=-(2**63),
 )
 REJECT = RejectRow(
     position=4, label=1, source="x.jpg", reason="truncated", detail="cut", source_bytes=-1, source_sha256=""
@@ -56,6 +56,22 @@ def test_values_are_counted_in_order_of_first_appearance(tmp_path: Path) -> None
     assert count_values(tmp_path / "none", "reason") == {}
     with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
         count_values(tmp_path / "missing", "label")
+
+
+def test_columns_come_as_arrays_and_equal_texts_get_equal_numbers(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a", RecordRow, [replace(RECORD, source=text, phash=n) for n, text in enumerate("xyx", -1)])
+    write_rows(tmp_path / "b", RecordRow, [replace(RECORD, source=text) for text in "zy"])
+    write_rows(tmp_path / "none", RecordRow, [])
+    known: dict[str, int] = {}
+    assert read_codes(tmp_path / "a", "source", known).tolist() == [0, 1, 0]
+    assert read_codes(tmp_path / "b", "source", known).tolist() == [2, 1]
+    assert read_codes(tmp_path / "none", "source", known).tolist() == []
+    assert read_integers(tmp_path / "a", "phash").tolist() == [-1, 0, 1]
+    assert has_column(tmp_path / "a", "phash") and not has_column(tmp_path / "a", "index")
+    with pytest.raises(IntegrityError, match="has no column 'index'"):
+        read_integers(tmp_path / "a", "index")
+    with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
+        has_column(tmp_path / "missing", "phash")
 
 
 def test_parts_are_joined_in_order_with_a_running_number(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import file_sha256, write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.pipeline.shard_reader import ShardReader
-from lmdali.pipeline.tables import read_rows
+from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools import dataset_check
 from lmdali.tools.dataset_check import verify_dataset
 

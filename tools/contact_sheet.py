@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.files import storage_errors, write_atomic
+
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 MARGIN, GAP, ROW_GAP = 36, 16, 20
 SMALLEST_TILE = 112
@@ -74,6 +80,29 @@ def draw_sheet(tiles: Sequence[Tile], *, columns: int, title: str, detail: str) 
         pen.write(tile.caption, x, y + side + 20, _CAPTION_SIZE, _BLACK, side)
         pen.write(tile.note, x, y + side + 38, _NOTE_SIZE, _GRAY, side)
     return sheet
+
+
+def check_suffix(out: Path) -> None:
+    """Refuse a name that no picture can be saved under, before the work is done.
+
+    Raises:
+        ConfigError: its suffix names no format that is known.
+    """
+    if out.suffix.lower() not in _SUFFIXES:
+        raise ConfigError(f"{out}: a picture's name ends in {', '.join(_SUFFIXES)}")
+
+
+def save_sheet(sheet: Pixels, out: Path) -> None:
+    """Write a sheet as a picture file; its suffix names the format, missing folders are made.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    done, encoded = cv2.imencode(out.suffix.lower(), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert done
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, encoded.tobytes())
 
 
 class Pen:

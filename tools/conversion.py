@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
@@ -29,20 +29,25 @@ from lmdali.pipeline.decode import (
 )
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.perceptual_hash import BLANK_SPREAD, HASH_KIND, picture_hash
 from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_output import ShardContent, ShardOutput
 from lmdali.pipeline.shard_writer import ShardWriter
+from lmdali.pipeline.storable_jpeg import is_storable
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.antialiased_resize import torch_version
-from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
-from lmdali.tools.source_entries import SourceEntry
+from lmdali.tools.resize import FilterName, ResizeRecipe, geometry_oddities, resize_and_crop
+from lmdali.tools.source_entries import SourceEntry, own_name
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
 
 _MIN_SHARD_SOURCES = 64
 _MIN_SHARDS = 64
 """A small set is cut finer than `shard_bytes` asks, so that every worker has something to do until the end."""
+
+_BUFFER_BYTES = 24_000_000
+"""Room for a picture of 8 megapixels, larger than nearly all."""
 
 # Bytes per pixel of 4:2:0 JPEGs of ImageNet photographs at 256x256, measured on 360 of them (docs/format.md).
 _QUALITY_POINTS = (0, 50, 75, 85, 90, 95, 100)
@@ -62,6 +67,7 @@ class ConvertConfig:
         shard_bytes: size to aim at for a shard.
         seed: of the permutation that spreads the sources over the shards.
         max_bad: share of sources that may be rejected before the exit code says no.
+        reuse_jpeg: store a source that already is a baseline JPEG of this size as it is, byte for byte.
     """
 
     size: int = 256
@@ -72,6 +78,7 @@ class ConvertConfig:
     shard_bytes: int = 256_000_000
     seed: int = 0
     max_bad: float = 0.01
+    reuse_jpeg: bool = False
 
     def __post_init__(self) -> None:
         self.resize()
@@ -86,6 +93,8 @@ class ConvertConfig:
             raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError(f"max_bad is a share of all sources, 0..1; found {self.max_bad}")
+        if self.reuse_jpeg and self.encoding != "jpeg":
+            raise ConfigError(f"reuse_jpeg keeps JPEG files, the encoding is {self.encoding!r}: leave one of them out")
 
     @property
     def record_bytes(self) -> int:
@@ -100,15 +109,18 @@ class ConvertConfig:
     def recipe(self) -> dict[str, Any]:
         """What decides the stored pixels, for the manifest."""
         resizer = {"resizer": f"torch {torch_version()}"} if self.filter == "bicubic" else {}
-        return {
+        recipe = {
             "resize": asdict(self.resize()),
             **resizer,
             "orientation": self.orientation,
             "quality": self.quality if self.encoding == "jpeg" else None,
             "chroma_subsampling": "4:2:0" if self.encoding == "jpeg" else None,
             "seed": self.seed,
+            "perceptual_hash": HASH_KIND,
             "decoder": f"opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}",
         }
+        # Only where it is used: a dataset made without it keeps the digest that it had before this option was there.
+        return recipe | {"reuse_jpeg": True} if self.reuse_jpeg else recipe
 
 
 def make_plan(source: Source, config: ConvertConfig) -> DatasetPlan:
@@ -179,14 +191,24 @@ def jobs_of(
         yield ShardJob(writer, config, source.reader, entries, name, first)
 
 
-def convert_image(data: bytes, path: str, config: ConvertConfig) -> tuple[bytes, Pixels, DecodedSource]:
+def convert_image(
+    data: bytes, path: str | None, config: ConvertConfig, buffer: Pixels | None = None
+) -> tuple[bytes, Pixels, DecodedSource]:
     """Source bytes -> (stored image file, its pixels decoded back, what was decoded).
+
+    Args:
+        data: a whole source file.
+        path: its name, for the oddity `misnamed`; None where it has none.
+        config: how.
+        buffer: memory for the decoded source, see `decode_source`.
 
     Raises:
         SourceRejected: with the reason.
         MemoryError: there is not enough of it.
     """
-    source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path)
+    source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path, buffer=buffer)
+    if config.reuse_jpeg and "damaged" not in source.oddities and is_storable(data, config.size):
+        return data, source.pixels, replace(source, oddities=(*source.oddities, "kept"))
     pixels = resize_and_crop(source.pixels, config.resize())
     stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
     return stored, decode_stored(stored, config.size), source
@@ -203,13 +225,15 @@ def make_shard(job: ShardJob, guard: Guard = nullcontext) -> None:
         StorageError: the disk refused; nothing of the shard is left.
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
+    # Fresh memory for every picture would cost a page fault for each 4 kB of it.
+    buffer = np.empty(_BUFFER_BYTES, np.uint8)
     with job.writer.open_shard(job.name, job.first_position, len(job.entries)) as shard:
         for offset, entry in enumerate(job.entries):
             position = job.first_position + offset
             if position in job.set_aside:
                 content.rejects.append(job.set_aside[position])
             else:
-                _store(job, position, entry, guard, shard, content)
+                _store(job, position, entry, guard, shard, content, buffer)
         job.writer.finish_shard(job.name, shard, content)
 
 
@@ -229,19 +253,25 @@ def reject_row(
 
 
 def _store(
-    job: ShardJob, position: int, entry: SourceEntry, guard: Guard, shard: ShardWriter, content: ShardContent
+    job: ShardJob,
+    position: int,
+    entry: SourceEntry,
+    guard: Guard,
+    shard: ShardWriter,
+    content: ShardContent,
+    buffer: Pixels,
 ) -> None:
     data: bytes | None = None
     try:
         with guard(position):
             data = job.reader.read(entry)
-            stored, pixels, source = convert_image(data, entry.path, job.config)
+            stored, pixels, source = convert_image(data, own_name(entry), job.config, buffer)
     except SourceRejected as rejected:
         known = () if data is None else (len(data), hashlib.sha256(data).hexdigest())
         content.rejects.append(reject_row(position, entry, rejected, *known))
         return
     shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
-    content.moments.add_image(pixels)
+    spread = content.moments.add_image(pixels)
     content.records.append(
         RecordRow(
             position=position,
@@ -254,8 +284,15 @@ def _store(
             source_sha256=hashlib.sha256(data).hexdigest(),
             source_width=source.width,
             source_height=source.height,
-            oddities=",".join(source.oddities),
+            oddities=",".join(_oddities(source, job.config.size, spread)),
             stored_bytes=len(stored),
             crc32c=record_crc(stored, entry.label),
+            phash=picture_hash(pixels),
         )
     )
+
+
+def _oddities(source: DecodedSource, size: int, spread: float) -> tuple[str, ...]:
+    """What is unusual about the file, its sides, and the stored pixels."""
+    blank = ("blank",) if spread < BLANK_SPREAD else ()
+    return source.oddities + geometry_oddities(source.height, source.width, size) + blank

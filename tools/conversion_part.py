@@ -10,7 +10,7 @@ from time import perf_counter
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.manifest import ShardInfo, load_manifest
-from lmdali.pipeline.tables import count_values
+from lmdali.pipeline.table_reader import count_values
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.conversion_run import check_room
 from lmdali.tools.executors import ShardExecutor, make_executor

@@ -8,13 +8,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from lmdali.pipeline.files import free_bytes
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.sampler import EpochOrder
-from lmdali.pipeline.tables import count_values
+from lmdali.pipeline.table_reader import count_values
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
+from lmdali.tools.source_entries import own_name
 from lmdali.tools.sources import Source
 
 _DRY_RUN_SAMPLES = 200
@@ -57,10 +60,7 @@ class ConvertSummary:
 def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSummary:
     """Count what a finished dataset holds, from its own tables."""
     manifest = load_manifest(directory)
-    oddities: Counter[str] = Counter()
-    for names, count in count_values(directory / RECORDS_FILE, "oddities").items():
-        for name in filter(None, names.split(",")):
-            oddities[name] += count
+    oddities = count_oddities(directory)
     rejected = count_values(directory / REJECTS_FILE, "reason")
     return ConvertSummary(
         num_stored=manifest.num_records,
@@ -76,6 +76,15 @@ def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSu
     )
 
 
+def count_oddities(directory: Path) -> Counter[str]:
+    """How many records of a dataset came from sources that were unusual, by name; one may count for several."""
+    oddities: Counter[str] = Counter()
+    for names, count in count_values(directory / RECORDS_FILE, "oddities").items():
+        for name in filter(None, names.split(",")):
+            oddities[name] += count
+    return oddities
+
+
 def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> dict[str, Any]:
     """What a conversion would take, from a sample spread over the source: shards, bytes, seconds, room on the disk."""
     plan = make_plan(source, config)
@@ -83,10 +92,11 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     order = EpochOrder(total, config.seed, 0, shuffle=True)
     stored_bytes, rejected = [], Counter[str]()
     start = perf_counter()
-    for index in order.indices(0, min(total, _DRY_RUN_SAMPLES)):
+    # In the source's own order, so that a sample of rows reads no row group twice.
+    for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):
         entry = source.entries[int(index)]
         try:
-            stored_bytes.append(len(convert_image(source.read(entry), entry.path, config)[0]))
+            stored_bytes.append(len(convert_image(source.read(entry), own_name(entry), config)[0]))
         except SourceRejected as error:
             rejected[str(error.reason)] += 1
     seconds = perf_counter() - start
@@ -108,11 +118,22 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     }
 
 
-def report_summary(summary: ConvertSummary, source: Source, out: Path, *, as_json: bool) -> None:
-    """Show what a conversion did, on stdout."""
+def report_summary(
+    summary: ConvertSummary, source: Source, out: Path, *, duplicates: dict[str, Any] | None = None, as_json: bool
+) -> None:
+    """Show what a conversion did, on stdout.
+
+    Args:
+        summary: of the conversion.
+        source: what was converted.
+        out: the dataset.
+        duplicates: from `duplicate_facts`, where they were looked for.
+        as_json: one document instead of a table.
+    """
     if as_json:
         rate = summary.images_per_second
-        print_json({**asdict(summary), "images_per_second": rate, "source": source.kind, "out": str(out)})
+        document = {**asdict(summary), "images_per_second": rate, "source": source.kind, "out": str(out)}
+        print_json(document if duplicates is None else document | {"duplicates": duplicates})
         return
     pairs: list[tuple[str, object]] = [
         ("source", source.describe()),
@@ -126,6 +147,10 @@ def report_summary(summary: ConvertSummary, source: Source, out: Path, *, as_jso
     ]
     if summary.resumed_shards:
         pairs.insert(2, ("resumed", f"{summary.resumed_shards} shards were there already"))
+    if duplicates is not None:
+        kinds = _counts({kind: count for kind, count in duplicates["pairs"].items() if count})
+        found = f"{duplicates['groups']} groups of {duplicates['records']} records ({kinds}): see `lmdali audit {out}`"
+        pairs.insert(-1, ("duplicates", found if kinds else "none"))
     print_pairs(str(out), pairs)
 
 

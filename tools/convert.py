@@ -11,8 +11,9 @@ import click
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_plan import Part
-from lmdali.pipeline.errors import ThresholdError
+from lmdali.pipeline.errors import ConfigError, ThresholdError
 from lmdali.pipeline.manifest import REJECTS_FILE
+from lmdali.tools.audit_report import duplicate_facts
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_part import convert_part, report_part
@@ -66,6 +67,12 @@ _LIMITS = WorkerLimits()
     show_default=True,
     help="Share of rejected sources above which the exit code is 9.",
 )
+@click.option(
+    "--reuse-jpeg",
+    is_flag=True,
+    default=_DEFAULTS.reuse_jpeg,
+    help="Store a baseline JPEG that is SIZE x SIZE already as it is, byte for byte.",
+)
 @click.option("-j", "--workers", type=click.IntRange(1), help="Processes.  [default: every usable CPU]")
 @click.option(
     "--executor",
@@ -89,6 +96,7 @@ _LIMITS = WorkerLimits()
     help="MB a worker may allocate; an image that needs more is rejected. For --executor local.",
 )
 @click.option("--part", metavar="I/N", help="Only every N-th shard, from the I-th on; `lmdali merge` joins the parts.")
+@click.option("--check-duplicates", is_flag=True, help="Also report duplicates within the dataset; see `lmdali audit`.")
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing.")
@@ -105,6 +113,7 @@ def command(
     time_limit: float,
     memory_limit: int,
     part: str | None,
+    check_duplicates: bool,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -114,9 +123,10 @@ def command(
 ) -> None:
     """Convert SOURCE into a dataset of LMDB shards in the directory OUT.
 
-    SOURCE is a folder with one folder per class, a list file, or archives as they come: those of ILSVRC2010 and 2012,
-    or WebDataset shards. Each image is decoded to RGB, resized so that its shorter side is SIZE, cut to the central
-    square, and stored; what cannot be decoded goes to rejects.parquet. SOURCE is never written to.
+    SOURCE is a folder with one folder per class, a list file, archives as they come (those of ILSVRC2010 and 2012,
+    WebDataset shards), Parquet files as on the Hugging Face Hub, or a Caffe LMDB. Each image is decoded to RGB, resized
+    so that its shorter side is SIZE, cut to the central square, and stored; what cannot be decoded goes to
+    rejects.parquet. SOURCE is never written to.
 
     With --part 2/8 on one of eight machines, each makes its share of the shards, in one OUT on a disk that all of them
     see or each in its own; `lmdali merge` then makes the dataset of them. All need the same SOURCE and options.
@@ -125,6 +135,8 @@ def command(
     limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit)
     executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     chosen_part = Part.parse(part) if part else None
+    if chosen_part is not None and check_duplicates:
+        raise ConfigError("--check-duplicates needs the whole dataset: run `lmdali audit` after `lmdali merge`")
     names = read_class_names(classes) if classes else None
     opened = open_source(source, source_format, classes=names, **options)
     if not quiet and sys.stderr.isatty():
@@ -146,7 +158,8 @@ def command(
         report_part(made, opened, out, as_json=as_json)
         _check_rejects(made.num_rejected, made.num_stored, config.max_bad, "see the table that merging writes")
         return
-    report_summary(summary, opened, out, as_json=as_json)
+    duplicates = duplicate_facts(out, workers=workers, quiet=quiet) if check_duplicates else None
+    report_summary(summary, opened, out, duplicates=duplicates, as_json=as_json)
     _check_rejects(
         summary.num_rejected,
         summary.num_stored,

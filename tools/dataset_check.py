@@ -25,7 +25,7 @@ from lmdali.pipeline.shard_check import check_data_file
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_walk import iterate_values, kept_offsets_fit
-from lmdali.pipeline.tables import ColumnReader, take_rows
+from lmdali.pipeline.table_reader import ColumnReader, take_rows
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.side_files import checked_figures, damaged_tables, manifest_problems, statistics_problems
 

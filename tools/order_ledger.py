@@ -14,7 +14,7 @@ from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex, load_manifest
 from lmdali.pipeline.order_digest import digest_text, epoch_digest
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shuffle_quality import ideal_quality, shuffle_quality
-from lmdali.pipeline.tables import take_rows
+from lmdali.pipeline.table_reader import take_rows
 
 MAX_EPOCH, MAX_SEED = 2**32 - 1, 2**64 - 1
 

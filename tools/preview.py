@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,13 +14,10 @@ from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, Pixe
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.files import storage_errors, write_atomic
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
-from lmdali.tools.contact_sheet import Tile, draw_sheet
+from lmdali.tools.contact_sheet import Tile, check_suffix, draw_sheet, save_sheet
 from lmdali.tools.report_table import print_json
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def draw_preview(
         detail=f"{manifest.num_records:,} records, digest {manifest.digest[:12]}    augment {augment}    "
         f"seed {seed}    epoch {epoch}",
     )
-    _save(sheet, out)
+    save_sheet(sheet, out)
     return PreviewSummary(out, sheet.shape[1], sheet.shape[0], tuple(batch.indices.tolist()))
 
 
@@ -114,8 +110,7 @@ def _check(out: Path, augment: str, rows: int, columns: int) -> None:
         raise ConfigError(f"augment must be one of {', '.join(AUGMENTS)}; found {augment!r}")
     if rows < 1 or columns < 1:
         raise ConfigError(f"a sheet needs at least one row and column, found {rows} x {columns}")
-    if out.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"{out}: a picture's name ends in {', '.join(_SUFFIXES)}")
+    check_suffix(out)
 
 
 def _load(dataset: Path, augment: AugmentConfig, count: int, seed: int, epoch: int) -> Batch:
@@ -144,14 +139,6 @@ def readable_class(name: str) -> str:
     """The first of several names of a class, without underscores."""
     first = name.split(",")[0].replace("_", " ").strip()
     return first or name
-
-
-def _save(sheet: NDArray[np.uint8], out: Path) -> None:
-    done, encoded = cv2.imencode(out.suffix.lower(), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    assert done
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, encoded.tobytes())
 
 
 @click.command("preview")

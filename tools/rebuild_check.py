@@ -12,7 +12,7 @@ from lmdali.pipeline.dataset_plan import differences
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, Manifest, RecordIndex, ShardInfo
 from lmdali.pipeline.shard_output import ShardOutput
-from lmdali.pipeline.tables import ColumnReader, read_rows
+from lmdali.pipeline.table_reader import ColumnReader, read_rows
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.sources import Source
 

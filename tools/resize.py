@@ -28,6 +28,10 @@ FILTERS: tuple[FilterName, ...] = get_args(FilterName)
 
 _OPENCV_FILTERS = {"area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
 
+EXTREME_ASPECT = 4
+"""Where the longer side is more than this many times the shorter, the central square shows less than a quarter of the
+picture: its subject is likely outside. Panoramas, banners and strips of film are beyond it, photographs are not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeRecipe:
@@ -109,6 +113,17 @@ def resize_and_crop(pixels: Pixels, recipe: ResizeRecipe | None = None) -> Pixel
         pixels = cv2.resize(pixels, (new_width, new_height), interpolation=interpolation).astype(np.uint8, copy=False)
     top, left = (new_height - size) // 2, (new_width - size) // 2
     return np.array(pixels[top : top + size, left : left + size], order="C")
+
+
+def geometry_oddities(height: int, width: int, size: int) -> tuple[str, ...]:
+    """Names of what is unusual about a picture's sides, given those of the stored square.
+
+    "upscaled": the shorter side is below `size`, so the stored pixels are interpolated. "extreme_aspect": the longer
+    side is more than `EXTREME_ASPECT` times the shorter.
+    """
+    shorter, longer = sorted((height, width))
+    names = {"upscaled": shorter < size, "extreme_aspect": longer > EXTREME_ASPECT * shorter}
+    return tuple(name for name, holds in names.items() if holds)
 
 
 def scaled_sides(height: int, width: int, size: int) -> tuple[int, int]:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lmdali.pipeline.errors import InputError
+from lmdali.tools.caffe_lmdb import looks_like_lmdb
 from lmdali.tools.class_archives import CLASS_ARCHIVE
 from lmdali.tools.class_folders import is_hidden, listed
 from lmdali.tools.numbered_images import NUMBERED_IMAGE
+from lmdali.tools.parquet_files import looks_like_parquet
 from lmdali.tools.source_entries import Ignored
 from lmdali.tools.tar_scan import open_tar, refuse_compressed, walk_tar
 
-SourceFormat = Literal["auto", "folder", "list", "ilsvrc-train", "ilsvrc-val", "webdataset"]
+SourceFormat = Literal["auto", "folder", "list", "ilsvrc-train", "ilsvrc-val", "webdataset", "parquet", "caffe-lmdb"]
 SOURCE_FORMATS: tuple[SourceFormat, ...] = get_args(SourceFormat)
 
 _HEAD_BYTES = 4096
@@ -41,10 +43,14 @@ def detect_format(path: Path) -> SourceFormat:
     Raises:
         InputError: like nothing that can be converted; says what it looks like and what there is.
     """
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{str(path)!r}: neither a folder nor a regular file: {_expected()}")
+    if looks_like_lmdb(path):
+        return "caffe-lmdb"
+    if looks_like_parquet(path):
+        return "parquet"
     if path.is_dir():
         return _folder_format(path)
-    if not path.is_file():
-        raise InputError(f"{str(path)!r}: neither a folder nor a regular file: {_expected()}")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

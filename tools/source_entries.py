@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,12 @@ class SourceEntry(NamedTuple):
     file: int = -1
     offset: int = 0
     num_bytes: int = 0
+
+
+def own_name(entry: SourceEntry) -> str | None:
+    """The name of an entry's image file; None for a record or row whose path does not end as a file's name does."""
+    is_named = entry.file < 0 or re.search(r"\.[A-Za-z]{2,5}$", entry.path)
+    return entry.path if is_named else None
 
 
 class EntryTable(Sequence[SourceEntry]):

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools.caffe_lmdb import scan_lmdb
 from lmdali.tools.class_archives import scan_class_archives
 from lmdali.tools.class_folders import scan_class_folders
 from lmdali.tools.class_names import check_class_names, refuse_missing_classes
@@ -28,6 +29,7 @@ from lmdali.tools.file_reader import FileReader
 from lmdali.tools.half_split import Half, take_half
 from lmdali.tools.list_file import scan_list_file
 from lmdali.tools.numbered_images import LabelFiles, scan_numbered_images
+from lmdali.tools.parquet_scan import scan_parquet
 from lmdali.tools.source_detection import SOURCE_FORMATS, SourceFormat, detect_format
 from lmdali.tools.source_entries import Ignored, Scan, SourceEntry
 from lmdali.tools.webdataset import scan_webdataset
@@ -37,6 +39,9 @@ _KINDS_OF_OPTION = {
     "devkit": ("ilsvrc-val",),
     "ground_truth": ("ilsvrc-val",),
     "patch": ("ilsvrc-train", "ilsvrc-val"),
+    "split": ("parquet",),
+    "image_column": ("parquet",),
+    "label_column": ("parquet",),
 }
 """Which kinds of source know an option; the others belong to all, or do no harm."""
 
@@ -124,6 +129,9 @@ class SourceOptions:
         devkit: for ilsvrc-val: the development kit; default: the one beside the images.
         ground_truth: for ilsvrc-val: the file of class ids; default: the kit's, for test images the one beside them.
         patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
+        split: for folders of Parquet files: which of several splits.
+        image_column: for Parquet: the column of images; default: looked for.
+        label_column: for Parquet: the column of class numbers; default: looked for.
         split_half: only this half of each class (`lmdali.tools.half_split`).
     """
 
@@ -134,6 +142,9 @@ class SourceOptions:
     devkit: Path | str | None = None
     ground_truth: Path | str | None = None
     patch: Path | str | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     split_half: Half | None = None
 
 
@@ -141,7 +152,7 @@ def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any)
     """Scan a source.
 
     Args:
-        path: a folder of class folders, a list file of `path label` lines, or archives; see `SourceFormat`.
+        path: a folder of class folders, a list file of `path label` lines, archives, Parquet or a Caffe LMDB.
         format: what it is; "auto" looks (`detect_format`).
         options: fields of `SourceOptions`.
 
@@ -203,12 +214,29 @@ def _open_webdataset(path: Path, options: SourceOptions) -> Source:
     return Source("webdataset", *scan_webdataset(path, options.classes))
 
 
+def _open_parquet(path: Path, options: SourceOptions) -> Source:
+    scan, reader = scan_parquet(
+        path,
+        options.classes,
+        split=options.split,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
+    return Source("parquet", scan, reader)
+
+
+def _open_lmdb(path: Path, options: SourceOptions) -> Source:
+    return Source("caffe-lmdb", *scan_lmdb(path, options.classes))
+
+
 _OPENERS: dict[str, Callable[[Path, SourceOptions], Source]] = {
     "folder": _open_folder,
     "list": _open_list,
     "ilsvrc-train": _open_class_archives,
     "ilsvrc-val": _open_numbered_images,
     "webdataset": _open_webdataset,
+    "parquet": _open_parquet,
+    "caffe-lmdb": _open_lmdb,
 }
 
 

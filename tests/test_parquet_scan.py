@@ -1,0 +1,66 @@
+"""Several Parquet files as one source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parquet_sources import hub_table, write
+
+from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools import parquet_scan
+from lmdali.tools.source_entries import own_name
+from lmdali.tools.sources import open_source
+
+
+def test_files_follow_each_other_and_every_entry_has_a_path_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", hub_table([b"x"] * 3, [0, 1, 0], ["a.jpg", None, "a.jpg"]))
+    write(tmp_path / "train-1.parquet", hub_table([b"x"] * 2, [2, 1], ["a.jpg", "b/c"]), row_group_size=1)
+    source = open_source(tmp_path)
+    assert source.kind == "parquet"
+    assert [(e.path, e.label, e.file, e.offset) for e in source.entries] == [
+        ("train-0.parquet/a.jpg", 0, 0, 0),
+        ("train-0.parquet#1", 1, 0, 1),
+        ("train-0.parquet#2", 0, 0, 2),
+        ("train-1.parquet/a.jpg", 2, 1, 0),
+        ("train-1.parquet/b/c", 1, 1, 1),
+    ]
+    assert source.class_names == ("0", "1", "2")
+    assert source.scan.blocks == (3, 1, 1)
+    assert [own_name(e) is not None for e in source.entries] == [True, False, False, True, False]
+
+
+def test_files_that_do_not_belong_together_or_are_empty_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a/train-0.parquet", hub_table([b"x"], [0], names=("p", "q")))
+    write(tmp_path / "a/train-1.parquet", hub_table([b"x"], [0], names=("q", "p")))
+    with pytest.raises(InputError, match=r"train-1\.parquet': its class names are not those of .*train-0\.parquet'"):
+        open_source(tmp_path / "a")
+    write(tmp_path / "b/train-0.parquet", hub_table([], []))
+    with pytest.raises(InputError, match="1 Parquet files without a single row"):
+        open_source(tmp_path / "b")
+
+
+def test_a_missing_class_is_refused_and_options_of_parquet_stay_there(tmp_path: Path) -> None:
+    file = write(tmp_path / "train.parquet", hub_table([b"x"], [0], names=("p",)))
+    with pytest.raises(InputError, match=r"no image of 1 classes of the class list \('q'\)"):
+        open_source(file, classes=("p", "q"))
+    (tmp_path / "list.txt").write_text("a.jpg 0\n")
+    for name in ("split", "image_column", "label_column"):
+        with pytest.raises(ConfigError, match="belongs to sources of the kind parquet; this is taken for 'list'"):
+            open_source(tmp_path / "list.txt", **{name: "x"})  # type: ignore[arg-type]
+
+
+def crash(*arguments: object) -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_file_that_crashes_the_reader_takes_no_more_than_its_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "train.parquet", hub_table([b"x"], [0]))
+    monkeypatch.setattr(parquet_scan, "scan_table", crash)
+    with pytest.raises(InputError, match=r"train\.parquet': crashed the Parquet reader \(SIGSEGV\)"):
+        open_source(tmp_path)

@@ -1,0 +1,127 @@
+"""Calls into parsers that a hostile file can crash or hang: made in child processes with a memory and a time limit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.errors import InputError
+from lmdali.tools.process_start import children_deaf_to_signals
+from lmdali.tools.worker_limits import WorkerLimits, describe_end
+
+Result = TypeVar("Result")
+
+LIMITS = WorkerLimits(seconds=600.0, memory_mb=4_000)
+_MAX_CHILDREN = 4
+
+
+def guarded_map(
+    function: Callable[..., Result],
+    calls: Iterable[tuple[str, tuple[object, ...]]],
+    *,
+    parser: str,
+    limits: WorkerLimits = LIMITS,
+) -> Iterator[Result]:
+    """`function(*arguments)` for each call, in order; several at a time.
+
+    Args:
+        function: of a module, so that a child can import it; what it returns and raises must pickle.
+        calls: (file, arguments): the file is what the call is about, and is named in errors.
+        parser: what is called, for errors: "the Parquet reader".
+        limits: of time and memory, for each call.
+
+    Raises:
+        InputError: a child died or took too long; and whatever `function` raises.
+    """
+    waiting = list(calls)
+    children = [_Child(limits) for _ in range(max(1, min(_MAX_CHILDREN, usable_cpus(), len(waiting))))]
+    idle: SimpleQueue[_Child] = SimpleQueue()
+    for child in children:
+        idle.put(child)
+
+    def call(file: str, arguments: tuple[object, ...]) -> Result:
+        child = idle.get()
+        try:
+            result: Result = child.call(file, parser, function, arguments)
+            return result
+        finally:
+            idle.put(child)
+
+    threads = ThreadPoolExecutor(len(children))
+    try:
+        yield from threads.map(call, *zip(*waiting, strict=True)) if waiting else ()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.end()
+        threads.shutdown(wait=True)
+
+
+class _Child:
+    """One process, started when it is first needed and again after it died."""
+
+    def __init__(self, limits: WorkerLimits) -> None:
+        self._limits = limits
+        self._process: Any = None
+        self._connection: Connection | None = None
+
+    def call(self, file: str, parser: str, function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+        connection = self._connection or self._start()
+        try:
+            connection.send((function, arguments))
+            result, error = connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode
+            self.end()
+            if code == -signal.SIGALRM:
+                seconds = self._limits.seconds
+                raise InputError(
+                    f"{file!r}: {parser} did not come back within {seconds:g} s: the file is damaged, or its disk hangs"
+                ) from None
+            raise InputError(
+                f"{file!r}: crashed {parser} ({describe_end(code)}): the file is damaged: fetch it again"
+            ) from None
+        if error is not None:
+            raise error
+        return result
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._limits), daemon=True)
+        with children_deaf_to_signals():
+            self._process.start()
+        theirs.close()
+        return self._connection
+
+    def end(self) -> None:
+        """Stop the process, whatever it is doing."""
+        if self._connection is not None:
+            self._process.kill()
+            self._process.join()
+            self._connection.close()
+            self._connection = None
+
+
+def _serve(connection: Connection, limits: WorkerLimits) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a dying C++ library prints says nothing to a user
+    limits.apply()
+    with suppress(EOFError, OSError):  # the other end is gone
+        while True:
+            function, arguments = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+            try:
+                answer: tuple[Any, BaseException | None] = (function(*arguments), None)
+            except Exception as error:
+                answer = (None, error)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(answer)
