@@ -99,9 +99,7 @@ class DatasetWriter(ShardOutput):
         with hold_plan(self.directory):
             self._check_plan()
             if (self.directory / MANIFEST_FILE).exists():
-                raise InputError(
-                    f"{self.directory}: was published meanwhile: part {self.part} has nothing left to do"
-                )
+                raise InputError(f"{self.directory}: was published meanwhile: part {self.part} has nothing left to do")
             if not self._is_planned():
                 with storage_errors(self.directory):
                     self._clear_shards(kept="*lock")
