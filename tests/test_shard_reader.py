@@ -297,6 +297,20 @@ def test_memory_stays_mapped_while_it_is_looked_at(small_jpeg_dataset: Path) -> 
     assert expected[0] in located.bytes[located.starts[0] : located.stops[0]].tobytes()
 
 
+def test_what_is_mapped_is_read_on_when_its_dataset_is_replaced(
+    small_jpeg_dataset: Path, small_raw_dataset: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(small_jpeg_dataset, tmp_path / "copy"))
+    reader, expected = reader_of(copy), reader_of(small_jpeg_dataset)
+    assert reader.read(0, keep) == expected.read(0, keep)
+    shutil.rmtree(copy)
+    assert reader.read(1, keep) == expected.read(1, keep), "of the shard that was mapped before"
+    shutil.copytree(small_raw_dataset, copy)
+    assert reader.read(2, keep) == expected.read(2, keep)
+    with pytest.raises(ShardError, match="00004"):
+        reader.read(36, keep)
+
+
 def test_places_are_found_for_many_records_at_once(small_jpeg_dataset: Path) -> None:
     reader = reader_of(small_jpeg_dataset)
     order = np.random.default_rng(3).permutation(37)

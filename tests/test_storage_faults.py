@@ -270,3 +270,19 @@ def test_an_error_while_clearing_away_is_a_storage_error(
         assert "manifest.json" not in found or is_whole(found, older)
         finished(server, out, whole, overwrite=True)
         shutil.rmtree(out)
+
+
+def test_a_read_only_output_is_refused_and_stays_as_it_is(
+    server: ForkServer, out: Path, older: dict[str, bytes]
+) -> None:
+    shutil.copytree(server.root / "older", out)
+    for options in ({"resume": True}, {"overwrite": True}):
+        refused = server.run("convert", out=str(out), quality=80, action=FAIL_ON, at=1, error=errno.EROFS, **options)
+        if refused.error:
+            assert refused.error == "StorageError" and "Read-only file system" in refused.message
+        else:  # finished before, so there is nothing to do
+            assert "resume" in options and refused.answer == 0
+        assert content(out) == older
+    shutil.rmtree(out)
+    refused = server.run("convert", out=str(out), action=FAIL_ON, at=1, error=errno.EROFS)
+    assert refused.error == "StorageError" and str(out) in refused.message and not out.exists()
