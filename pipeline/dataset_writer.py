@@ -84,12 +84,10 @@ class DatasetWriter(ShardOutput):
         """Clear or check what is there, remove what dead runs left, write the plan."""
         if resume and not overwrite:
             self._check_plan()
-        # Shards without a plan or a manifest are what a run left that died while it was clearing them away.
-        if overwrite or not any(path.exists() for path in (self.directory / MANIFEST_FILE, self.staging / PLAN_FILE)):
+        if overwrite or not (self._is_planned() or (self.directory / MANIFEST_FILE).exists()):
             self._clear()
-        shards = self.directory / SHARDS_DIRECTORY
         with storage_errors(self.staging):
-            shards.mkdir(exist_ok=True)
+            (self.directory / SHARDS_DIRECTORY).mkdir(exist_ok=True)
             sync_directory(self.directory)
             clear_leftovers(self.directory)
             if not (self.directory / MANIFEST_FILE).exists():
@@ -100,11 +98,18 @@ class DatasetWriter(ShardOutput):
         """The same beside other parts that are at work: only what belongs to this part is touched."""
         with hold_plan(self.directory):
             self._check_plan()
-            if not (self.staging / PLAN_FILE).exists():
+            if not (self._is_planned() or (self.directory / MANIFEST_FILE).exists()):
+                with storage_errors(self.directory):
+                    self._clear_shards(kept="*lock")
                 write_json(self.staging / PLAN_FILE, self.plan.to_json())
         with storage_errors(self.staging):
             (self.directory / SHARDS_DIRECTORY).mkdir(exist_ok=True)
+            sync_directory(self.directory)
             self.discard([shard.name for shard in self.shards()], finished=overwrite)
+
+    def _is_planned(self) -> bool:
+        """Whether shards here can be believed; without a plan they are what a run left that died clearing them away."""
+        return (self.staging / PLAN_FILE).exists()
 
     def is_complete(self) -> bool:
         """Whether this very plan was published here before."""
@@ -234,16 +239,17 @@ class DatasetWriter(ShardOutput):
             sync_directory(self.staging)
             for name in (STATISTICS_FILE, MEAN_FILE, RECORDS_FILE, REJECTS_FILE):
                 (self.directory / name).unlink(missing_ok=True)
-            # So does what says that a shard is finished: a later --resume must not believe half of one.
-            for figures in (self.directory / SHARDS_DIRECTORY).glob(f"*/{SHARD_FILE}"):
-                figures.unlink()
-            if (self.directory / SHARDS_DIRECTORY).exists():
-                shutil.rmtree(self.directory / SHARDS_DIRECTORY)
-            for staged in self.staging.iterdir():
-                if staged.is_dir():
-                    shutil.rmtree(staged)
-                elif staged.name != LOCK_FILE:
-                    staged.unlink()
+            self._clear_shards(kept=LOCK_FILE)
+
+    def _clear_shards(self, kept: str) -> None:
+        """Remove all shards and what is staged, but for names that match `kept`."""
+        if (self.directory / SHARDS_DIRECTORY).exists():
+            shutil.rmtree(self.directory / SHARDS_DIRECTORY)
+        for staged in self.staging.iterdir():
+            if staged.is_dir():
+                shutil.rmtree(staged)
+            elif not staged.match(kept):
+                staged.unlink()
 
 
 def clear_leftovers(directory: Path) -> None:

@@ -200,6 +200,8 @@ def _gif(data: bytes) -> ImageHeader:
             position += 1 + data[position]
         position += 1
     if frames == 0:
+        if position >= len(data):
+            raise SourceRejected(Rejection.TRUNCATED, f"{len(data)} bytes end before any picture")
         raise _corrupt("a GIF without a picture")
     oddities = _flags(palette=True, alpha=transparency is not None, animated=frames > 1)
     return ImageHeader("gif", width, height, oddities=oddities, patches=(transparency,) if transparency else ())

@@ -48,7 +48,7 @@ def hold_whole(directory: Path, *, writable: bool = True) -> Iterator[None]:
         raise LockedError(f"{directory}: another run is writing here ({_holders(directory)}): wait for it or stop it")
     with lock:
         if writable:
-            _sign(lock)
+            _sign(lock, directory)
         yield
 
 
@@ -71,7 +71,7 @@ def hold_part(directory: Path, part: Part) -> Iterator[None]:
                 f"({_signature(directory, part_lock_name(part))}): wait for it or stop it"
             )
         with own:
-            _sign(own)
+            _sign(own, directory)
             # Shards of 1/3 and 1/4 overlap. Two that start at once may both give way: none does the other's work.
             others = _running(directory, [other for other in parts_seen(directory) if other.count != part.count])
             if others:
@@ -138,9 +138,9 @@ def _take(
         lock.close()
 
 
-def _sign(lock: IO[str]) -> None:
+def _sign(lock: IO[str], directory: Path) -> None:
     # Not through the file object, whose close would try again to write what a full disk refused.
-    with storage_errors(Path(lock.name)):
+    with storage_errors(directory):
         os.ftruncate(lock.fileno(), 0)
         os.write(lock.fileno(), f"pid {os.getpid()} on {socket.gethostname()}".encode())
 

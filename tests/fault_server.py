@@ -16,7 +16,8 @@ import pyarrow.dataset  # noqa: F401  # what parquet imports when it first reads
 from click.testing import CliRunner
 from fault_shim import Shim
 
-from lmdali.pipeline.dataset_writer import DatasetPlan, DatasetWriter
+from lmdali.pipeline.dataset_plan import DatasetPlan
+from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.tools.conversion import ConvertConfig, make_plan, make_shard, shard_jobs
 from lmdali.tools.pca import command as pca_command
 from lmdali.tools.sources import Source, open_source

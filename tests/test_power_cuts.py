@@ -93,7 +93,7 @@ class PowerCuts:
         assert not (wrong := wrong_shards(found, *self.made.values())), f"finished shards are not whole: {wrong}"
         for shard in finished_shards(state):
             self.with_shards += 1
-            for name in (f".staging/{shard}.{kind}" for kind in ("records", "rejects", "npy")):
+            for name in (f".staging/{shard}.{kind}" for kind in ("records", "rejects", "npy", "hashes")):
                 assert found.get(name, "missing") == now.get(name), f"{name} is not whole, its shard is finished"
 
     def resume(self, state: State) -> None:

@@ -14,6 +14,9 @@ MAX_SOURCE_BYTES = 2_000_000_000
 """More than an uncompressed 16-bit image of the pixel limit has; a disk image named .jpg must not fill the memory."""
 
 
+_CHUNK_BYTES = 1 << 20
+
+
 @dataclass(frozen=True)
 class FileReader:
     """Reads the entries of a source made of plain files. Small and picklable: send it, not the source, to workers.
@@ -54,8 +57,10 @@ class FileReader:
             raise SourceRejected(
                 Rejection.TOO_MANY_BYTES, f"{status.st_size} bytes are more than the limit of {self.max_bytes}"
             )
-        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-            return file.readall()
+        data = os.read(descriptor, status.st_size + 1)
+        # Nothing, unless the file grows meanwhile or one call may not read so much.
+        rest = list(iter(lambda: os.read(descriptor, _CHUNK_BYTES), b""))
+        return b"".join([data, *rest]) if rest else data
 
 
 def _rejection(error: OSError | ValueError, path: str) -> SourceRejected:

@@ -2,7 +2,7 @@
 
 `area`, the recipe the 2012 data were made with: the shorter side becomes `size`, the other keeps its proportion, and
 the central square is cut out: the paper's section 2, with OpenCV's area filter down and cubic filter up as the author's
-own batch maker used them (alexnet.md D1). The area filter gives the same bytes whatever the threads and instruction
+own batch maker used them. The area filter gives the same bytes whatever the threads and instruction
 set; the cubic one whatever the threads, but a build of OpenCV without vector code differs by one gray level here and
 there.
 
@@ -14,6 +14,7 @@ and half a pixel of the result.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import cv2
@@ -66,6 +67,7 @@ class ResizeRecipe:
             )
 
     @classmethod
+    @cache
     def named(cls, name: FilterName, size: int = 256) -> ResizeRecipe:
         """The recipe of a filter's name.
 
