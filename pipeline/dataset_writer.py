@@ -98,7 +98,9 @@ class DatasetWriter(ShardOutput):
         """The same beside other parts that are at work: only what belongs to this part is touched."""
         with hold_plan(self.directory):
             self._check_plan()
-            if not (self._is_planned() or (self.directory / MANIFEST_FILE).exists()):
+            if (self.directory / MANIFEST_FILE).exists():
+                raise InputError(f"{self.directory}: was published meanwhile: part {self.part} has nothing left to do")
+            if not self._is_planned():
                 with storage_errors(self.directory):
                     self._clear_shards(kept="*lock")
                 write_json(self.staging / PLAN_FILE, self.plan.to_json())

@@ -7,6 +7,7 @@ object with what was counted. `wrong` must be 0: records that were delivered and
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections import Counter
@@ -149,8 +150,9 @@ class Damage:
         self.reader.close()
         edges = {edge + near for edge in range(0, len(whole) + 1, 4096) for near in (-1, 0, 1)}
         lengths = {*edges, *range(0, len(whole), step), 2 * len(whole), len(whole) + 1} - {-1, len(whole)}
-        for length in sorted(lengths):
-            path.write_bytes((whole + whole)[:length])
+        path.write_bytes(whole + whole)
+        for length in sorted(lengths, reverse=True):
+            os.truncate(path, length)
             self.counts["lengths"] += 1
             for reader in (self.fresh(), self.reader):
                 try:

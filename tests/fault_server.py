@@ -16,9 +16,10 @@ import pyarrow.dataset  # noqa: F401  # what parquet imports when it first reads
 from click.testing import CliRunner
 from fault_shim import Shim
 
-from lmdali.pipeline.dataset_plan import DatasetPlan
+from lmdali.pipeline.dataset_plan import DatasetPlan, Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.tools.conversion import ConvertConfig, make_plan, make_shard, shard_jobs
+from lmdali.tools.part_merge import merge_parts
 from lmdali.tools.pca import command as pca_command
 from lmdali.tools.sources import Source, open_source
 
@@ -47,6 +48,20 @@ def convert(out: str, source: str, quality: int = 95, resume: bool = False, over
     return len(left)
 
 
+def parts(out: str, source: str, apart: bool) -> int:
+    """Both halves of a conversion by `--part`, in one directory or `apart`, and their merge into `out`/all."""
+    opened, config, plan = planned(source, 95)
+    merged = Path(out, "all")
+    places = [Path(out, "first"), Path(out, "second")] if apart else [merged, merged]
+    for number, place in enumerate(places, 1):
+        writer = DatasetWriter(place, plan, Part(number, len(places)))
+        if not writer.is_complete():
+            with writer.hold(resume=True, overwrite=False):
+                for job in shard_jobs(opened, config, writer):
+                    make_shard(job)
+    return merge_parts(merged, places if apart else [], workers=1, quiet=True).num_records
+
+
 def pca(out: str, source: str) -> int:
     """`lmdali pca --recompute`, which writes the statistics of a dataset again."""
     result = CliRunner().invoke(pca_command, [out, "--recompute", "--json", "--quiet"], catch_exceptions=True)
@@ -55,7 +70,7 @@ def pca(out: str, source: str) -> int:
     return 0
 
 
-WORK = {"convert": convert, "pca": pca}
+WORK = {"convert": convert, "parts": parts, "pca": pca}
 
 
 def child(request: dict[str, Any], shim: Shim, root: str, source: str, out: int) -> None:

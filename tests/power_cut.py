@@ -158,6 +158,10 @@ class Disk:
             target, new_name = self._place(second)
             assert folder is target, "a rename between folders is not in the model"
             folder.change(name, new_name, folder.current[name])
+        elif kind == "l":
+            folder, name = self._place(path)
+            target, new_name = self._place(second)
+            target.change(None, new_name, folder.current[name])
         elif kind == "s":
             self._sync(inode, path)
         else:
@@ -204,6 +208,11 @@ class Disk:
                 else:
                     found[place + name] = content(node)
         return found
+
+
+def below(state: dict[str, bytes | None], prefix: str) -> dict[str, bytes | None]:
+    """What a state has below one folder, whose name with its slash is `prefix`."""
+    return {name.removeprefix(prefix): data for name, data in state.items() if name.startswith(prefix)}
 
 
 def put_down(state: dict[str, bytes | None], root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,33 @@ def odd_source(folder: Path) -> Path:
 def content(directory: Path) -> dict[str, bytes]:
     """Every file below a directory: relative path -> bytes."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def tree(directory: Path) -> dict[str, bytes | None]:
+    """Every file and folder below a directory: relative path -> bytes, None for a folder."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
+    }
+
+
+def state_key(state: dict[str, bytes | None]) -> frozenset[tuple[str, bytes | None]]:
+    """What a later run can learn of a `tree`.
+
+    It does not read what was not yet renamed, nor who held a lock, nor what is staged for a shard until the hashes of
+    that are there.
+    """
+    return frozenset(
+        (
+            re.sub(r"\.[0-9a-f]{8}\.tmp", ".tmp", name),
+            None if ".tmp" in name or name.endswith("lock") or _is_unhashed(name, state) else data,
+        )
+        for name, data in state.items()
+    )
+
+
+def _is_unhashed(name: str, state: dict[str, bytes | None]) -> bool:
+    stem, _, suffix = name.rpartition(".")
+    return suffix in ("records", "rejects", "npy") and f"{stem}.hashes" not in state and ".staging/" in name
 
 
 def finished_shards(names: object) -> set[str]:

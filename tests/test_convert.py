@@ -277,8 +277,13 @@ def test_a_run_killed_outright_at_any_time_is_resumed_to_the_same_bytes(
     tmp_path: Path, photos: Path, whole: Path
 ) -> None:
     out, dice = tmp_path / "out", random.Random(2)
-    for round_number in range(3):
-        process = started(photos, out, *RAW, "-j1", "--resume")
+    kills, workers = int(os.environ.get("LMDALI_KILLS", "3")), os.environ.get("LMDALI_KILL_WORKERS", "1")
+    for round_number in range(kills):
+        if round_number > 2 and (out / "manifest.json").exists():
+            assert lmdali(photos, out, *RAW, "--resume", "--quiet").returncode == 0
+            assert hashes(out) == hashes(whole)
+            shutil.rmtree(out)
+        process = started(photos, out, *RAW, f"-j{workers}", "--resume")
         wait_until(lambda: (out / ".staging" / "plan.json").exists() or (out / "manifest.json").exists())
         time.sleep(dice.uniform(0, 0.6) if round_number else 0.0)
         process.kill()

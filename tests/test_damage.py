@@ -1,4 +1,7 @@
-"""A thousand flipped bits, and files of every length: nothing wrong is delivered and nothing crashes. See damage.py."""
+"""A thousand flipped bits, and files of many lengths: nothing wrong is delivered and nothing crashes. See damage.py.
+
+`LMDALI_FLIPS` sets how many bits are flipped; `LMDALI_LENGTHS=1` tries every length of a shard of a megabyte.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+EVERY_LENGTH = os.environ.get("LMDALI_LENGTHS") == "1"
 FLIPS = int(os.environ.get("LMDALI_FLIPS", "1000"))
 CHILD = Path(__file__).with_name("damage.py")
 
@@ -19,7 +24,8 @@ def harmed(dataset: Path, copy: Path, what: str, count: int, seed: int = 27) -> 
     """What the child counted; it worked on a copy."""
     shutil.copytree(dataset, copy)
     command = [sys.executable, CHILD, copy, str(count), str(seed), what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + FLIPS)
+    # No limit of its own but that of the whole test: how long it takes is for the caller to say.
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     counts: dict[str, int] = json.loads(done.stdout)
     print(what, counts)
@@ -44,12 +50,17 @@ def test_flipped_bits_in_pages_never_give_other_records(small_jpeg_dataset: Path
 
 
 def test_flipped_bits_do_not_pass_a_loader(small_jpeg_dataset: Path, tmp_path: Path) -> None:
-    counts = harmed(small_jpeg_dataset, tmp_path / "copy", "loader", FLIPS // 25)
+    counts = harmed(small_jpeg_dataset, tmp_path / "copy", "loader", FLIPS // 50)
     assert counts["refused"] > 0.9 * counts["flips"] > 0
     assert (counts.get("wrong", 0), counts.get("unnamed", 0)) == (0, 0)
 
 
-def test_files_of_another_length_are_refused_before_they_are_mapped(small_jpeg_dataset: Path, tmp_path: Path) -> None:
-    counts = harmed(small_jpeg_dataset, tmp_path / "copy", "lengths", 997)
+def test_files_of_another_length_are_refused_before_they_are_mapped(
+    small_jpeg_dataset: Path, small_source: Path, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    dataset = small_jpeg_dataset
+    if EVERY_LENGTH:
+        dataset = make_dataset(small_source, tmp_path / "megabyte", shard_sources=40, size=96, encoding="raw")
+    counts = harmed(dataset, tmp_path / "copy", "lengths", 1 if EVERY_LENGTH else 997)
     assert counts["lengths"] > 50
     assert (counts.get("wrong", 0), counts.get("unnamed", 0)) == (0, 0)

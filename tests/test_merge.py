@@ -121,6 +121,16 @@ def test_a_merged_dataset_merged_again_is_left_alone(tmp_path: Path, expected: d
     assert fingerprints(tmp_path / "out") == expected
 
 
+def test_a_merge_that_was_killed_in_its_very_last_step_is_finished(tmp_path: Path, expected: dict[str, str]) -> None:
+    make_part(tmp_path / "out", Part(1, 1))
+    merge_parts(tmp_path / "out", [], quiet=True)
+    (tmp_path / "out/.staging").mkdir()
+    (tmp_path / "out/.staging/lock").touch()
+    assert merge_parts(tmp_path / "out", [], quiet=True).was_complete
+    assert fingerprints(tmp_path / "out") == expected
+    assert not (tmp_path / "out/.staging").exists()
+
+
 def test_the_same_shard_twice_is_no_harm_and_another_one_is(tmp_path: Path, expected: dict[str, str]) -> None:
     parts = three_parts(tmp_path)
     shutil.copytree(parts[0], tmp_path / "again")

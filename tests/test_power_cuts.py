@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fault_shim import KILL, ForkServer, fork_server
-from power_cut import Disk, put_down, read_log
+from power_cut import Disk, below, put_down, read_log
 from storage_states import STATISTICS, content, finished_shards, wrong_shards
 
 STATES = int(os.environ.get("LMDALI_POWER_CUTS", "40000"))
@@ -50,10 +50,13 @@ class PowerCuts:
         made: the datasets that may be found.
         log: what was done in `server.root`.
         states: how many to try.
+        place: the folder of the dataset in `server.root`.
     """
 
-    def __init__(self, server: ForkServer, made: dict[int, dict[str, bytes]], log: Path, states: int) -> None:
-        self.server, self.made = server, made
+    def __init__(
+        self, server: ForkServer, made: dict[int, dict[str, bytes]], log: Path, states: int, place: str = "out/"
+    ) -> None:
+        self.server, self.made, self.place = server, made, place
         self.operations = list(read_log(log))
         assert len(self.operations) > 8, "the shim saw too little to mean anything"
         self.share = max(1, states // (2 * len(self.operations)))
@@ -65,11 +68,11 @@ class PowerCuts:
         for disk in disks:
             for number, operation in enumerate(self.operations):
                 disk.apply(operation)
-                now = below_out(disk.now())
+                now = below(disk.now(), self.place)
                 for _ in range(self.share):
                     state = disk.crashed(self.dice)
                     try:
-                        self.judge(below_out(state), now)
+                        self.judge(below(state, self.place), now)
                         if self.dice.random() < resume_share:
                             self.resume(state)
                     except AssertionError as error:
@@ -111,10 +114,6 @@ class PowerCuts:
         else:
             raise AssertionError("neither conversion can be resumed")
         shutil.rmtree(out, ignore_errors=True)
-
-
-def below_out(state: State) -> State:
-    return {name[4:]: data for name, data in state.items() if name.startswith("out/")}
 
 
 def disks(root: Path) -> tuple[Disk, Disk]:
@@ -169,6 +168,20 @@ def test_overwriting_a_dataset_with_another(
     cuts.replay(before)
     assert cuts.published > 100 and cuts.resumed > 5
     print(f"{cuts.states} states, {cuts.published} with a manifest, {cuts.resumed} resumed, 0 wrong")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_parts_and_their_merge(
+    server: ForkServer, made: dict[int, dict[str, bytes]], tmp_path: Path, apart: bool
+) -> None:
+    before = disks(server.root)
+    out = server.root / "out"
+    assert server.run("parts", out=str(out), apart=apart, log=tmp_path / "log").error == ""
+    shutil.rmtree(out)
+    cuts = PowerCuts(server, {95: made[95]}, tmp_path / "log", STATES // 16, "out/all/")
+    cuts.replay(before, resume_share=0)
+    assert cuts.published > 5 and cuts.with_shards > 100
+    print(f"{cuts.states} states, {cuts.published} with a manifest, 0 wrong")
 
 
 def test_the_model_finds_the_fault_where_nothing_is_synced(

@@ -1,7 +1,8 @@
 """A conversion that is killed, or refused by its disk, at any call that changes a file; see fault_shim.c.
 
 What must hold: nothing that looks finished is not whole, the error names a path, and `--resume` ends with the bytes of
-an uninterrupted run. With `LMDALI_ALL_POINTS=1` every call is tried; else one of each run of writes to one file.
+an uninterrupted run. Of each series of writes to one file one is tried, and every call of any other kind; what the
+others leave differs in unfinished files only, which nobody reads. `LMDALI_ALL_POINTS=1` tries them all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from fault_shim import FAIL, FAIL_ON, HALF_FAIL, HALF_KILL, KILL, ForkServer, Outcome, fork_server
-from storage_states import content, wrong_shards
+from power_cut import Disk, below, read_log
+from storage_states import content, state_key, tree, wrong_shards
 
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import IntegrityError
@@ -65,6 +67,12 @@ def is_whole(found: dict[str, bytes], files: dict[str, bytes]) -> bool:
     return all(found.get(name) == data for name, data in files.items())
 
 
+def safe(found: dict[str, bytes], whole: dict[str, bytes], at: int) -> None:
+    """Whatever looks finished in a killed run's files is whole."""
+    assert not wrong_shards(found, whole), (at, "a shard with its final name is not whole")
+    assert "manifest.json" not in found or is_whole(found, whole), at
+
+
 def finished(server: ForkServer, out: Path, whole: dict[str, bytes], **options: bool) -> None:
     done = server.run("convert", out=str(out), **(options or {"resume": True}))
     assert (done.code, done.error, done.message) == (0, "", "")
@@ -86,26 +94,57 @@ def test_the_shim_sees_the_calls_of_python_of_lmdb_and_of_arrow(server: ForkServ
 
 
 def test_a_kill_at_any_call_loses_nothing_that_was_finished(
-    server: ForkServer, out: Path, whole: dict[str, bytes]
+    server: ForkServer, out: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    kinds = server.run("convert", out=str(out)).kinds
+    disk = Disk(server.root)
+    kinds = server.run("convert", out=str(out), log=tmp_path / "log").kinds
     shutil.rmtree(out)
-    dice = random.Random(2)
-    tried = again = 0
-    for at in points(kinds):
+    # What the run leaves that dies before its next call, for every call, worked out from the log of one run.
+    states = set()
+    for at, operation in enumerate(read_log(tmp_path / "log"), 1):
+        disk.apply(operation)
+        state = below(disk.now(), "out/")
+        safe({name: data for name, data in state.items() if data is not None}, whole, at)
+        states.add(state_key(state))
+    # Then killed for good, and resumed from all of these states.
+    dice, again = random.Random(2), 0
+    seen, tried = set(), points(kinds)
+    for number, at in enumerate(tried):
         how = HALF_KILL if kinds[at - 2 : at] == "ww" else KILL
         assert server.run("convert", out=str(out), action=how, at=at).code == -9
-        found = content(out)
-        assert not wrong_shards(found, whole), (at, "a shard with its final name is not whole")
-        assert "manifest.json" not in found or is_whole(found, whole), at
-        if at % 4 == 0:  # and the run that resumes is killed as well
-            killed = server.run("convert", out=str(out), resume=True, action=KILL, at=dice.randint(1, 400))
-            again += killed.code == -9
-        finished(server, out, whole)
-        shutil.rmtree(out)
-        tried += 1
-    assert tried > 100 and again > 10
-    print(f"killed at {tried} of {len(kinds)} calls, {again} of them twice; lost 0, wrong 0")
+        safe(content(out), whole, at)
+        if (key := state_key(tree(out))) not in seen or EVERY_POINT:
+            seen.add(key)
+            if number % 4 == 0:  # and the run that resumes is killed as well
+                killed = server.run("convert", out=str(out), resume=True, action=KILL, at=dice.randint(1, 400))
+                again += killed.code == -9
+            finished(server, out, whole)
+        shutil.rmtree(out, ignore_errors=True)
+    assert len(kinds) > 400 and len(seen) > 50 and again > 5
+    assert len(states - seen) <= 1, "only the finished dataset is no state that a kill leaves"
+    print(f"{len(kinds)} calls, {len(tried)} kills, {len(seen)} states resumed, {again} killed twice; lost 0, wrong 0")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_parts_and_their_merge_killed_at_any_call_end_with_the_bytes_of_one_conversion(
+    server: ForkServer, out: Path, whole: dict[str, bytes], apart: bool
+) -> None:
+    kinds = server.run("parts", out=str(out), apart=apart).kinds
+    assert content(out / "all") == whole and ("l" in kinds) == apart
+    shutil.rmtree(out)
+    seen, chosen = set(), points(kinds)[:: 1 if EVERY_POINT else 4]
+    for tried in chosen:
+        assert server.run("parts", out=str(out), apart=apart, action=KILL, at=tried).code == -9
+        if (state := state_key(tree(out))) not in seen:
+            seen.add(state)
+            for place in out.glob("*"):
+                safe(content(place), whole, tried)
+            done = server.run("parts", out=str(out), apart=apart)
+            assert (done.code, done.error, done.message) == (0, "", ""), tried
+            assert content(out / "all") == whole, tried
+        shutil.rmtree(out, ignore_errors=True)
+    assert len(seen) > 25
+    print(f"killed at {len(chosen)} of {len(kinds)} calls, {len(seen)} states; lost 0, wrong 0")
 
 
 def test_a_kill_while_overwriting_leaves_the_old_dataset_or_none(
@@ -183,7 +222,7 @@ def test_an_error_of_the_disk_is_a_storage_error_and_publishes_nothing(
 ) -> None:
     kinds = server.run("convert", out=str(out)).kinds
     shutil.rmtree(out)
-    tried = [at for at in points(kinds) if kinds[at - 1] in only][:: 1 if EVERY_POINT else 2]
+    tried = [at for at in points(kinds) if kinds[at - 1] in only]
     # In one of the two runs the disk stays full, in the other the error comes once: nothing may try again and go on.
     once = FAIL if number == errno.EIO else FAIL_ON
     for count, at in enumerate(tried):
@@ -212,6 +251,7 @@ def test_a_failed_sync_is_never_tried_again(server: ForkServer, out: Path, whole
             finished(server, out, whole)
         shutil.rmtree(out)
     assert len(syncs) > 30
+    print(f"EIO at {len(syncs)} calls of fsync; wrong 0")
 
 
 def test_an_error_while_clearing_away_is_a_storage_error(

@@ -78,7 +78,11 @@ def merge_parts(
     places = [out.resolve(), *(part.resolve() for part in parts)]
     if len(set(places)) != len(places):
         raise ConfigError("a directory is named twice: name the output once, and each directory of parts once")
-    if (out / MANIFEST_FILE).exists() and not (out / STAGING_DIRECTORY).exists() and not parts:
+    staging = out / STAGING_DIRECTORY
+    if (out / MANIFEST_FILE).exists() and not (staging / PLAN_FILE).exists() and not parts:
+        if staging.exists():  # a merge was killed while it removed it, its very last step
+            with hold_whole(out):
+                shutil.rmtree(staging, ignore_errors=True)
         return _summary(out, Counter(), start, was_complete=True)
     plan = _common_plan(out, parts)
     writer = DatasetWriter(out, plan)
