@@ -91,7 +91,8 @@ class DuplicateRow:
         other_source: path of its source.
         other_class_name: its class.
         hash_distance: bits in which the perceptual hashes differ, for "mirrored" after mirroring one.
-        pixel_difference: mean absolute difference of gray thumbnails, in gray levels; 0 where the bytes are the same.
+        pixel_difference: mean absolute difference of gray thumbnails of the same mean, in gray levels; 0 where the
+            bytes are the same.
         correlation: of the thumbnails.
     """
 

@@ -33,7 +33,7 @@ def test_thumbnails_of_a_lightened_picture_correlate_and_of_another_do_not() -> 
     random = np.random.default_rng(0)
     one, other = (cv2.resize(random.integers(30, 200, (6, 6, 3), np.uint8), (96, 96)) for _ in range(2))
     difference, correlation = compare_thumbnails(thumbnail(one), thumbnail(one + np.uint8(10)))
-    assert difference == pytest.approx(10, abs=0.01) and correlation == pytest.approx(1, abs=1e-5)
+    assert difference == pytest.approx(0, abs=0.01) and correlation == pytest.approx(1, abs=1e-5)
     assert compare_thumbnails(thumbnail(one), thumbnail(other))[1] < 0.9
     flat = np.zeros((16, 16), np.float32)
     assert compare_thumbnails(flat, flat) == (0.0, 0.0)
@@ -83,4 +83,18 @@ def test_near_hashes_of_different_pixels_are_no_duplicates(tmp_path: Path, make_
     catalog = RecordCatalog([dataset_of(tmp_path, {"a/x.png": strong, "a/y.png": weak}, make_dataset)], quiet=True)
     found = find_duplicates(catalog, mirrored=False, quiet=True)
     assert found.num_candidates == 1 and found.pairs == [] and found.groups == []
+    catalog.close()
+
+
+def test_copies_much_lighter_or_darker_are_duplicates(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    base = scene(4).clip(40, 190)
+    light, strong, dark = (
+        base + np.uint8(60),
+        cv2.convertScaleAbs(base, alpha=1.25),
+        cv2.convertScaleAbs(base, alpha=0.75),
+    )
+    files = {"a/base.png": base, "a/dark.png": dark, "a/light.png": light, "a/strong.png": strong}
+    catalog = RecordCatalog([dataset_of(tmp_path, files, make_dataset)], quiet=True)
+    found = find_duplicates(catalog, mirrored=False, quiet=True)
+    assert found.groups == [(0, 1, 2, 3)] and {pair.kind for pair in found.pairs} == {"near"}
     catalog.close()

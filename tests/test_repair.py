@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from command_line import run
 from hypothesis import given
@@ -22,8 +23,8 @@ from test_dataset_writer import fingerprints
 
 from lmdali.pipeline.decode import encode_jpeg
 from lmdali.pipeline.errors import InputError, LockedError, ManifestError
-from lmdali.pipeline.files import write_json
-from lmdali.pipeline.manifest import MANIFEST_FILE, Manifest, load_manifest
+from lmdali.pipeline.files import file_sha256, write_json
+from lmdali.pipeline.manifest import MANIFEST_FILE, RECORDS_FILE, Manifest, load_manifest
 from lmdali.pipeline.output_lock import hold_whole
 from lmdali.tools import conversion, shard_repair
 from lmdali.tools.conversion import ShardJob, make_shard
@@ -226,6 +227,26 @@ def test_a_recipe_that_cannot_be_repeated_is_refused(dataset: Path, opener: Open
     with pytest.raises(InputError, match=r"a way this version cannot repeat \(sharpen: 3 then, None now\)"):
         repair_dataset(dataset, opener, quiet=True)
     assert not (dataset / ".staging").exists()
+
+
+def test_shards_of_a_dataset_older_than_the_hashes_are_made_again_and_its_table_is_not(
+    dataset: Path, opener: Opener
+) -> None:
+    table = dataset / RECORDS_FILE
+    pq.write_table(pq.read_table(table).drop_columns(["phash"]), table)
+    manifest = load_manifest(dataset)
+    recipe = {name: value for name, value in manifest.recipe.items() if name != "perceptual_hash"}
+    tables = manifest.tables | {RECORDS_FILE: file_sha256(table)}
+    replace(manifest, recipe=recipe, tables=tables).with_digest().save(dataset)
+    before = fingerprints(dataset)
+    (dataset / "shards/00001/data.mdb").unlink()
+    report = repair_dataset(dataset, opener, quiet=True)
+    assert (report.rebuilt_shards, report.refused) == (["00001"], [])
+    after = fingerprints(dataset)
+    assert {name for name in before if after[name] != before[name]} <= {"statistics.json"}, "it names the new digest"
+    table.unlink()
+    (refused,) = repair_dataset(dataset, opener, quiet=True).refused
+    assert refused.startswith(f"{RECORDS_FILE}: made again it is not what it was") and not table.exists()
 
 
 def test_another_source_is_refused(dataset: Path, photo_folder: Path, small_source: Path, tmp_path: Path) -> None:

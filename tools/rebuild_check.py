@@ -20,6 +20,10 @@ _NAMED = 5
 _VERSIONS = ("decoder", "resizer")
 """Parts of a recipe that say which libraries made the pixels, which cannot be chosen."""
 
+_TABLES_ONLY = ("perceptual_hash",)
+"""Parts that decide nothing about a shard: those of a dataset made before hashes were kept are made again all the same,
+and only its `records.parquet`, which lacks the column, is not."""
+
 
 def config_of(directory: Path, manifest: Manifest) -> ConvertConfig:
     """The options that a dataset was converted with, from its manifest.
@@ -35,7 +39,7 @@ def config_of(directory: Path, manifest: Manifest) -> ConvertConfig:
         option.name: known[option.name] for option in fields(ConvertConfig) if known.get(option.name) is not None
     }
     config = ConvertConfig(**options)
-    different = differences(_without_decoders(recipe), _without_decoders(config.recipe()))
+    different = differences(_chosen(recipe), _chosen(config.recipe()))
     if different:
         raise InputError(f"{directory}: was converted in a way this version cannot repeat ({different}): convert again")
     return config
@@ -108,5 +112,6 @@ def _decoders(recipe: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key in _VERSIONS}
 
 
-def _without_decoders(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.items() if key not in _VERSIONS}
+def _chosen(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What somebody chose that decides the bytes of shards."""
+    return {key: value for key, value in recipe.items() if key not in _VERSIONS + _TABLES_ONLY}

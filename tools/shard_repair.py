@@ -246,7 +246,7 @@ class _Repair:
                 else:
                     self.report.refused.append(
                         f"{name}: made again it is not what it was: the source changed where nothing was stored, or "
-                        "another version of pyarrow writes it; convert again to have tables that fit"
+                        "another version, of pyarrow or ours, wrote it; convert again to have tables that fit"
                     )
             sync_directory(self._directory)
 
