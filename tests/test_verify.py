@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from threading import Barrier, get_ident
 from typing import Any
@@ -23,6 +25,7 @@ from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import file_sha256, write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.shard_walk import iterate_values
 from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools import dataset_check
 from lmdali.tools.dataset_check import verify_dataset
@@ -104,6 +107,27 @@ def test_a_damaged_record_is_named_with_its_source(dataset: Path) -> None:
     problems = verify_dataset(dataset, quiet=True).problems
     assert "records.parquet: missing" in problems
     assert any(f"key {rows[9]['key']}: CRC-32C" in problem for problem in problems), "the key is known without a table"
+
+
+def test_a_damaged_page_that_shows_too_many_records_is_a_problem_and_no_error(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_check, "_GROUP_RECORDS", 1)
+    info = load_manifest(dataset).shards[-1]
+    path = dataset / "shards" / info.name / "data.mdb"
+    whole, most = path.read_bytes(), 0
+    for page in range(2, len(whole) // 4096):
+        for offset, bit in product(range(page * 4096 + 12, page * 4096 + 14), range(8)):  # where its table ends
+            path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << bit]) + whole[offset + 1 :])
+            rows = 0
+            with suppress(IntegrityError):
+                for rows, _ in enumerate(iterate_values(path.parent), 1):  # noqa: B007
+                    pass
+            if rows > info.num_records:
+                most += 1
+                problems = verify_dataset(dataset, decode=False, workers=1, quiet=True).problems
+                assert any(f"shard {info.name}, row {info.num_records}, key " in problem for problem in problems)
+    assert most > 0, "no flip showed more records than there are"
 
 
 def with_table(dataset: Path, **columns: list[Any]) -> None:

@@ -213,15 +213,21 @@ class _Check:
 
     def named_bad_records(self) -> list[str]:
         """A line for each bad record, with its source where the table can be trusted."""
-        sources: list[str | None] = [None] * len(self._bad)
+        sources: dict[int, str] = {}
         if self._table is not None and self._bad:
-            numbers = [int(self._index.first_records[bad.number]) + bad.row for bad in self._bad]
-            sources = [row["source"] for row in take_rows(self._directory / RECORDS_FILE, ["source"], numbers)]
+            # A damaged page may show more records than the shard has rows in the table.
+            rows = {
+                number: int(self._index.first_records[bad.number]) + bad.row
+                for number, bad in enumerate(self._bad)
+                if bad.row < self._manifest.shards[bad.number].num_records
+            }
+            found = take_rows(self._directory / RECORDS_FILE, ["source"], list(rows.values()))
+            sources = {number: row["source"] for number, row in zip(rows, found, strict=True)}
         lines = []
-        for bad, source in zip(self._bad, sources, strict=True):
+        for number, bad in enumerate(self._bad):
             name = self._manifest.shards[bad.number].name
             key = bad.key.decode("utf-8", "backslashreplace")
-            known = "" if source is None else f", source {source}"
+            known = f", source {sources[number]}" if number in sources else ""
             lines.append(f"shard {name}, row {bad.row}, key {key}{known}: {bad.problem}")
         return lines
 
