@@ -18,7 +18,7 @@ from fault_shim import KILL, ForkServer, fork_server
 from power_cut import Disk, below, put_down, read_log
 from storage_states import STATISTICS, content, finished_shards, wrong_shards
 
-STATES = int(os.environ.get("LMDALI_POWER_CUTS", "40000"))
+STATES = int(os.environ.get("LMDALI_POWER_CUTS", "24000"))
 RESUMED = max(60, STATES // 500)
 
 State = dict[str, bytes | None]
