@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,19 @@ def test_what_is_no_image_is_rejected_by_name(mixed: Path) -> None:
     source = open_source(mixed)
     reasons = [reason(source, index) for index in (6, 7, 8, 9)]
     assert reasons == [Rejection.UNSUPPORTED, Rejection.CORRUPT, Rejection.UNSUPPORTED, Rejection.EMPTY]
+
+
+def test_a_file_that_is_gone_changed_or_a_pipe_stops_the_run(mixed: Path, tmp_path: Path) -> None:
+    source, file = open_source(mixed), mixed / "data.mdb"
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(InputError, match=r"data\.mdb': changed after it was scanned"):
+        source.read(source.entries[0])
+    file.unlink()
+    with pytest.raises(InputError, match=r"data\.mdb': cannot be opened \(No such file"):
+        source.read(source.entries[0])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe': no regular file"):
+        open_source(tmp_path / "pipe", "caffe-lmdb")
 
 
 def test_labels_are_checked_against_the_class_list(mixed: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lmdali.pipeline.errors import InputError
-from lmdali.tools.guarded_calls import guarded_map
+from lmdali.tools.guarded_calls import guarded_call, guarded_map
 from lmdali.tools.worker_limits import WorkerLimits
 
 
@@ -27,7 +27,7 @@ def work(kind: str, number: int) -> int:
 
 
 def call(kind: str, number: int = 0) -> tuple[str, tuple[object, ...]]:
-    return f"file{number}", (kind, number)
+    return f"'file{number}'", (kind, number)
 
 
 def test_results_come_in_order(capfd: pytest.CaptureFixture[str]) -> None:
@@ -52,5 +52,5 @@ def test_whatever_a_child_does_is_an_error_of_one_line(kind: str, message: str) 
 
 
 def test_memory_is_limited() -> None:
-    with pytest.raises(MemoryError):
-        list(guarded_map(work, [call("memory")], parser="the parser", limits=WorkerLimits(memory_mb=150)))
+    with pytest.raises(InputError, match="meta: the parser needs more than 150 MB"):
+        guarded_call(work, "meta", "memory", 0, parser="the parser", limits=WorkerLimits(memory_mb=150))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ from lmdali.tools import parquet_reader
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.parquet_reader import ParquetReader
+from lmdali.tools.range_reader import stamp_of
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.sources import Source, open_source
 
@@ -29,6 +31,10 @@ CONFIG = ConvertConfig(size=32, shard_bytes=1_000_000)
 
 def entry(row: int, file: int = 0) -> SourceEntry:
     return SourceEntry(f"t.parquet#{row}", 0, file, row)
+
+
+def reader_of(*files: Path, column: str = "image.bytes") -> ParquetReader:
+    return ParquetReader(tuple(map(str, files)), tuple(stamp_of(str(file)) for file in files), column)
 
 
 def count_groups(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
@@ -59,7 +65,7 @@ def test_rows_come_in_any_order_and_in_order_from_one_pass(
     images = [b"%d" % number * (number % 7) for number in range(50)]
     table = hub_table(images, [0] * 50) if as_struct else pa.table({"image": images, "label": [0] * 50})
     file = write(tmp_path / "t.parquet", table, row_group_size=20, **options)
-    reader = ParquetReader((str(file),), "image.bytes" if as_struct else "image")
+    reader = reader_of(file, column="image.bytes" if as_struct else "image")
     begun = count_groups(monkeypatch)
     for row in (0, 1, 2, 9, 19, 20, 33, 49):
         assert reader.read(entry(row)) == images[row]
@@ -74,7 +80,7 @@ def test_a_row_without_bytes_is_a_named_reject(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = pa.array([{"bytes": None, "path": "a.jpg"}, None, {"bytes": b"x", "path": None}], kind)
     file = write(tmp_path / "t.parquet", pa.table({"image": images, "label": [0, 0, 0]}))
-    reader = ParquetReader((str(file),), "image.bytes")
+    reader = reader_of(file)
     for row in (0, 1):
         with pytest.raises(SourceRejected) as caught:
             reader.read(entry(row))
@@ -86,18 +92,38 @@ def test_a_file_that_is_gone_changed_or_damaged_stops_the_run(tmp_path: Path) ->
     images = [np.random.default_rng(row).bytes(3000) for row in range(40)]
     file = write(tmp_path / "t.parquet", hub_table(images, [0] * 40), row_group_size=20, use_dictionary=False)
     content = file.read_bytes()
-    reader = ParquetReader((str(file), str(tmp_path / "gone.parquet")), "image.bytes")
-    with pytest.raises(InputError, match=r"gone\.parquet': cannot be read any more"):
+    gone = write(tmp_path / "gone.parquet", hub_table([b"x"], [0]))
+    reader = reader_of(file, gone)
+    gone.unlink()
+    with pytest.raises(InputError, match=r"gone\.parquet': cannot be opened \(No such file"):
         reader.read(entry(0, file=1))
     with pytest.raises(InputError, match="has 40 rows and no row 40: changed since the scan"):
         reader.read(entry(40))
     reader.close()
     second = content.index(images[20][:50])
     file.write_bytes(content[: second - 40] + bytes(40) + content[second:])
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(InputError, match=r"t\.parquet': changed after it was scanned .* modification time differs"):
+        reader.read(entry(19))
+    reader = reader_of(file)
     assert reader.read(entry(19)) == images[19], "what is sound is read"
     with pytest.raises(InputError, match=r"t\.parquet', row group 1: its images do not decode .* add --resume"):
         reader.read(entry(20))
     reader.close()
+
+
+def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of a worker reject the image; the run goes on."""
+    reader = reader_of(write(tmp_path / "t.parquet", hub_table([b"x"], [0])))
+
+    def refuse(column: object) -> object:
+        raise pa.ArrowMemoryError("malloc of size 9 failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet_reader, "leaf", refuse)
+        with pytest.raises(MemoryError, match="malloc"):
+            reader.read(entry(0))
+    assert reader.read(entry(0)) == b"x"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,9 @@ def test_files_that_do_not_belong_together_or_are_empty_are_refused(tmp_path: Pa
     write(tmp_path / "b/train-0.parquet", hub_table([], []))
     with pytest.raises(InputError, match="1 Parquet files without a single row"):
         open_source(tmp_path / "b")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(InputError, match=r"pipe\.parquet': no regular file"):
+        open_source(tmp_path / "pipe.parquet", "parquet")
 
 
 def test_a_missing_class_is_refused_and_options_of_parquet_stay_there(tmp_path: Path) -> None:

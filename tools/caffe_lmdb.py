@@ -22,6 +22,7 @@ from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import walk_values
 from lmdali.tools.class_names import refuse_extra_classes
 from lmdali.tools.list_file import MAX_CLASSES
+from lmdali.tools.range_reader import RangeReader
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan, SourceEntry
 
 _HEAD_BYTES = 28
@@ -70,6 +71,7 @@ def scan_lmdb(path: Path, classes: Sequence[str] | None = None) -> tuple[Scan, L
         to_ours = [list(classes).index(name) for name in names]
     else:
         to_ours = list(range(len(classes if classes is not None else names or ())))
+    reader = LmdbReader(RangeReader.over([file for file, _ in files]))
     entries, largest = EntryTable(), -1
     for number, (file, info) in enumerate(files):
         for key, record_label, offset, size in _labels(file, info):
@@ -80,38 +82,28 @@ def scan_lmdb(path: Path, classes: Sequence[str] | None = None) -> tuple[Scan, L
         raise InputError(f"{str(path)!r}: the LMDB holds no record")
     classes = classes if classes is not None else names
     class_names = tuple(classes if classes is not None else map(str, range(largest + 1)))
-    return Scan(class_names, entries, Ignored()), LmdbReader(tuple(os.path.abspath(file) for file, _ in files))  # noqa: PTH100
+    return Scan(class_names, entries, Ignored()), reader
 
 
 @dataclass(frozen=True)
 class LmdbReader:
-    """Reads values where the scan found them; small and picklable, and keeps no file open.
+    """Reads values where the scan found them. Small and picklable.
 
     Attributes:
-        files: by number, see `SourceEntry.file`.
+        ranges: of the files of values.
     """
 
-    files: tuple[str, ...]
+    ranges: RangeReader
 
     def read(self, entry: SourceEntry) -> bytes:
         """The image file of one record; unencoded pixels become a binary PPM or PGM.
 
         Raises:
-            SourceRejected: vanished, read_failed, corrupt, empty or unsupported.
+            SourceRejected: too_many_bytes, read_failed, corrupt, empty or unsupported.
+            InputError: the file is gone, or was changed after it was scanned.
+            StorageError: the disk failed when the file was opened.
         """
-        path = self.files[entry.file]
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                value = os.pread(descriptor, entry.num_bytes, entry.offset)
-            finally:
-                os.close(descriptor)
-        except FileNotFoundError:
-            raise SourceRejected(Rejection.VANISHED, f"no file {path!r} any more") from None
-        except OSError as error:
-            raise SourceRejected(Rejection.READ_FAILED, f"{path!r} cannot be read ({error.strerror})") from None
-        if len(value) != entry.num_bytes:
-            raise SourceRejected(Rejection.READ_FAILED, f"{path!r} ends {entry.num_bytes - len(value)} bytes too early")
+        value = self.ranges.read(entry)
         try:
             record = parse_record(value)
         except RecordError as error:

@@ -1,23 +1,16 @@
-"""Reads the class table of a development kit, a MATLAB file, with scipy, in a process of its own.
-
-scipy's reader crashes, and not only raises, on some damaged files; here that is an error like any other.
-"""
+"""Reads the class table of a development kit, a MATLAB file, with scipy, whose reader crashes on some damaged files."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
-import json
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmdali.pipeline.errors import InputError, MissingExtraError
+from lmdali.tools.guarded_calls import guarded_call
 
-_COMMAND = ("-m", "lmdali.tools.class_table")
-_MAX_SECONDS = 120
 _MAX_SHOWN = 200
 
 
@@ -43,29 +36,26 @@ def read_class_table(data: bytes, id_field: str, where: str) -> list[ClassRow]:
     """
     if importlib.util.find_spec("scipy") is None:
         raise MissingExtraError("scipy", "imagenet", "reading the class table of a development kit")
-    command = [sys.executable, *_COMMAND, id_field]
-    try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=_MAX_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{where}: its class table was not read within {_MAX_SECONDS} s: download it again") from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").splitlines()
-        reason = lines[-1][:_MAX_SHOWN] if lines and done.returncode > 0 else f"the reader died: {done.returncode}"
-        raise InputError(
-            f"{where}: no class table with {id_field}, WNID and num_children ({reason}): is it the development kit of "
-            "this challenge? If so, download it again"
-        )
-    return [ClassRow(*row) for row in json.loads(done.stdout)]
+    return guarded_call(_rows, where, data, id_field, where, parser="the reader of its class table")
 
 
-def main() -> None:
-    """Read a `meta.mat` from stdin, write its rows as JSON to stdout; the id field is the argument."""
+def _rows(data: bytes, id_field: str, where: str) -> list[ClassRow]:
     from scipy.io import loadmat
 
-    table = loadmat(io.BytesIO(sys.stdin.buffer.read()), squeeze_me=True)["synsets"]
-    columns = [np.atleast_1d(table[field]).tolist() for field in (sys.argv[1], "WNID", "num_children")]
-    print(json.dumps(list(zip(*columns, strict=True)), default=repr))
+    try:
+        table = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
+        columns = [np.atleast_1d(table[field]).tolist() for field in (id_field, "WNID", "num_children")]
+        return [ClassRow(*map(_plain, row)) for row in zip(*columns, strict=True)]
+    except MemoryError:
+        raise
+    except Exception as error:  # scipy raises whatever comes to hand
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_SHOWN]
+    raise InputError(
+        f"{where}: no class table with {id_field}, WNID and num_children ({reason}): is it the development kit of this "
+        "challenge? If so, download it again"
+    )
 
 
-if __name__ == "__main__":
-    main()
+def _plain(value: Any) -> Any:
+    """A value as it is if it is a number or a text; of anything else, which is no good anyway, what it looks like."""
+    return value if isinstance(value, int | float | str) else repr(value)[:_MAX_SHOWN]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.tables import use_plain_allocator
 from lmdali.tools.process_start import children_deaf_to_signals
 from lmdali.tools.worker_limits import WorkerLimits, describe_end
 
@@ -34,12 +35,13 @@ def guarded_map(
 
     Args:
         function: of a module, so that a child can import it; what it returns and raises must pickle.
-        calls: (file, arguments): the file is what the call is about, and is named in errors.
+        calls: (where, arguments): what the call is about, as errors name it.
         parser: what is called, for errors: "the Parquet reader".
         limits: of time and memory, for each call.
 
     Raises:
-        InputError: a child died or took too long; and whatever `function` raises.
+        InputError: a child died, took too long or needed too much memory.
+        Exception: whatever else `function` raises.
     """
     waiting = list(calls)
     children = [_Child(limits) for _ in range(max(1, min(_MAX_CHILDREN, usable_cpus(), len(waiting))))]
@@ -47,10 +49,10 @@ def guarded_map(
     for child in children:
         idle.put(child)
 
-    def call(file: str, arguments: tuple[object, ...]) -> Result:
+    def call(where: str, arguments: tuple[object, ...]) -> Result:
         child = idle.get()
         try:
-            result: Result = child.call(file, parser, function, arguments)
+            result: Result = child.call(where, parser, function, arguments)
             return result
         finally:
             idle.put(child)
@@ -65,6 +67,14 @@ def guarded_map(
         threads.shutdown(wait=True)
 
 
+def guarded_call(
+    function: Callable[..., Result], where: str, *arguments: object, parser: str, limits: WorkerLimits = LIMITS
+) -> Result:
+    """One call; see `guarded_map`."""
+    (result,) = guarded_map(function, [(where, arguments)], parser=parser, limits=limits)
+    return result
+
+
 class _Child:
     """One process, started when it is first needed and again after it died."""
 
@@ -73,7 +83,7 @@ class _Child:
         self._process: Any = None
         self._connection: Connection | None = None
 
-    def call(self, file: str, parser: str, function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+    def call(self, where: str, parser: str, function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
         connection = self._connection or self._start()
         try:
             connection.send((function, arguments))
@@ -85,11 +95,16 @@ class _Child:
             if code == -signal.SIGALRM:
                 seconds = self._limits.seconds
                 raise InputError(
-                    f"{file!r}: {parser} did not come back within {seconds:g} s: the file is damaged, or its disk hangs"
+                    f"{where}: {parser} did not come back within {seconds:g} s: the file is damaged, or its disk hangs"
                 ) from None
             raise InputError(
-                f"{file!r}: crashed {parser} ({describe_end(code)}): the file is damaged: fetch it again"
+                f"{where}: crashed {parser} ({describe_end(code)}): the file is damaged: fetch it again"
             ) from None
+        if isinstance(error, MemoryError):
+            raise InputError(
+                f"{where}: {parser} needs more than {self._limits.memory_mb} MB for it: the file is damaged: fetch it "
+                "again"
+            )
         if error is not None:
             raise error
         return result
@@ -114,6 +129,7 @@ class _Child:
 
 def _serve(connection: Connection, limits: WorkerLimits) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a dying C++ library prints says nothing to a user
+    use_plain_allocator()
     limits.apply()
     with suppress(EOFError, OSError):  # the other end is gone
         while True:

@@ -10,6 +10,7 @@ from typing import Any
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.tools.parquet_columns import PARQUET_FAILURES, failure_text, leaf, open_parquet
+from lmdali.tools.range_reader import Stamp, refuse_change, stamp_of
 from lmdali.tools.source_entries import SourceEntry
 
 _BATCH_ROWS = 8
@@ -24,10 +25,12 @@ class ParquetReader:
 
     Attributes:
         files: by number, see `SourceEntry.file`.
+        stamps: of each when it was scanned.
         image_column: of the image bytes, as pyarrow names it.
     """
 
     files: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
     image_column: str
     _table: _OpenTable | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -39,12 +42,15 @@ class ParquetReader:
 
         Raises:
             SourceRejected: empty, where the row has none.
-            InputError: the file is gone or changed, or this part of it does not decode. That stops the run: the rows
-                after it are lost with it, and a million rejects would help nobody.
+            InputError: the file is gone or was changed after it was scanned, or this part of it does not decode. That
+                stops the run: the rows after it are lost with it, and a million rejects would help nobody.
+            StorageError: the disk failed when the file was opened.
+            MemoryError: there is not enough for this row; what becomes of it is for the caller to say.
         """
         path = self.files[entry.file]
         if self._table is None or self._table.path != path:
             self.close()
+            refuse_change(path, stamp_of(path), self.stamps[entry.file])
             self._table = _OpenTable(path, self.image_column)
         data = self._table.value(entry.offset)
         if data is None:
@@ -80,6 +86,8 @@ class _OpenTable:
             self._go_to(row)
         try:
             data: bytes | None = self._values[row - self._rows.start].as_py()
+        except MemoryError:
+            raise
         except PARQUET_FAILURES as error:
             raise self._damaged(error) from None
         return data
@@ -104,6 +112,8 @@ class _OpenTable:
                 self._values = leaf(batch.column(0))
         except (EOFError, *PARQUET_FAILURES) as error:
             self._group, self._rows = -1, range(0)
+            if isinstance(error, MemoryError):
+                raise
             raise self._damaged(error, group) from None
 
     def _damaged(self, error: BaseException, group: int | None = None) -> InputError:

@@ -12,6 +12,7 @@ from lmdali.tools.parquet_columns import TableScan, scan_table
 from lmdali.tools.parquet_files import find_parquet_files
 from lmdali.tools.parquet_labels import TableLabels
 from lmdali.tools.parquet_reader import ParquetReader
+from lmdali.tools.range_reader import stamp_of
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan
 
 
@@ -38,7 +39,8 @@ def scan_parquet(
         ConfigError: a split of a single file.
     """
     files = [os.path.abspath(file) for file in find_parquet_files(path, split)]  # noqa: PTH100
-    calls = [(file, (file, image_column, label_column)) for file in files]
+    stamps = tuple(map(stamp_of, files))
+    calls = [(repr(file), (file, image_column, label_column)) for file in files]
     entries, blocks = EntryTable(), list[int]()
     labels: TableLabels | None = None
     first: TableScan | None = None
@@ -53,7 +55,7 @@ def scan_parquet(
     if first is None or labels is None or not entries:
         raise InputError(f"{str(path)!r}: {len(files)} Parquet files without a single row")
     scan = Scan(labels.class_names(), entries, Ignored(), tuple(blocks))
-    return scan, ParquetReader(tuple(files), first.image_column)
+    return scan, ParquetReader(tuple(files), stamps, first.image_column)
 
 
 def _add_rows(number: int, file: str, table: TableScan, labels: TableLabels, entries: EntryTable) -> None:

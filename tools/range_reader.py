@@ -38,6 +38,37 @@ def open_regular(path: str) -> int:
     return descriptor
 
 
+Stamp = tuple[int, int]
+"""Size and modification time in ns of a file."""
+
+
+def stamp_of(path: str) -> Stamp:
+    """Of a file as it is now.
+
+    Raises:
+        InputError: the file is missing, closed to this user, or no regular file.
+        StorageError: the disk failed.
+    """
+    descriptor = open_regular(path)
+    try:
+        return _stamp(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refuse_change(path: str, found: Stamp, scanned: Stamp) -> None:
+    """Refuse a file that is not the one that was scanned.
+
+    Raises:
+        InputError: with both sizes.
+    """
+    if found != scanned:
+        raise InputError(
+            f"{path!r}: changed after it was scanned (then {scanned[0]} bytes, now {found[0]}, modification time "
+            f"{'equal' if found[1] == scanned[1] else 'differs'}): leave it alone and run again with --resume"
+        )
+
+
 @dataclass(frozen=True)
 class RangeReader:
     """Reads entries that are byte ranges of a few files. Small and picklable.
@@ -48,13 +79,13 @@ class RangeReader:
     Attributes:
         root: folder that `files` start from.
         files: the files, by number as entries give it.
-        stamps: size and modification time in ns of each when it was scanned.
+        stamps: of each when it was scanned.
         max_bytes: larger ranges are rejected unread.
     """
 
     root: str
     files: tuple[str, ...]
-    stamps: tuple[tuple[int, int], ...]
+    stamps: tuple[Stamp, ...]
     max_bytes: int = MAX_SOURCE_BYTES
 
     @classmethod
@@ -66,12 +97,7 @@ class RangeReader:
         """
         paths = [os.path.abspath(path) for path in files]  # noqa: PTH100  # a link in a path is left as it is
         root = os.path.commonpath(list(map(os.path.dirname, paths))) if paths else ""
-        stamps = []
-        for path in paths:
-            descriptor = open_regular(path)
-            stamps.append(_stamp(descriptor))
-            os.close(descriptor)
-        return cls(root, tuple(os.path.relpath(path, root) for path in paths), tuple(stamps))
+        return cls(root, tuple(os.path.relpath(path, root) for path in paths), tuple(map(stamp_of, paths)))
 
     def read(self, entry: SourceEntry) -> bytes:
         """The bytes of one image.
@@ -88,10 +114,10 @@ class RangeReader:
         path = os.path.join(self.root, self.files[entry.file])  # noqa: PTH118
         descriptor = open_regular(path)
         try:
-            self._refuse_change(entry.file, path, descriptor)
+            refuse_change(path, _stamp(descriptor), self.stamps[entry.file])
             data = read_range(descriptor, entry.offset, entry.num_bytes)
             if len(data) < entry.num_bytes:
-                self._refuse_change(entry.file, path, descriptor)
+                refuse_change(path, _stamp(descriptor), self.stamps[entry.file])
                 raise SourceRejected(
                     Rejection.READ_FAILED, f"{len(data)} of {entry.num_bytes} bytes from byte {entry.offset} of {path}"
                 )
@@ -100,14 +126,6 @@ class RangeReader:
             raise SourceRejected(Rejection.READ_FAILED, f"cannot be read ({error.strerror})") from None
         finally:
             os.close(descriptor)
-
-    def _refuse_change(self, number: int, path: str, descriptor: int) -> None:
-        found, scanned = _stamp(descriptor), self.stamps[number]
-        if found != scanned:
-            raise InputError(
-                f"{path!r}: changed after it was scanned (then {scanned[0]} bytes, now {found[0]}, modification time "
-                f"{'equal' if found[1] == scanned[1] else 'differs'}): leave it alone and run again with --resume"
-            )
 
 
 def read_range(descriptor: int, offset: int, num_bytes: int) -> bytes:
@@ -125,6 +143,6 @@ def read_range(descriptor: int, offset: int, num_bytes: int) -> bytes:
     return data
 
 
-def _stamp(descriptor: int) -> tuple[int, int]:
+def _stamp(descriptor: int) -> Stamp:
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns
