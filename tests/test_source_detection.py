@@ -55,6 +55,9 @@ def test_tars_are_known_by_their_first_file_whatever_they_are_called(
         (["cat/1.jpg", "dog/1.jpg"], "folder"),
         (["cat/1.jpg", "._x.tar"], "folder"),
         (["1.jpg"], "folder"),
+        (["train-0.parquet", "readme"], "parquet"),
+        (["data/train-0.parquet", "readme"], "parquet"),
+        (["data.mdb", "lock.mdb"], "caffe-lmdb"),
         ([], "folder"),
     ],
 )
@@ -70,6 +73,9 @@ def test_folders_that_may_be_two_things_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"")
     assert "holds folders ('cat') and archives ('a.tar')" in refusal(tmp_path)
     assert "--format folder or webdataset" in refusal(tmp_path)
+    (tmp_path / "labels.parquet").write_bytes(b"PAR1")
+    assert "holds folders ('cat') and Parquet files" in refusal(tmp_path)
+    (tmp_path / "labels.parquet").unlink()
     (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(b"")
     message = refusal(tmp_path)
     assert "holds ILSVRC2012_img_train.tar: convert each of them on its own" in message

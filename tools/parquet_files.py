@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmdali.pipeline.errors import ConfigError, InputError
 
-_DATA_FOLDER = "data"
+DATA_FOLDER = "data"
 """Where a repository of the Hugging Face Hub keeps them."""
 
 _EXTENSION = ".parquet"
@@ -53,7 +53,7 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
     except OSError as error:
         raise InputError(f"{str(path)!r}: the folder cannot be listed ({error.strerror})") from error
     if not files:
-        raise InputError(f"{str(path)!r}: no {_EXTENSION} file in the folder or in its folder {_DATA_FOLDER!r}")
+        raise InputError(f"{str(path)!r}: no {_EXTENSION} file in the folder or in its folder {DATA_FOLDER!r}")
     splits = sorted({_split_of(file) for file in files})
     if split is None and len(splits) > 1:
         raise InputError(f"{str(path)!r}: has the splits {_shown(splits)}: choose one with --split")
@@ -65,7 +65,7 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    for place in (folder, folder / _DATA_FOLDER):
+    for place in (folder, folder / DATA_FOLDER):
         if place.is_dir():
             with os.scandir(place) as entries:
                 names = [e.name for e in entries if e.name.endswith(_EXTENSION) and not e.name.startswith(".")]

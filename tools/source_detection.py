@@ -13,7 +13,7 @@ from lmdali.tools.caffe_lmdb import looks_like_lmdb
 from lmdali.tools.class_archives import CLASS_ARCHIVE
 from lmdali.tools.class_folders import is_hidden, listed
 from lmdali.tools.numbered_images import NUMBERED_IMAGE
-from lmdali.tools.parquet_files import looks_like_parquet
+from lmdali.tools.parquet_files import DATA_FOLDER, looks_like_parquet
 from lmdali.tools.source_entries import Ignored
 from lmdali.tools.tar_scan import open_tar, refuse_compressed, walk_tar
 
@@ -47,10 +47,10 @@ def detect_format(path: Path) -> SourceFormat:
         raise InputError(f"{str(path)!r}: neither a folder nor a regular file: {_expected()}")
     if looks_like_lmdb(path):
         return "caffe-lmdb"
-    if looks_like_parquet(path):
-        return "parquet"
     if path.is_dir():
         return _folder_format(path)
+    if looks_like_parquet(path):
+        return "parquet"
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -70,6 +70,14 @@ def detect_format(path: Path) -> SourceFormat:
 def _folder_format(path: Path) -> SourceFormat:
     entries = [entry for entry in listed(path) if not is_hidden(entry.name)]
     names = [entry.name for entry in entries]
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    if looks_like_parquet(path):
+        if others := [name for name in folders if name != DATA_FOLDER]:
+            raise InputError(
+                f"{str(path)!r}: holds folders ({others[0]!r}) and Parquet files: say which are meant, with --format "
+                "folder or parquet"
+            )
+        return "parquet"
     if not any(name.endswith(".tar") or NUMBERED_IMAGE.fullmatch(name) for name in names):
         return "folder"
     challenges = sorted(name for name in names if name.startswith("ILSVRC") and name.endswith(".tar"))
@@ -79,7 +87,6 @@ def _folder_format(path: Path) -> SourceFormat:
             f"{str(path / challenges[0])!r}"
         )
     found = _by_name(names)
-    folders = [entry.name for entry in entries if entry.is_dir()]
     if folders and found != "ilsvrc-val":
         archive = next(name for name in names if name.endswith(".tar"))
         raise InputError(
