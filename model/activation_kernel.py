@@ -18,9 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_CHANNELS = 512
-"""A tower's channels must fit one tile; wider layers are left to the eager path."""
-
 _MIN_POSITIONS = 64
 """Rows of a tile: the fewest that Hopper's matrix instructions take."""
 

@@ -186,7 +186,8 @@ def _place(
 
 def _training_step(model: nn.Module, config: ProfileConfig, device: torch.device) -> Step:
     optimizer = PaperSGD(parameter_groups(model, weight_decay=0.0), _LEARNING_RATE)
-    step = TrainStep(model, optimizer, device=device, precision=_AUTOCAST.get(config.dtype, torch.float32))
+    precision = _AUTOCAST.get(config.dtype, torch.float32)
+    step = TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=True)  # as training is by default
     return lambda batch: step(batch, _LEARNING_RATE)
 
 
