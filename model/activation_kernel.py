@@ -1,9 +1,10 @@
 """What follows a convolution, on a GPU, in one pass: bias, rectifier, response normalisation. Triton, any layout.
 
 With `x = max(c + b, 0)`, `d = k + alpha/size * S(x*x)` and `y = x * d**-beta`, S the sum over neighbouring channels of
-one tower, `dL/dx = g * d**-beta - 2 * beta * alpha/size * x * S(g * x * d**-(beta + 1))`. A tile holds all channels of
-a tower for some positions, so S is a product with a banded matrix of ones: on tensor cores it costs less than the
-memory traffic does. Nothing but the convolution's output is kept for the way back.
+one tower, `dL/dx = g * d**-beta - 2 * beta * alpha/size * x * S(g * x * d**-(beta + 1))`. Nothing but the convolution's
+output is kept for the way back, which sees nine channels of it for each one it writes: they come from the cache, and
+recomputing costs less than the memory traffic of what could be kept. (The sum as a product with a banded matrix, on
+tensor cores, took twice as long on an H100.)
 
 Eager torch takes nine passes over the largest activations of the network forward; this takes one.
 """
@@ -18,15 +19,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MIN_POSITIONS = 64
-"""Rows of a tile: the fewest that Hopper's matrix instructions take."""
-
+_TILE_ELEMENTS = 1024
 _PROGRAMS_PER_PROCESSOR = 8
 
 
 @dataclass(frozen=True)
 class NormConstants:
-    """Of a response normalisation: see `layers.ResponseNorm`."""
+    """Of a response normalisation: see `layers.ResponseNorm`; `size` is at most `layers.KERNEL_MAX_SIZE`."""
 
     size: int
     alpha: float
@@ -97,6 +96,7 @@ def _launch(
     """Run over all tiles; `towered` is the tensor that has the towers one behind the other."""
     batch, channels, height, width = maps.shape
     per_tower = channels // towers
+    block_channels = triton.next_power_of_2(per_tower)
     chosen = norm or NormConstants(1, 0.0, 0.0, 1.0)
     kernel[(_num_programs(maps), towers)](
         maps,
@@ -114,46 +114,66 @@ def _launch(
         HALF=chosen.size // 2,
         NORMALIZE=norm is not None,
         RECTIFY=rectify,
-        # Half-precision maps have fewer digits than the sum has in bfloat16; float32 ones keep theirs. The interpreter
-        # takes the bits of a bfloat16 for a number.
-        HALF_PRECISION=maps.dtype != torch.float32 and maps.is_cuda,
-        BLOCK_P=_MIN_POSITIONS,
-        BLOCK_C=max(16, triton.next_power_of_2(per_tower)),
+        BLOCK_P=max(1, _TILE_ELEMENTS // block_channels),
+        BLOCK_C=block_channels,
         num_warps=4,
     )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _window_sum(values, HALF: tl.constexpr, HALF_PRECISION: tl.constexpr, BLOCK_C: tl.constexpr):  # type: ignore[no-untyped-def]
-    channel = tl.arange(0, BLOCK_C)
-    band = tl.abs(channel[:, None] - channel[None, :]) <= HALF
-    if HALF_PRECISION:
-        total = tl.dot(values.to(tl.bfloat16), band.to(tl.bfloat16))
-    else:
-        total = tl.dot(values, band.to(tl.float32), input_precision="ieee")
-    return total
+def _near(pointer, at, channel, SHIFT: tl.constexpr, per_tower, stride_c, exists):  # type: ignore[no-untyped-def]
+    """The values `SHIFT` channels further on, float32; zeros outside the tower."""
+    inside = (channel + SHIFT >= 0) & (channel + SHIFT < per_tower)
+    return tl.load(pointer + at + SHIFT * stride_c, mask=exists & inside[None, :], other=0.0).to(tl.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rectified(  # type: ignore[no-untyped-def]
+    maps, bias, at, channel, SHIFT: tl.constexpr, per_tower, stride_c, exists, RECTIFY: tl.constexpr
+):
+    inside = (channel + SHIFT >= 0) & (channel + SHIFT < per_tower)
+    b = tl.load(bias + channel + SHIFT, mask=inside, other=0.0).to(tl.float32)
+    x = _near(maps, at, channel, SHIFT, per_tower, stride_c, exists) + b[None, :]
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) if RECTIFY else x
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _denominator(a, b, c, d, e, weight, k, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+    total = c * c
+    if HALF >= 1:
+        total += b * b + d * d
+    if HALF >= 2:
+        total += a * a + e * e
+    return k + weight * total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
     maps, bias, out, positions, area, per_tower, stride_n, stride_p, stride_c, out_n, out_p, out_c, out_tower,
-    weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr, RECTIFY: tl.constexpr, HALF_PRECISION: tl.constexpr,
+    weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr, RECTIFY: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     tower = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, BLOCK_C)
-    b = tl.load(bias + tower * per_tower + channel, mask=channel < per_tower, other=0.0).to(tl.float32)
+    bias += tower * per_tower
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
         position = (tl.zeros((BLOCK_P,), tl.int64) + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
         image, place = position // area, position % area
         exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
-        x = tl.load(maps + at, mask=exists, other=0.0).to(tl.float32) + b[None, :]
-        if RECTIFY:
-            x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
         if NORMALIZE:
-            denominator = k + weight * _window_sum(x * x, HALF, HALF_PRECISION, BLOCK_C)
-            x = x * tl.exp2(-beta * tl.log2(denominator))
+            d = _denominator(
+                _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY),
+                _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY),
+                x,
+                _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY),
+                _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY),
+                weight,
+                k,
+                HALF,
+            )
+            x = x * tl.exp2(-beta * tl.log2(d))
         at = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
         tl.store(out + at, x.to(out.dtype.element_ty), mask=exists)
 
@@ -162,35 +182,49 @@ def _forward(  # type: ignore[no-untyped-def]
 def _backward(  # type: ignore[no-untyped-def]
     maps, bias, gradient, slope, partial, positions, area, per_tower, stride_n, stride_p, stride_c,
     out_n, out_p, out_c, out_tower, weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr,
-    RECTIFY: tl.constexpr, HALF_PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    RECTIFY: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     tower = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, BLOCK_C)
-    b = tl.load(bias + tower * per_tower + channel, mask=channel < per_tower, other=0.0).to(tl.float32)
+    bias += tower * per_tower
     bias_slope = tl.zeros((BLOCK_C,), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
         position = (tl.zeros((BLOCK_P,), tl.int64) + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
         image, place = position // area, position % area
         exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
-        at = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
-        g = tl.load(gradient + at, mask=exists, other=0.0).to(tl.float32)
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
-        given = tl.load(maps + at, mask=exists, other=0.0).to(tl.float32) + b[None, :]
-        x = tl.where(exists, given, 0.0)
-        if RECTIFY:
-            x = tl.maximum(x, 0.0)
+        above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
+        g0 = tl.load(gradient + above, mask=exists, other=0.0).to(tl.float32)
+        x0 = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
+        g = g0
         if NORMALIZE:
-            denominator = k + weight * _window_sum(x * x, HALF, HALF_PRECISION, BLOCK_C)
-            direct = g * tl.exp2(-beta * tl.log2(denominator))
-            crossed = _window_sum(direct * x / denominator, HALF, HALF_PRECISION, BLOCK_C)
-            g = direct - 2.0 * beta * weight * x * crossed
+            m4 = _rectified(maps, bias, at, channel, -4, per_tower, stride_c, exists, RECTIFY)
+            m3 = _rectified(maps, bias, at, channel, -3, per_tower, stride_c, exists, RECTIFY)
+            m2 = _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY)
+            m1 = _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY)
+            p1 = _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY)
+            p2 = _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY)
+            p3 = _rectified(maps, bias, at, channel, 3, per_tower, stride_c, exists, RECTIFY)
+            p4 = _rectified(maps, bias, at, channel, 4, per_tower, stride_c, exists, RECTIFY)
+            d0 = _denominator(m2, m1, x0, p1, p2, weight, k, HALF)
+            g = g0 * tl.exp2(-beta * tl.log2(d0))
+            crossed = g * x0 / d0
+            power = -(beta + 1.0)
+            if HALF >= 1:
+                before = _near(gradient, above, channel, -1, per_tower, out_c, exists)
+                after = _near(gradient, above, channel, 1, per_tower, out_c, exists)
+                crossed += before * m1 * tl.exp2(power * tl.log2(_denominator(m3, m2, m1, x0, p1, weight, k, HALF)))
+                crossed += after * p1 * tl.exp2(power * tl.log2(_denominator(m1, x0, p1, p2, p3, weight, k, HALF)))
+            if HALF >= 2:
+                before = _near(gradient, above, channel, -2, per_tower, out_c, exists)
+                after = _near(gradient, above, channel, 2, per_tower, out_c, exists)
+                crossed += before * m2 * tl.exp2(power * tl.log2(_denominator(m4, m3, m2, m1, x0, weight, k, HALF)))
+                crossed += after * p2 * tl.exp2(power * tl.log2(_denominator(x0, p1, p2, p3, p4, weight, k, HALF)))
+            g -= 2.0 * beta * weight * x0 * crossed
         if RECTIFY:
-            g = tl.where(given > 0.0, g, 0.0)
+            g = tl.where(x0 > 0.0, g, 0.0)
         g = tl.where(exists, g, 0.0)
         bias_slope += tl.sum(g, axis=0)
         tl.store(slope + at, g.to(slope.dtype.element_ty), mask=exists)
-    tl.store(
-        partial + tl.program_id(0) * (per_tower * tl.num_programs(1)) + tower * per_tower + channel,
-        bias_slope,
-        mask=channel < per_tower,
-    )
+    row = partial + tl.program_id(0) * (per_tower * tl.num_programs(1)) + tower * per_tower
+    tl.store(row + channel, bias_slope, mask=channel < per_tower)
