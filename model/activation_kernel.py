@@ -116,7 +116,7 @@ def _launch(
         RECTIFY=rectify,
         BLOCK_P=max(1, _TILE_ELEMENTS // block_channels),
         BLOCK_C=block_channels,
-        num_warps=4,
+        num_warps=8,
     )
 
 
