@@ -26,6 +26,7 @@ class TrainState:
         loss_sum: over the epoch's steps, of the batch means.
         top1_sum: same, of the top-1 errors.
         top5_sum: same, of the top-5 errors.
+        lr: the weights' learning rate in the last step.
         best_top1_error: lowest validation error so far.
         best_epoch: when it was reached, or -1.
         metrics_bytes: length of the metrics file.
@@ -41,6 +42,7 @@ class TrainState:
     loss_sum: float = 0.0
     top1_sum: float = 0.0
     top5_sum: float = 0.0
+    lr: float = 0.0
     best_top1_error: float = math.inf
     best_epoch: int = -1
     metrics_bytes: int = 0

@@ -16,7 +16,7 @@ class TrainStep:
 
     Args:
         model: in training mode, on `device`.
-        optimizer: its groups' `lr` is set before each update.
+        optimizer: with the rates that its groups have when it is called.
         device: where the model is.
         precision: float32, or bfloat16 for autocast.
         channels_last: memory format of the weights and of the input.
@@ -36,7 +36,7 @@ class TrainStep:
         self._model, self._optimizer, self._device = model, optimizer, device
         self._precision, self._channels_last, self._label_smoothing = precision, channels_last, label_smoothing
 
-    def __call__(self, batch: Batch, lr: float) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Train on one batch.
 
         Returns:
@@ -51,8 +51,6 @@ class TrainStep:
         loss = functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
         self._optimizer.step()
         scores = logits.detach()
         return torch.stack(

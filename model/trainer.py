@@ -23,6 +23,7 @@ from lmdali.model.evaluator import EvalResult, evaluate
 from lmdali.model.generators import generator_states, restore_generators
 from lmdali.model.journal import METRICS_FILE
 from lmdali.model.optim import PaperSGD, parameter_groups
+from lmdali.model.rates import LearningRates
 from lmdali.model.recorder import Recorder
 from lmdali.model.run_lock import run_lock
 from lmdali.model.schedule import create_schedule
@@ -78,11 +79,12 @@ class Trainer:
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = PaperSGD(
-            parameter_groups(model, weight_decay=config.weight_decay, bias_decay=config.bias_decay),
+            parameter_groups(model, config),
             config.lr,
             momentum=config.momentum,
         )
         self.schedule = create_schedule(config.schedule, config.epochs)
+        self._rates = LearningRates(config, self.schedule)
         self._step = TrainStep(
             model,
             self.optimizer,
@@ -222,12 +224,12 @@ class Trainer:
 
     def _train_on(self, batch: Batch) -> None:
         position = self.state.epoch + self.state.epoch_samples / self.train_loader.num_samples
-        lr = self.config.lr * self.schedule.factor(position)
-        figures = self._step(batch, lr)
+        self.state.lr = self._rates.apply(self.optimizer, position)
+        figures = self._step(batch)
         # Only now is the step before this one waited for, so a GPU always has work queued.
         self._record.settle()
         self.state.count_step(len(batch.labels), self.train_loader.epoch_digest)
-        self._record.expect(figures, batch, lr)
+        self._record.expect(figures, batch, self.state.lr)
 
     def _end_epoch(self) -> None:
         """Validate, tell the schedule, record, save."""
@@ -240,7 +242,7 @@ class Trainer:
         )
         best = self.state.note_validation(self._val.top1_error)
         self.schedule.end_epoch(self._val.top1_error)
-        self._record.end_epoch(self._val, lr=self.optimizer.param_groups[0]["lr"], best=best)
+        self._record.end_epoch(self._val, lr=self.state.lr, best=best)
         self.state.begin_next_epoch()
         self._save(best=best)
 
