@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+
 import torch
 
 from lmdali.pipeline.errors import ConfigError, MachineError
@@ -28,3 +31,13 @@ def pick_device(name: str) -> torch.device:
     if index >= found:
         raise MachineError(f"{name} was asked for, this machine shows {found} GPUs to torch: use --device cpu or auto")
     return torch.device("cuda", index)
+
+
+def has_gpu_kernels(device: torch.device) -> bool:
+    """Whether this project's Triton kernels run on `device`: on a GPU, where torch brought Triton along."""
+    return device.type == "cuda" and _triton_is_there()
+
+
+@cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None

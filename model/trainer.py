@@ -92,6 +92,7 @@ class Trainer:
             precision=PRECISIONS[config.precision],
             channels_last=config.channels_last,
             label_smoothing=config.label_smoothing,
+            cuda_graph=config.cuda_graph,
         )
         self._record = Recorder(run_dir, self.state, log_steps=config.log_steps, progress=progress)
         self._loader_config = loader_config or {}
