@@ -208,7 +208,7 @@ def test_the_2012_code_divides_by_one_point_one_after_lighting() -> None:
 
 def test_original2012_is_that_arithmetic_with_the_mean_image() -> None:
     assert AugmentConfig.original2012() == AugmentConfig(
-        normalize="mean_image", lighting="roots", lighting_rescale=True
+        normalize="mean_image", mean_window="center", lighting="roots", lighting_rescale=True
     )
 
 
@@ -249,6 +249,25 @@ def test_the_mean_image_is_cut_and_mirrored_with_the_picture() -> None:
     transform = PixelTransform(image[0].astype(np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32))
     out = apply_params(image, given_params([[2, 3], [4, 0]], [True, False]), transform, 4)
     assert not out.any()
+
+
+@pytest.mark.parametrize(("side", "first"), [(8, 2), (9, 2)])
+def test_the_central_window_is_subtracted_whatever_the_crop_and_never_mirrored(side: int, first: int) -> None:
+    config = AugmentConfig(mean_window="center", lighting="none", crop_size=4)
+    transform = pixel_transform(config, basis_of(coordinates(side)[0]), side)
+    assert transform.centered
+    flat = np.full((1, side, side, 3), 100, np.uint8)
+    out = apply_params(flat, given_params([[0, 0], [3, 4], [1, 2]], [False, True, True]), transform, 4)
+    for view in out:
+        assert (100 - view[:, 0, 0]).tolist() == [first, first + 1, first + 2, first + 3]
+        assert (100 - view[0, :, 1]).tolist() == [first, first + 1, first + 2, first + 3]
+
+
+def test_without_a_mean_image_there_is_no_window() -> None:
+    basis = basis_of(coordinates(8)[0])
+    for normalize in ("channel_mean", "none"):
+        config = AugmentConfig(normalize=normalize, mean_window="center", crop_size=4)  # type: ignore[arg-type]
+        assert not pixel_transform(config, basis, 8).centered
 
 
 def test_shift_comes_before_scale() -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -632,10 +633,12 @@ def images(loader: DatasetLoader) -> torch.Tensor:
 AUGMENTS = {
     "pixels": PIXELS,
     "paper": PAPER,
-    "original2012": AugmentConfig(crop_size=CROP, lighting="roots", lighting_rescale=True),
+    "original2012": replace(AugmentConfig.original2012(), crop_size=CROP),
+    "odd_window": replace(AugmentConfig.original2012(), crop_size=CROP - 1),
     "channel_mean_std": AugmentConfig(crop_size=CROP, normalize="channel_mean_std", lighting="roots"),
     "center": CENTER,
     "ten": TEN,
+    "ten_of_window": replace(TEN, mean_window="center"),
     "whole": AugmentConfig(crop_size=SIZE, crop="random"),
 }
 

@@ -98,9 +98,8 @@ def undo_normalization(
     """
     size = images.shape[1]
     pixels = images / transform.scale
-    for view, (y, x) in enumerate(params.crop_yx):
-        mean = transform.mean[y : y + size, x : x + size]
-        pixels[view] += mean[:, ::-1] if params.flip[view] else mean
+    for view, corner in enumerate(params.crop_yx):
+        pixels[view] += transform.view_mean(corner, bool(params.flip[view]), size)
     visible: NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
     return visible
 
