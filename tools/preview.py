@@ -70,7 +70,14 @@ def draw_preview(
     config, manifest = AUGMENTS[augment](), load_manifest(dataset)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
     batch = _load(dataset, config, count, seed, epoch)
-    params = draw_params(config, seed=seed, epoch=epoch, indices=batch.indices.numpy(), image_size=manifest.image_size)
+    params = draw_params(
+        config,
+        seed=seed,
+        epoch=epoch,
+        indices=batch.indices.numpy(),
+        positions=np.arange(count),
+        image_size=manifest.image_size,
+    )
     transform = pixel_transform(config, load_eigenbasis(dataset), manifest.image_size)
     sheet = draw_sheet(
         _tiles(batch, params, transform, manifest),
