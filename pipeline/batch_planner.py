@@ -92,7 +92,12 @@ class BatchPlanner:
         positions = np.concatenate([np.arange(first, stop, dtype=np.int64) for first, stop in spans])
         indices = self._order_of(place.epoch).at(positions)
         params = draw_params(
-            self._augment, seed=self._seed, epoch=place.epoch, indices=indices, image_size=self._image_size
+            self._augment,
+            seed=self._seed,
+            epoch=place.epoch,
+            indices=indices,
+            positions=positions,
+            image_size=self._image_size,
         )
         shifts, hashes = self._transform.shifts(params), view_hashes(positions, indices, params)
         plans, at, views = [], 0, self._augment.num_views

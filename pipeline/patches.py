@@ -95,15 +95,15 @@ class PatchCutter:
         self._decoder, self._crop_size = JpegDecoder(self._size), spec.crop_size
         self._scratch = threading.local()
         planar = spec.layout == "NCHW"
-        self._arithmetic: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._arithmetic: tuple[NDArray[np.float32], bool, NDArray[np.float32]] | None = None
         self._crop: Callable[..., None]
         self._paint: Callable[..., None]
         if transform is None:
             self._crop = crop_kernel.crop_run_pixels_planar if planar else crop_kernel.crop_run_pixels
             self._paint = paint_kernel.paint_run_planar if planar else paint_kernel.paint_run
         else:
-            mean = np.ascontiguousarray(transform.mean.transpose(2, 0, 1)) if planar else transform.mean
-            self._arithmetic = mean, transform.scale
+            mean = crop_kernel.mean_rows(transform, planar=planar)
+            self._arithmetic = mean, transform.centered, transform.scale
             self._crop = crop_kernel.crop_run_normalized_planar if planar else crop_kernel.crop_run_normalized
             self._paint = paint_kernel.paint_run_normalized_planar if planar else paint_kernel.paint_run_normalized
         self._dtype = spec.dtype
@@ -217,7 +217,7 @@ class PatchCutter:
 
     def _form(self, part: Samples) -> tuple[Any, ...]:
         """What kernels take of the arithmetic, between the draws and the output."""
-        return () if self._arithmetic is None else (self._arithmetic[0], part.shifts, self._arithmetic[1])
+        return () if self._arithmetic is None else (*self._arithmetic[:2], part.shifts, self._arithmetic[2])
 
     def _halve(self, floats: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
         if self._dtype == "float16":

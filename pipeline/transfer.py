@@ -97,8 +97,9 @@ class DeviceNormalizer:
     (pixel - mean + shift) * scale is rounded after each operation, as the CPU backend's compiled loop does it, so a
     batch made on a GPU equals one made on the CPU bit for bit. What is the identity is left out; the last operation
     writes the batch's own dtype and layout. A mean image costs one pass that gathers each patch's part of it from a
-    table that fits the L2 cache. So: 3 passes with the paper's mean image and lighting, 2 without lighting, 1 for a
-    mean per channel; a scale (std, 2012 code) adds one; pixels need one for NCHW or a float dtype, none for NHWC uint8.
+    table that fits the L2 cache, unless all patches lose the same window. So: 3 passes with the paper's mean image and
+    lighting, 2 without lighting, 1 for a mean per channel or a central window; a scale (std, 2012 code) adds one;
+    pixels need one for NCHW or a float dtype, none for NHWC uint8.
 
     Args:
         transform: the arithmetic; its mean image is kept on the device.
@@ -109,7 +110,10 @@ class DeviceNormalizer:
         self._spec, self._planar = spec, spec.layout == "NCHW"
         self._height, self._width, _ = transform.mean.shape
         self._mean = self._table = None
-        if not (transform.mean == transform.mean[0, 0]).all():
+        if transform.centered:
+            window = torch.from_numpy(transform.central_mean(spec.crop_size))
+            self._mean = (window.permute(2, 0, 1) if self._planar else window).contiguous().to(spec.device)
+        elif not (transform.mean == transform.mean[0, 0]).all():
             self._table = self._mean_table(transform.mean)
         elif transform.mean.any():
             self._mean = self._per_channel(torch.from_numpy(transform.mean[0, 0].copy())).to(spec.device)

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -532,8 +533,9 @@ def test_a_state_of_another_seed_can_be_forced(make: Make) -> None:
 
 def expected_digest(augment: AugmentConfig, count: int, epoch: int = 0, seed: int = 0) -> int:
     chosen = np.array(order(epoch, seed)[:count])
-    params = draw_params(augment, seed=seed, epoch=epoch, indices=chosen, image_size=SIZE)
-    return batch_digest(np.arange(count), chosen, params)
+    places = np.arange(count)
+    params = draw_params(augment, seed=seed, epoch=epoch, indices=chosen, positions=places, image_size=SIZE)
+    return batch_digest(places, chosen, params)
 
 
 @pytest.mark.parametrize("augment", [PIXELS, PAPER, TEN], ids=["pixels", "paper", "ten"])
@@ -619,7 +621,8 @@ def reference(dataset: Path, augment: AugmentConfig, epoch: int = 0) -> torch.Te
     """All views of the epoch in its order, by the plain NumPy arithmetic: NHWC float32."""
     pixels, _ = stored(dataset)
     chosen = np.array(order(epoch))
-    params = draw_params(augment, seed=0, epoch=epoch, indices=chosen, image_size=SIZE)
+    places = np.arange(len(chosen))
+    params = draw_params(augment, seed=0, epoch=epoch, indices=chosen, positions=places, image_size=SIZE)
     transform = pixel_transform(augment, load_eigenbasis(dataset) if augment.needs_basis else None, SIZE)
     return torch.from_numpy(apply_params(pixels[chosen], params, transform, augment.crop_size))
 
@@ -632,10 +635,12 @@ def images(loader: DatasetLoader) -> torch.Tensor:
 AUGMENTS = {
     "pixels": PIXELS,
     "paper": PAPER,
-    "original2012": AugmentConfig(crop_size=CROP, lighting="roots", lighting_rescale=True),
+    "original2012": replace(AugmentConfig.original2012(), crop_size=CROP),
+    "odd_window": replace(AugmentConfig.original2012(), crop_size=CROP - 1),
     "channel_mean_std": AugmentConfig(crop_size=CROP, normalize="channel_mean_std", lighting="roots"),
     "center": CENTER,
     "ten": TEN,
+    "ten_of_window": replace(TEN, mean_window="center"),
     "whole": AugmentConfig(crop_size=SIZE, crop="random"),
 }
 

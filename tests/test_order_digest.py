@@ -47,7 +47,8 @@ def slow_digest(positions: list[int], indices: list[int], params: AugmentParams)
 
 def drawn(indices: list[int], augment: AugmentConfig | None = None, **fields: int) -> AugmentParams:
     given_ = {"seed": 5, "epoch": 3, "image_size": 256} | fields
-    return draw_params(augment or AugmentConfig.paper(), indices=np.array(indices, np.int64), **given_)
+    samples = np.array(indices, np.int64)
+    return draw_params(augment or AugmentConfig.paper(), indices=samples, positions=samples, **given_)
 
 
 def digest(positions: list[int], indices: list[int], params: AugmentParams) -> int:

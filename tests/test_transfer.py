@@ -26,6 +26,7 @@ def transform(kind: str, *, scale: bool = False) -> PixelTransform:
     random = np.random.default_rng(1)
     mean = {
         "image": random.uniform(90, 160, (HEIGHT, HEIGHT, 3)),
+        "window": random.uniform(90, 160, (HEIGHT, HEIGHT, 3)),
         "channel": np.broadcast_to(random.uniform(90, 160, 3), (HEIGHT, HEIGHT, 3)),
         "none": np.zeros((HEIGHT, HEIGHT, 3)),
     }[kind]
@@ -34,6 +35,7 @@ def transform(kind: str, *, scale: bool = False) -> PixelTransform:
         np.ascontiguousarray(mean, np.float32),
         factors.astype(np.float32),
         random.normal(0, 9, (3, 3)).astype(np.float32),
+        kind == "window",
     )
 
 
@@ -59,7 +61,10 @@ def all_draws(size: int, *, lit: bool) -> AugmentParams:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("lit", [False, True])
-@pytest.mark.parametrize(("kind", "scale"), [("image", False), ("image", True), ("channel", False), ("none", True)])
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [("image", False), ("image", True), ("window", False), ("window", True), ("channel", False), ("none", True)],
+)
 def test_every_patch_equals_the_reference_bit_for_bit(
     size: int, layout: Any, dtype: Any, lit: bool, kind: str, scale: bool
 ) -> None:
