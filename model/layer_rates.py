@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from lmdali.model.weight_transfer import select_layers
 from lmdali.pipeline.errors import ConfigError
 
-_LAYER = re.compile(r"conv[1-6]?|fc[678]?")
-_FORM = "LAYERS=RATE[@EPOCH] with LAYERS as in conv1+fc8, conv or fc, and RATE as in 1e-5, x0.1 or frozen"
+_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
+_FORM = "LAYERS=RATE[@EPOCH] with LAYERS as in conv1..conv5+fc8, conv or fc, and RATE as in 1e-5, x0.1 or frozen"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LayerRate:
     """What holds for some layers from some point of the training on.
 
     Attributes:
-        layers: names as given: `conv1`, or `conv` and `fc` for all of a kind.
+        layers: their names, those of the full network with six convolutional layers.
         epoch: from where on, fractional epochs from 0.
         kind: `rate` replaces the rate of the weights, schedule and all; `factor` multiplies what the schedule says, for
             weights and biases; `frozen` means no update at all: weights, biases and velocities stay as they are, as
@@ -32,18 +32,15 @@ class LayerRate:
     kind: Literal["rate", "factor", "frozen"]
     value: float
 
-    def names(self, layer: str) -> bool:
-        """Whether this speaks of `layer`, say `conv3`."""
-        return layer in self.layers or layer.rstrip("0123456789") in self.layers
-
 
 @lru_cache(maxsize=64)
 def parse_layer_rates(text: str) -> tuple[LayerRate, ...]:
     """The entries of a text such as `conv1=1e-5@67,conv1=frozen@72`, by epoch, and as written where epochs are equal.
 
     Args:
-        text: `LAYERS=RATE[@EPOCH]`, any number of them with commas between; nothing for none. Of those that name a
-            layer, the last one whose epoch has come holds; `x1` means as the schedule says, again.
+        text: `LAYERS=RATE[@EPOCH]`, any number of them with commas between; nothing for none. LAYERS are terms of
+            `weight_transfer.select_layers` with `+` between. Of the entries that name a layer, the last one whose epoch
+            has come holds; `x1` means as the schedule says, again.
 
     Raises:
         ConfigError: an entry is none, with its text.
@@ -54,7 +51,7 @@ def parse_layer_rates(text: str) -> tuple[LayerRate, ...]:
 
 def rates_of(rates: tuple[LayerRate, ...], layer: str) -> tuple[LayerRate, ...]:
     """Those that name a layer, in the same order."""
-    return tuple(rate for rate in rates if rate.names(layer))
+    return tuple(rate for rate in rates if layer in rate.layers)
 
 
 def rate_at(rates: tuple[LayerRate, ...], epoch: float) -> LayerRate | None:
@@ -66,17 +63,14 @@ def rate_at(rates: tuple[LayerRate, ...], epoch: float) -> LayerRate | None:
 def _parse_entry(entry: str) -> LayerRate:
     names, equals, rest = entry.partition("=")
     rate, at, epoch = rest.partition("@")
-    layers = tuple(name.strip() for name in names.split("+"))
-    unknown = [name for name in layers if not _LAYER.fullmatch(name)]
     if not equals or not rate:
         raise ConfigError(f"layer_lr {entry!r}: expected {_FORM}")
-    if unknown:
-        raise ConfigError(f"layer_lr {entry!r}: no such layer: {', '.join(unknown)}; expected {_FORM}")
     try:
+        layers = select_layers(names.replace("+", ","), _LAYERS)
         start = float(epoch) if at else 0.0
         frozen, factor = rate == "frozen", rate.startswith("x")
         value = 0.0 if frozen else float(rate.removeprefix("x"))
-    except ValueError as error:
+    except (ValueError, ConfigError) as error:
         raise ConfigError(f"layer_lr {entry!r}: {error}; expected {_FORM}") from error
     if not (math.isfinite(start) and start >= 0 and math.isfinite(value)) or (value <= 0 and not frozen):
         raise ConfigError(f"layer_lr {entry!r}: epochs must be at least 0 and rates over 0; say frozen for no update")

@@ -127,7 +127,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     """
     rates = parse_layer_rates(config.layer_lr)
     named = [(name.partition(".")[0], weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    _require_layers(rates, {layer for layer, _ in named})
+    _require_layers(rates, list(dict.fromkeys(layer for layer, _ in named)))
     groups: dict[tuple[tuple[LayerRate, ...], str], dict[str, Any]] = {}
     for kind, decay in (
         ("weights", config.weight_decay),
@@ -140,8 +140,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     return [groups[key] for key in sorted(groups, key=lambda key: len(key[0]) > 0)]
 
 
-def _require_layers(rates: tuple[LayerRate, ...], layers: set[str]) -> None:
+def _require_layers(rates: tuple[LayerRate, ...], layers: list[str]) -> None:
     for rate in rates:
-        for name in rate.layers:
-            if not any(LayerRate((name,), 0.0, "frozen", 0.0).names(layer) for layer in layers):
-                raise ConfigError(f"layer_lr: the network has no layer {name}, it has {', '.join(sorted(layers))}")
+        if not set(rate.layers) & set(layers):
+            raise ConfigError(f"layer_lr names {', '.join(rate.layers)}, the network has {', '.join(layers)}")

@@ -9,6 +9,7 @@ from typing import Any
 from lmdali.model.alexnet import AlexNetConfig
 from lmdali.model.train_config import TrainConfig
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.errors import ConfigError
 
 
@@ -21,16 +22,25 @@ class Preset:
         train: how it is trained.
         augment: how training images are made.
         batch_size: samples per step.
+        order: of the training samples, see `LoaderConfig`.
+        drop_last: leave out an epoch's last, smaller batch; None: as `LoaderConfig` does.
+
+    Raises:
+        ConfigError: several views of one sample, or a batch without samples.
     """
 
     model: AlexNetConfig
     train: TrainConfig
     augment: AugmentConfig
     batch_size: int
+    order: OrderName = "shuffled"
+    drop_last: bool | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {self.batch_size}")
+        if self.augment.num_views != 1:
+            raise ConfigError(f'training takes one view of a sample, crop "{self.augment.crop}" gives several')
 
     def changed(
         self,
@@ -42,13 +52,19 @@ class Preset:
     ) -> Preset:
         """The same recipe with some fields replaced.
 
+        Turning lighting off takes along what only says how it is done, unless that is given too.
+
         Raises:
             ConfigError: a value that cannot work.
         """
-        return Preset(
+        augment = dict(augment or {})
+        if augment.get("lighting") == "none":
+            augment = {"lighting_rescale": False, **augment}
+        return dataclasses.replace(
+            self,
             model=dataclasses.replace(self.model, **(model or {})),
             train=dataclasses.replace(self.train, **(train or {})),
-            augment=dataclasses.replace(self.augment, **(augment or {})),
+            augment=dataclasses.replace(self.augment, **augment),
             batch_size=self.batch_size if batch_size is None else batch_size,
         )
 

@@ -40,6 +40,12 @@ def test_kinds_of_layers_and_several_at_once() -> None:
     assert [holding(text, layer, 1.0) for layer in ("conv6", "fc6", "fc8")] == [("rate", 0.01)] * 3
     assert holding(text, "fc7", 2.5) == ("factor", 1.0)
     assert holding(text, "conv1", 1.0) is None
+    assert [holding("conv2..conv4=frozen", f"conv{n}", 0.0) for n in (1, 2, 4, 5)] == [
+        None,
+        ("frozen", 0.0),
+        ("frozen", 0.0),
+        None,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_there_are_no_more_groups_than_are_needed() -> None:
 
 
 def test_a_layer_that_the_network_lacks_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no layer conv6, it has conv1, fc8"):
+    with pytest.raises(ConfigError, match="names conv6, the network has conv1, fc8"):
         parameter_groups(TwoLayers(), TrainConfig(layer_lr="conv6=0.1"))
     with pytest.raises(ConfigError, match="layer_lr"):
         TrainConfig(layer_lr="conv9=0.1")

@@ -46,6 +46,9 @@ _FORM: dict[str, _Option] = {
     "dtype": ((), click.Choice(get_args(DType)), "Of the images; uint8 leaves out mean and lighting."),
     "layout": ((), click.Choice(get_args(Layout)), "Order of the images' axes."),
 }
+OPTION_HELP = {name: text for name, (_, _, text) in {**_LOADER, **_EPOCH}.items()}
+"""Help of `loader_options` and `epoch_options`, by field of `LoaderConfig`."""
+
 _SHOWN_DEFAULTS = {"num_threads": "every usable CPU"}
 
 
@@ -80,7 +83,8 @@ class LoaderOptions:
 
     def loader_arguments(self) -> dict[str, Any]:
         """The arguments of `LoaderConfig` among this configuration's fields."""
-        return {name: getattr(self, name) for name in (*_LOADER, *_EPOCH, *_FORM) if hasattr(self, name)}
+        known = {name: getattr(self, name) for name in (*_LOADER, *_EPOCH, *_FORM) if hasattr(self, name)}
+        return {name: value for name, value in known.items() if value is not None or name != "order"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +92,12 @@ class EpochOptions(LoaderOptions):
     """`LoaderOptions`, and what matters to whoever goes through a dataset again and again.
 
     Attributes:
-        order: of the samples.
+        order: of the samples; None leaves it to the recipe, or to `LoaderConfig`.
         block_shards: shards in a block of the block order.
         decoded_cache_bytes: memory for decoded images of JPEG records; 0 keeps none.
     """
 
-    order: OrderName = LoaderConfig.order
+    order: OrderName | None = None
     block_shards: int = LoaderConfig.block_shards
     decoded_cache_bytes: int = LoaderConfig.decoded_cache_bytes
 

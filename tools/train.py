@@ -13,29 +13,24 @@ import click
 import torch
 
 from lmdali.model.alexnet import AlexNet
-from lmdali.model.checkpoint import BEST_NAME
 from lmdali.model.device import pick_devices
-from lmdali.model.figures import save_kernels, save_learning_curve
-from lmdali.model.journal import METRICS_FILE
 from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.model.torchrun import Parallel, TorchrunPlace, torchrun_place
-from lmdali.model.train_state import TrainResult
-from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
-from lmdali.model.weight_layout import weights_of
+from lmdali.model.trainer import Trainer
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
-from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.evaluate import evaluation_augment
 from lmdali.tools.exit_codes import Terminated
+from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
 from lmdali.tools.loader_options import EpochOptions, epoch_options, loader_options
-from lmdali.tools.preset_options import chosen_preset, preset_options
-from lmdali.tools.report_table import print_json, print_pairs
-
-LEARNING_CURVE_FILE = "learning_curve.png"
-KERNELS_FILE = "kernels.png"
+from lmdali.tools.preset_options import RecipeCommand, given_settings, preset_options
+from lmdali.tools.recipe import print_recipe, resolve_recipe
+from lmdali.tools.report_table import print_json
+from lmdali.tools.train_report import TrainReport, make_report, print_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +46,8 @@ class TrainJob(EpochOptions):
         run_dir: gets checkpoints, metrics, the statistics, and the pictures.
         preset: network, training and augmentation; its batch is that of all ranks together.
         resume: continue the run in `run_dir`, if there is one.
+        init_from: checkpoint, or run directory and its best one, whose layers the network begins with.
+        init_layers: which of them, see `weight_transfer.select_layers`; the others begin at random.
         device: auto, cpu or cuda:N.
         parallel: one device, two with a tower each, or one process per device under torchrun.
         devices: of the towers, or of this machine's ranks, with commas between them; empty leaves it to `device`.
@@ -62,6 +59,8 @@ class TrainJob(EpochOptions):
     run_dir: Path
     preset: Preset = PRESETS["paper"]
     resume: bool = False
+    init_from: Path | None = None
+    init_layers: str = ALL_BUT_THE_HEAD
     device: str = "auto"
     parallel: Parallel = "none"
     devices: str = ""
@@ -71,9 +70,11 @@ class TrainJob(EpochOptions):
         """Of the training and the validation loader of one rank, which has its part of the batch and of the CPUs.
 
         Raises:
-            ConfigError: the batch cannot be divided equally among the ranks.
+            ConfigError: the batch, or the last one of an epoch, cannot be divided equally among the ranks.
         """
         place = place or TorchrunPlace()
+        if place.world_size > 1 and self.preset.drop_last is False:
+            raise ConfigError("several ranks cannot share an epoch's last, smaller batch: leave it out, --drop-last")
         arguments = self.loader_arguments()
         if arguments["num_threads"] is None and place.local_world_size > 1:
             arguments["num_threads"] = max(1, usable_cpus() // place.local_world_size)
@@ -83,49 +84,19 @@ class TrainJob(EpochOptions):
             seed=self.preset.train.seed,
             augment=self.preset.augment,
             layout="NHWC" if self.preset.train.channels_last else "NCHW",
-            **arguments,
+            drop_last=self.preset.drop_last,
+            **{"order": self.preset.order, **arguments},
         )
         val = dataclasses.replace(
             train,
             dataset=self.val,
             augment=evaluation_augment(self.preset.augment, views=1),
             order="sequential",
+            drop_last=None,
             decoded_cache_bytes=0,
             basis=self.train,
         )
         return train, val
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainReport:
-    """How it went, and where everything is.
-
-    Attributes:
-        result: of the training.
-        run_dir: the run's directory.
-        best_checkpoint: lowest validation error.
-        learning_curve: picture, or None without a finished epoch or without matplotlib.
-        kernels: picture of the first layer.
-        device: trained on; of several ranks the first one's, of two towers both.
-        backend: of the training loader.
-        world_size: ranks that trained.
-    """
-
-    result: TrainResult
-    run_dir: Path
-    best_checkpoint: Path | None
-    learning_curve: Path | None
-    kernels: Path
-    device: str
-    backend: str
-    world_size: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """The result's fields, the number of ranks, and the rest as text."""
-        names = ("run_dir", "best_checkpoint", "learning_curve", "kernels", "device", "backend")
-        values = {name: getattr(self, name) for name in names}
-        paths = {name: None if value is None else str(value) for name, value in values.items()}
-        return {**self.result.to_json(), **paths, "world_size": self.world_size}
 
 
 def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
@@ -182,12 +153,16 @@ def _train(
         trainer.require_vacant()
         if progress is not None:
             print(_opening(job, trainer, train_loader), file=progress, flush=True)
+        if job.init_from is not None and not trainer.checkpoints.paths():
+            begun = begin_from(trainer, job.init_from, job.init_layers)
+            if progress is not None:
+                print(f"begins with {begun}", file=progress, flush=True)
         if job.preset.augment.needs_basis:
             # Whoever evaluates the run later needs the training set's mean, not the training set.
             ranks.on_first(lambda: save_statistics(job.run_dir, *load_moments(job.train)))
         result = trainer.fit()
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
-        return ranks.on_first(lambda: _report(job, trainer, result, train_loader.backend_name, progress))
+        return ranks.on_first(lambda: make_report(trainer, result, train_loader.backend_name, progress))
 
 
 def _describe(job: TrainJob) -> dict[str, Any]:
@@ -209,32 +184,23 @@ def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
     )
 
 
-def _report(job: TrainJob, trainer: Trainer, result: TrainResult, backend: str, progress: TextIO | None) -> TrainReport:
-    curve: Path | None = None
-    try:
-        if result.epochs:
-            curve = save_learning_curve(job.run_dir / METRICS_FILE, job.run_dir / LEARNING_CURVE_FILE)
-    except MissingExtraError as error:
-        if progress is not None:
-            print(error, file=progress)
-    best = job.run_dir / CHECKPOINT_DIR / BEST_NAME
-    return TrainReport(
-        result=result,
-        run_dir=job.run_dir,
-        best_checkpoint=best if best.exists() else None,
-        learning_curve=curve,
-        kernels=save_kernels(weights_of(trainer.model)["conv1.weight"], job.run_dir / KERNELS_FILE),
-        device=str(trainer.device),
-        backend=backend,
-        world_size=trainer.ranks.world_size,
-    )
-
-
-@click.command("train")
-@click.argument("train", type=click.Path(path_type=Path))
-@click.argument("val", type=click.Path(path_type=Path))
-@click.option("--run-dir", type=click.Path(path_type=Path), required=True, help="Directory for everything written.")
+@click.command("train", cls=RecipeCommand)
+@click.argument("train", type=click.Path(path_type=Path), required=False)
+@click.argument("val", type=click.Path(path_type=Path), required=False)
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Directory for everything written.  [required]")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir, if there is one.")
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    default=TrainJob.init_from,
+    help="Checkpoint, or run directory and its best one, whose layers the network begins with.",
+)
+@click.option(
+    "--init-layers",
+    default=TrainJob.init_layers,
+    show_default=True,
+    help="Which of them: conv, conv1..conv3,fc6, all, all-but-fc8.",
+)
 @click.option("--device", default=TrainJob.device, show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
     "--parallel",
@@ -256,9 +222,10 @@ def _report(job: TrainJob, trainer: Trainer, result: TrainResult, backend: str, 
 @loader_options
 @epoch_options
 @preset_options
+@click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(train: Path, val: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, print_config: bool, **given: Any) -> None:
     """Train AlexNet on the dataset TRAIN, validating on VAL.
 
     SIGINT and SIGTERM finish the step, save a checkpoint, and exit with 130 or 143; --resume continues there, with as
@@ -267,40 +234,19 @@ def command(train: Path, val: Path, as_json: bool, quiet: bool, **given: Any) ->
     Several devices with a copy of the network each:
     torchrun --nproc-per-node 2 -m lmdali.tools train TRAIN VAL --run-dir DIR --parallel ddp
     """
-    recipe = chosen_preset(given)
-    job = TrainJob(train=train, val=val, preset=recipe, **given)
+    recipe = resolve_recipe(given_settings(click.get_current_context(), given), train=train)
+    if print_config:
+        print_json(recipe.to_json()) if as_json else print_recipe(recipe)
+        return
+    for name, value in (("TRAIN", train), ("VAL", val), ("--run-dir", given["run_dir"])):
+        if value is None:
+            raise click.UsageError(f"Missing {name}.")
+    assert train is not None and val is not None
+    job = TrainJob(train=train, val=val, preset=recipe.preset, **recipe.loader, **given)
     report = train_dataset(job, None if quiet else sys.stderr)
     if not torchrun_place(job.parallel).rank:
-        if as_json:
-            print_json(report.to_json())
-        else:
-            _print_report(report)
+        print_json(report.to_json()) if as_json else print_report(report)
     if report.result.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
     if report.result.stopped_by is not None:
         raise Terminated
-
-
-def _print_report(report: TrainReport) -> None:
-    result = report.result
-    rows: list[tuple[str, object]] = [
-        ("epochs, steps, time", f"{result.epochs}, {result.steps:,}, {result.seconds:.0f} s"),
-        ("training rate", f"{result.images_per_second:.0f} images/s, {100 * result.stall:.1f} % waiting for data"),
-    ]
-    if result.best_top1_error is not None:
-        accuracy = f"{100 * (1 - result.best_top1_error):.2f} % (epoch {result.best_epoch})"
-        rows.append(("best validation top-1 accuracy", accuracy))
-    if result.val is not None:
-        last = f"{100 * (1 - result.val.top1_error):.2f} %, top-5 {100 * (1 - result.val.top5_error):.2f} %"
-        rows.append(("last validation top-1 accuracy", last))
-    if result.stopped_by is not None:
-        rows.append(("stopped by", f"{signal.Signals(result.stopped_by).name}: continue with --resume"))
-    named = {
-        "best checkpoint": report.best_checkpoint,
-        "metrics": report.run_dir / METRICS_FILE,
-        "learning curve": report.learning_curve,
-        "first-layer kernels": report.kernels,
-        "weights sha256": result.weights_sha256[:16],
-    }
-    rows += [(name, value) for name, value in named.items() if value is not None]
-    print_pairs(f"run {report.run_dir}", rows)
