@@ -93,7 +93,7 @@ class OrderLedger:
             name: getattr(self._config.augment, name)
             for name in ("crop", "crop_size", "crop_chunk", "flip", "lighting_std")
         }
-        drawn["lighting_std"] *= self._config.augment.lighting != "none"
+        drawn["lighting_std"] *= self._config.augment.is_lit(self._config.epoch)
         return {
             "manifest_digest": self._manifest.digest,
             "num_samples": self._manifest.num_records,
