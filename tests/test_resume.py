@@ -167,6 +167,16 @@ def test_a_run_stopped_after_each_single_batch_is_the_run_that_never_was(order: 
     assert (state or {})["epoch"] == 2
 
 
+def test_minibatches_that_are_shuffled_once_keep_their_members_and_get_new_draws() -> None:
+    run = Run(order="shuffled_once", augment=CHUNKS)
+    loader = run.loader(6, prefetch=9)
+    first = [numbers([batch]) for batch in loader]
+    digest = loader.epoch_digest
+    assert [numbers([batch]) for batch in loader] == first
+    assert digest != loader.epoch_digest == run.digest(epoch=1)
+    assert [number for batch in first for number in batch] == Run().indices(), "those of the first shuffled epoch"
+
+
 @pytest.mark.parametrize("step", range(7))
 def test_digests_are_those_of_a_run_that_was_never_stopped(step: int) -> None:
     run = Run(drop_last=True, augment=CHUNKS)

@@ -28,7 +28,7 @@ class OrderConfig:
     Attributes:
         epoch: 0 to 2**32 - 1.
         seed: 0 to 2**64 - 1.
-        order: "shuffled", "sequential" or "block".
+        order: a name in `ORDERS`.
         block_shards: shards in a block of the block order.
         batch_size: samples per rank and step.
         world_size: ranks that share each global batch.
