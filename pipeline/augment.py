@@ -9,7 +9,7 @@ same multiple of each principal component of RGB.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,8 @@ class AugmentConfig:
             "roots" uses the roots of lambda_i (the 2012 code); a_i ~ N(0, lighting_std) per image.
         lighting_std: standard deviation of a_i.
         lighting_rescale: divide the image by 1 + lighting_std after adding (the 2012 code).
+        lighting_epochs: epochs with lighting; from that one on, counted from 0, images are neither lit nor divided.
+            The 2012 runs went on so, with the coefficient set to 0, from epoch 67 (ILSVRC-2012) or 68 (2010).
     """
 
     crop_size: int = 224
@@ -57,6 +59,7 @@ class AugmentConfig:
     lighting: Lighting = "eigenvalues"
     lighting_std: float = 0.1
     lighting_rescale: bool = False
+    lighting_epochs: int | None = None
 
     def __post_init__(self) -> None:
         _choice("crop", self.crop, ("random", "center", "ten"))
@@ -71,6 +74,9 @@ class AugmentConfig:
             raise ConfigError(f"lighting_std must be in 0..10, found {self.lighting_std}")
         if self.lighting_rescale and self.lighting == "none":
             raise ConfigError("lighting_rescale undoes what lighting adds: it needs a lighting")
+        if self.lighting_epochs is not None and (self.lighting_epochs < 0 or self.lighting == "none"):
+            found = f'{self.lighting_epochs} and lighting "{self.lighting}"'
+            raise ConfigError(f"lighting_epochs must be at least 0 and needs a lighting, found {found}")
         if self.crop != "random" and (self.flip or self.lighting != "none" or self.crop_chunk != 1):
             raise ConfigError(f'crop "{self.crop}" is for evaluation: set flip=False, lighting="none" and crop_chunk=1')
 
@@ -81,8 +87,8 @@ class AugmentConfig:
 
     @classmethod
     def original2012(cls) -> AugmentConfig:
-        """The released code: 32 images share a crop, the mean's central window, roots, and the division by 1.1."""
-        return cls(crop_chunk=32, mean_window="center", lighting="roots", lighting_rescale=True)
+        """The released code: 32 images share a crop, the mean's central window, roots and 1 / 1.1 for 67 epochs."""
+        return cls(crop_chunk=32, mean_window="center", lighting="roots", lighting_rescale=True, lighting_epochs=67)
 
     @classmethod
     def center(cls) -> AugmentConfig:
@@ -103,6 +109,10 @@ class AugmentConfig:
     def num_views(self) -> int:
         """Views per sample."""
         return 10 if self.crop == "ten" else 1
+
+    def is_lit(self, epoch: int) -> bool:
+        """Whether lighting is added in an epoch, counted from 0."""
+        return self.lighting != "none" and (self.lighting_epochs is None or epoch < self.lighting_epochs)
 
     @property
     def needs_basis(self) -> bool:
@@ -180,7 +190,7 @@ def draw_params(
     # Multiply and shift: uniform over the offsets to one part in 2**32 / 33.
     crop_yx = (np.stack([w0, w1], axis=1) * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
     flip = (w2 >> np.uint64(31)).astype(np.bool_) if config.flip else np.zeros(count, np.bool_)
-    if config.lighting != "none":
+    if config.is_lit(epoch):
         alphas = (_normals(seed, epoch, indices) * config.lighting_std).astype(np.float32)
     return AugmentParams(crop_yx, flip, alphas)
 
@@ -212,12 +222,20 @@ class PixelTransform:
         scale: (3,) float32 factors per channel.
         vectors: (3, 3) float32; `alphas @ vectors.T` is the shift of each image, gray levels.
         centered: every view loses the central window of the mean, whatever its crop and flip.
+        unlit: (epoch, (3,) float32): from that epoch on images are not lit, and this is their scale; None for never.
     """
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     vectors: NDArray[np.float32]
     centered: bool = False
+    unlit: tuple[int, NDArray[np.float32]] | None = None
+
+    def at(self, epoch: int) -> PixelTransform:
+        """The arithmetic of one epoch, counted from 0: `scale` is the epoch's."""
+        if self.unlit is None or epoch < self.unlit[0]:
+            return self
+        return replace(self, scale=self.unlit[1], unlit=None)
 
     def central_mean(self, size: int) -> NDArray[np.float32]:
         """(size, size, 3) float32, the central window of the mean."""
@@ -263,9 +281,12 @@ def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size:
         vectors = (basis.eigenvectors * (255.0 * basis.unit_eigenvalues)).astype(np.float32)
     elif config.lighting == "roots":
         vectors = (basis.eigenvectors * np.sqrt(basis.eigenvalues)).astype(np.float32)
+    unlit = None
     if config.lighting_rescale:
+        unlit = None if config.lighting_epochs is None else (config.lighting_epochs, scale)
         scale = scale / np.float32(1.0 + config.lighting_std)
-    return PixelTransform(mean, scale, vectors, config.normalize == "mean_image" and config.mean_window == "center")
+    centered = config.normalize == "mean_image" and config.mean_window == "center"
+    return PixelTransform(mean, scale, vectors, centered, unlit)
 
 
 def apply_params(
@@ -276,7 +297,7 @@ def apply_params(
     Args:
         pixels: (B, H, W, 3) uint8 RGB.
         params: draws for the B * V views.
-        transform: the arithmetic.
+        transform: the arithmetic of the epoch, `transform.at(epoch)`.
         crop_size: side S of a view.
 
     Returns:

@@ -1,7 +1,8 @@
 """The DALI graph: what happens to the stored images of a batch inside NVIDIA DALI. The only file that imports it.
 
 Inputs, fed by `DaliBackend` for every batch: "images", and for each view "crop_y_V", "crop_x_V" (fractions of the free
-room), "flip_V", and for float images "mean_V" (3 numbers per sample). Outputs: one batch per view.
+room), "flip_V", and for float images "mean_V" (3 numbers per sample), and "std" (3 numbers per sample, for all views).
+Outputs: one batch per view.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def build_graph(
         pixels = stored_pixels(size, hardware_share, raw=raw, on_gpu=on_gpu)
         if not spec.holds_pixels and not transform.centered and constant_mean(transform) is None:
             pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
-        pipeline.set_outputs(*[_view(pixels, view, transform, spec) for view in range(spec.num_views)])
+        std = None if spec.holds_pixels else fn.external_source(name="std", dtype=types.FLOAT, ndim=1)
+        pipeline.set_outputs(*[_view(pixels, std, view, transform, spec) for view in range(spec.num_views)])
     pipeline.build()
     return pipeline
 
@@ -99,7 +101,7 @@ def stored_pixels(size: int, hardware_share: float, *, raw: bool, on_gpu: bool) 
     )
 
 
-def _view(pixels: Any, view: int, transform: PixelTransform, spec: OutputSpec) -> Any:
+def _view(pixels: Any, std: Any, view: int, transform: PixelTransform, spec: OutputSpec) -> Any:
     device = "gpu" if spec.device.type == "cuda" else "cpu"
     scalars = {
         name: fn.external_source(name=f"{name}_{view}", dtype=types.FLOAT, ndim=0) for name in ("crop_y", "crop_x")
@@ -108,7 +110,7 @@ def _view(pixels: Any, view: int, transform: PixelTransform, spec: OutputSpec) -
     arithmetic: dict[str, Any] = {}
     if not spec.holds_pixels:
         mean = fn.external_source(name=f"mean_{view}", dtype=types.FLOAT, ndim=1)
-        arithmetic = {"mean": mean, "std": [1.0 / float(factor) for factor in transform.scale]}
+        arithmetic = {"mean": mean, "std": std}
     form = {"dtype": _output_dtype(spec), "output_layout": "CHW" if spec.layout == "NCHW" else "HWC", **arithmetic}
     cut = {
         "crop": (spec.crop_size, spec.crop_size),

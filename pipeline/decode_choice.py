@@ -266,6 +266,6 @@ def sample_plan(
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
         indices, size = records[positions % count], manifest.image_size
         params = draw_params(augment, seed=0, epoch=0, indices=indices, positions=positions, image_size=size)
-        return BatchPlan(indices, params, transform.shifts(params))
+        return BatchPlan(indices, params, transform.shifts(params), transform.at(0).scale)
 
     return plan

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,8 @@ def test_a_crop_larger_than_the_images_is_refused() -> None:
         {"crop": "center", "lighting": "none"},
         {"crop": "center", "lighting": "none", "flip": False, "crop_chunk": 32},
         {"crop_chunk": 0},
+        {"lighting_epochs": -1},
+        {"lighting": "none", "lighting_epochs": 67},
         {"mean_window": "corner"},
     ],
 )
@@ -245,9 +248,39 @@ def test_the_2012_code_divides_by_one_point_one_after_lighting() -> None:
     np.testing.assert_allclose(out[0, 0, 0], [11.61025572, -14.40279824, 30.42191056], rtol=1e-6)
 
 
+def test_after_the_last_lit_epoch_images_are_neither_lit_nor_divided() -> None:
+    config = AugmentConfig(
+        normalize="channel_mean_std", lighting="roots", lighting_rescale=True, lighting_epochs=67, crop_size=1
+    )
+    basis = basis_of(SIX_PIXELS)
+    transform, plain = pixel_transform(config, basis, 1), 1 / basis.std
+    for epoch in (0, 66, 67, 68, 89):
+        params = draw(config, np.arange(20), epoch=epoch, image_size=1)
+        arithmetic, lit = transform.at(epoch), epoch < 67
+        np.testing.assert_allclose(arithmetic.scale, plain / 1.1 if lit else plain, rtol=1e-6)
+        assert params.alphas.any() == arithmetic.shifts(params).any() == lit
+        same_crops = draw(replace(config, lighting_epochs=None), np.arange(20), epoch=epoch, image_size=1)
+        assert params.flip.tolist() == same_crops.flip.tolist()
+    pixel = np.array([[[[138, 108, 158]]]], np.uint8)
+    out = apply_params(pixel, given_params([[0, 0]], [False]), transform.at(67), 1)
+    np.testing.assert_allclose(out[0, 0, 0], [10, -20, 30] * plain, rtol=1e-6)
+
+
+def test_without_rescaling_the_arithmetic_of_all_epochs_is_one() -> None:
+    config = AugmentConfig(normalize="none", lighting="roots", lighting_epochs=3)
+    transform = pixel_transform(config, basis_of(SIX_PIXELS), 1)
+    assert transform.at(0) is transform.at(3) is transform
+    assert not AugmentConfig.pixels().is_lit(0) and not replace(config, lighting_epochs=0).is_lit(0)
+
+
 def test_original2012_is_that_arithmetic_with_the_mean_image() -> None:
     assert AugmentConfig.original2012() == AugmentConfig(
-        crop_chunk=32, normalize="mean_image", mean_window="center", lighting="roots", lighting_rescale=True
+        crop_chunk=32,
+        normalize="mean_image",
+        mean_window="center",
+        lighting="roots",
+        lighting_rescale=True,
+        lighting_epochs=67,
     )
 
 

@@ -118,7 +118,7 @@ def test_the_devices_arithmetic_equals_the_reference(layout: Any, dtype: Any, ce
     for n, (y, x) in enumerate(params.crop_yx):
         crop_kernel.crop_pixels(pixels[n], y, x, bool(params.flip[n]), patches[n])
     spec = OutputSpec(count, 1, crop, dtype, layout, torch.device("cpu"))
-    plan = BatchPlan(np.arange(count), params, transform.shifts(params))
+    plan = BatchPlan(np.arange(count), params, transform.shifts(params), transform.scale)
     out = DeviceNormalizer(transform, spec)(torch.from_numpy(patches), plan)
     reference = torch.from_numpy(apply_params(pixels, params, transform, crop))
     reference = reference.permute(0, 3, 1, 2) if layout == "NCHW" else reference
@@ -131,7 +131,8 @@ def test_the_device_passes_pixels_through_when_nothing_is_to_be_done() -> None:
     patches = torch.arange(48, dtype=torch.uint8).reshape(1, 4, 4, 3)
     params = AugmentParams(np.zeros((1, 2), np.int64), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
     spec = OutputSpec(1, 1, 4, "uint8", "NCHW", torch.device("cpu"))
-    out = DeviceNormalizer(transform, spec)(patches, BatchPlan(np.arange(1), params, transform.shifts(params)))
+    plan = BatchPlan(np.arange(1), params, transform.shifts(params), transform.scale)
+    out = DeviceNormalizer(transform, spec)(patches, plan)
     assert torch.equal(out, patches.permute(0, 3, 1, 2))
 
 

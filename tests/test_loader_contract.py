@@ -31,6 +31,7 @@ from lmdali.pipeline.shard_reader import ShardReader
 NUM_SAMPLES, SIZE, CROP = 37, 48, 40
 PIXELS = AugmentConfig(crop_size=CROP, normalize="none", lighting="none")
 PAPER = AugmentConfig(crop_size=CROP)
+ORIGINAL = replace(AugmentConfig.original2012(), crop_size=CROP, lighting_epochs=1)
 CENTER = AugmentConfig(crop_size=CROP, crop="center", flip=False, lighting="none")
 TEN = AugmentConfig(crop_size=CROP, crop="ten", flip=False, lighting="none")
 
@@ -538,7 +539,7 @@ def expected_digest(augment: AugmentConfig, count: int, epoch: int = 0, seed: in
     return batch_digest(places, chosen, params)
 
 
-@pytest.mark.parametrize("augment", [PIXELS, PAPER, TEN], ids=["pixels", "paper", "ten"])
+@pytest.mark.parametrize("augment", [PIXELS, PAPER, ORIGINAL, TEN], ids=["pixels", "paper", "2012", "ten"])
 def test_digests_are_of_samples_and_draws_and_of_nothing_else(make: Make, augment: AugmentConfig) -> None:
     for fields in ({}, {"batch_size": 37}, {"num_threads": 1, "prefetch": 1}, {"num_threads": 5, "prefetch": 9}):
         loader = make(augment=augment, drop_last=False, **fields)
@@ -624,7 +625,7 @@ def reference(dataset: Path, augment: AugmentConfig, epoch: int = 0) -> torch.Te
     places = np.arange(len(chosen))
     params = draw_params(augment, seed=0, epoch=epoch, indices=chosen, positions=places, image_size=SIZE)
     transform = pixel_transform(augment, load_eigenbasis(dataset) if augment.needs_basis else None, SIZE)
-    return torch.from_numpy(apply_params(pixels[chosen], params, transform, augment.crop_size))
+    return torch.from_numpy(apply_params(pixels[chosen], params, transform.at(epoch), augment.crop_size))
 
 
 def images(loader: DatasetLoader) -> torch.Tensor:
@@ -635,8 +636,8 @@ def images(loader: DatasetLoader) -> torch.Tensor:
 AUGMENTS = {
     "pixels": PIXELS,
     "paper": PAPER,
-    "original2012": replace(AugmentConfig.original2012(), crop_size=CROP),
-    "odd_window": replace(AugmentConfig.original2012(), crop_size=CROP - 1),
+    "original2012": ORIGINAL,
+    "odd_window": replace(ORIGINAL, crop_size=CROP - 1),
     "channel_mean_std": AugmentConfig(crop_size=CROP, normalize="channel_mean_std", lighting="roots"),
     "center": CENTER,
     "ten": TEN,
@@ -660,6 +661,32 @@ def test_images_are_the_references(
         assert torch.equal(found, expected)
     else:  # DALI subtracts the shift before it adds it up in another order: rounding of float32, no more
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lighting_and_its_rescaling_end_with_the_epoch_they_are_told(
+    make_real: Make, real_backend: str, small_raw_dataset: Path, dtype: Any
+) -> None:
+    augment = replace(ORIGINAL, crop_chunk=4, lighting_epochs=2)
+    expected = [reference(small_raw_dataset, augment, epoch) for epoch in range(4)]
+    assert not torch.equal(expected[2], reference(small_raw_dataset, replace(augment, lighting_epochs=None), 2))
+
+    def check(found: torch.Tensor, epoch: int, position: int = 0) -> None:
+        exact = real_backend == "cpu"
+        limit = 0 if exact else 1e-4 if dtype == "float32" else 1.0
+        torch.testing.assert_close(found.float(), rounded(expected[epoch][position:]), rtol=0, atol=limit)
+
+    def rounded(images_: torch.Tensor) -> torch.Tensor:
+        return images_.to(getattr(torch, dtype)).float()
+
+    fields: dict[str, Any] = {"dataset": small_raw_dataset, "augment": augment, "dtype": dtype, "drop_last": False}
+    loader = make_real(prefetch=12, **fields)  # more than the 8 batches of an epoch: three epochs are in flight
+    for epoch in range(4):
+        check(images(loader), epoch)
+    for epoch, position in ((1, 30), (2, 20), (3, 5)):
+        resumed = make_real(batch_size=3, **fields)
+        resumed.load_state_dict(loader.state_dict() | {"epoch": epoch, "sample_in_epoch": position})
+        check(images(resumed), epoch, position)
 
 
 def test_uint8_batches_hold_the_stored_pixels(make_real: Make, small_raw_dataset: Path) -> None:

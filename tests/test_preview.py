@@ -113,7 +113,7 @@ def test_undoing_the_normalization_leaves_the_stored_pixels_and_the_lighting(dat
     config = AUGMENTS[name]()
     plain = np.random.default_rng(1).integers(40, 216, (3, 256, 256, 3), np.uint8)
     params = draw_params(config, seed=3, epoch=1, indices=np.arange(3), positions=np.arange(3), image_size=256)
-    transform = pixel_transform(config, load_eigenbasis(dataset), 256)
+    transform = pixel_transform(config, load_eigenbasis(dataset), 256).at(1)
     seen = undo_normalization(apply_params(plain, params, transform, 224), params, transform)
     lighting = transform.shifts(params)
     for view in range(len(params)):

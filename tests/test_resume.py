@@ -24,7 +24,7 @@ from lmdali.pipeline.order_digest import batch_digest, combine
 
 WORLDS = (1, 2, 3, 4, 8)
 AUGMENT = AugmentConfig(crop_size=4, normalize="none", lighting="roots")
-CHUNKS = replace(AUGMENT, crop_chunk=5)
+CHUNKS = replace(AUGMENT, crop_chunk=5, lighting_epochs=1)
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,19 @@ def test_a_run_stopped_after_each_single_batch_is_the_run_that_never_was(order: 
     assert (state or {})["epoch"] == 2
 
 
+def test_minibatches_that_are_shuffled_once_keep_their_members_and_get_new_draws() -> None:
+    run = Run(order="shuffled_once", augment=CHUNKS)
+    loader = run.loader(6, prefetch=9)
+    first = [numbers([batch]) for batch in loader]
+    digest = loader.epoch_digest
+    assert [numbers([batch]) for batch in loader] == first
+    assert digest != loader.epoch_digest == run.digest(epoch=1)
+    assert [number for batch in first for number in batch] == Run().indices(), "those of the first shuffled epoch"
+
+
 @pytest.mark.parametrize("step", range(7))
 def test_digests_are_those_of_a_run_that_was_never_stopped(step: int) -> None:
-    run = Run(drop_last=True)
+    run = Run(drop_last=True, augment=CHUNKS)
     first = run.loader(6)
     advance([first], step)
     second = run.loader(6)
@@ -184,7 +194,7 @@ def test_digests_are_those_of_a_run_that_was_never_stopped(step: int) -> None:
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_ranks_digests_add_up_to_that_of_one_process(world_size: int, order: OrderName) -> None:
-    run = Run(49, order)
+    run = Run(49, order, augment=CHUNKS)
     with run.ranks(world_size, 3, None) as loaders:
         for epoch in range(2):
             advance(loaders, 49)

@@ -34,7 +34,11 @@ _LOADER: dict[str, _Option] = {
     "verify": ((), click.Choice(get_args(Verify)), "Compare a record's CRC when it is first read, always or never."),
 }
 _EPOCH: dict[str, _Option] = {
-    "order": ((), click.Choice(get_args(OrderName)), "Of the samples; block is for storage read in sequence."),
+    "order": (
+        (),
+        click.Choice(get_args(OrderName)),
+        "Of the samples; block: storage read in sequence; shuffled_once: as in 2012.",
+    ),
     "block_shards": ((), click.IntRange(1), "Shards in a block of the block order."),
     "decoded_cache_bytes": (
         (),

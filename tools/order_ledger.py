@@ -28,7 +28,7 @@ class OrderConfig:
     Attributes:
         epoch: 0 to 2**32 - 1.
         seed: 0 to 2**64 - 1.
-        order: "shuffled", "sequential" or "block".
+        order: a name in `ORDERS`.
         block_shards: shards in a block of the block order.
         batch_size: samples per rank and step.
         world_size: ranks that share each global batch.
@@ -93,7 +93,7 @@ class OrderLedger:
             name: getattr(self._config.augment, name)
             for name in ("crop", "crop_size", "crop_chunk", "flip", "lighting_std")
         }
-        drawn["lighting_std"] *= self._config.augment.lighting != "none"
+        drawn["lighting_std"] *= self._config.augment.is_lit(self._config.epoch)
         return {
             "manifest_digest": self._manifest.digest,
             "num_samples": self._manifest.num_records,

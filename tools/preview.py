@@ -78,7 +78,7 @@ def draw_preview(
         positions=np.arange(count),
         image_size=manifest.image_size,
     )
-    transform = pixel_transform(config, load_eigenbasis(dataset), manifest.image_size)
+    transform = pixel_transform(config, load_eigenbasis(dataset), manifest.image_size).at(epoch)
     sheet = draw_sheet(
         _tiles(batch, params, transform, manifest),
         columns=config.num_views if config.num_views > 1 else columns,
