@@ -43,7 +43,8 @@ class _Normalize(torch.autograd.Function):
         maps, denominator, scale = ctx.saved_tensors
         direct = gradients[0] * scale
         crossed = _window_mean((direct * maps).div_(denominator))
-        return direct.addcmul_(maps, crossed, value=-1.5 * _ALPHA)
+        slope: Tensor = direct.addcmul_(maps, crossed, value=-1.5 * _ALPHA)
+        return slope
 
 
 def _window_mean(maps: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ def select_layers(text: str, known: Sequence[str]) -> tuple[str, ...]:
         elif term in ("conv", "fc"):
             found = [layer for layer in known if layer.startswith(term)]
         else:
-            first, _, last = term.partition("..")
-            last = last or first
+            first, dots, last = term.partition("..")
+            last = last if dots else first
             found = list(known[known.index(first) : known.index(last) + 1]) if {first, last} <= set(known) else []
         if not found:
             raise ConfigError(
@@ -66,7 +66,7 @@ def transfer_layers(
     known = {name.partition(".")[0]: None for name in (*source, *target)}
     copied = select_layers(layers, sorted(known))  # conv1 ... conv6, fc6 ... fc8: their order is the alphabet's
     state = {name: tensor.detach().clone() for name, tensor in target.items()}
-    for name in sorted({*source, *target}):
+    for name in dict.fromkeys((*target, *source)):
         layer = name.partition(".")[0]
         if layer not in copied:
             continue
