@@ -270,6 +270,9 @@ def command(train: Path, val: Path, as_json: bool, quiet: bool, **given: Any) ->
     recipe = chosen_preset(given)
     job = TrainJob(train=train, val=val, preset=recipe, **given)
     report = train_dataset(job, None if quiet else sys.stderr)
+    if report.world_size > 1 and report.result.stopped_by is not None:
+        # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not torchrun_place(job.parallel).rank:
         if as_json:
             print_json(report.to_json())
