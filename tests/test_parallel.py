@@ -21,7 +21,7 @@ from lmdali.model.journal import read_metrics
 from lmdali.model.parallel import Notice, Ranks
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.trainer import Trainer
-from lmdali.pipeline.errors import LmdaliError
+from lmdali.pipeline.errors import LmdaliError, MachineError
 
 WORLD = 2
 TINY = AlexNetConfig(width=1 / 32, num_classes=4, init="lecun")
@@ -260,9 +260,8 @@ def lonely(ranks: Ranks) -> None:
         ranks.gather(0)
 
 
-def test_a_rank_that_does_not_answer_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
-    assert start_ranks(WORLD, lonely, timeout_seconds=1) == [8, 0]
-    assert "MachineError: rank 0 of 2 lost the others, which ended or did not answer for 1 s" in capfd.readouterr().err
+def test_a_rank_that_does_not_answer_is_given_up() -> None:
+    assert start_ranks(WORLD, lonely, timeout_seconds=1) == [MachineError.exit_code, 0]
 
 
 def test_one_rank_needs_nobody(tmp_path: Path) -> None:

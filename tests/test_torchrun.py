@@ -52,7 +52,7 @@ def test_a_batch_is_divided_equally_or_not_at_all() -> None:
     assert TorchrunPlace(0, 4, 0, 4).share_of(128) == 32
     with pytest.raises(ConfigError, match="a batch of 128 cannot be divided equally among 3 ranks: use -b 126 or 129"):
         TorchrunPlace(0, 3, 0, 3).share_of(128)
-    with pytest.raises(ConfigError, match="use -b 8$"):
+    with pytest.raises(ConfigError, match=r"use -b 8$"):
         TorchrunPlace(0, 8, 0, 8).share_of(4)
 
 
