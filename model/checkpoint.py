@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
 from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
 
@@ -160,11 +161,14 @@ def require_same_run(
 
     Raises:
         InputError: names every field that differs, with both values.
+        ConfigError: the checkpoint's network has fields that this version does not know.
     """
+    # Through the class: a checkpoint of an earlier version has no fields for what that version could not do.
+    theirs = AlexNetConfig.from_json(checkpoint.model_config).to_json()
     differences = [
-        f"{name} is {checkpoint.model_config.get(name)!r} in the checkpoint and {value!r} here"
+        f"{name} is {theirs[name]!r} in the checkpoint and {value!r} here"
         for name, value in model_config.items()
-        if checkpoint.model_config.get(name) != value
+        if theirs[name] != value
     ]
     if checkpoint.class_names != class_names:
         differences.append(f"class names: {_class_difference(checkpoint.class_names, class_names)}")

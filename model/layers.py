@@ -1,4 +1,4 @@
-"""The two layers of the 2012 network that torch has no equal of: response normalisation per tower, and its dropout."""
+"""Response normalisation within each tower, which torch has no equal of."""
 
 from __future__ import annotations
 
@@ -98,33 +98,3 @@ def _band(channels: int, groups: int, size: int, dtype: torch.dtype) -> Tensor:
     tower = channel // (channels // groups)
     near = (channel[:, None] - channel).abs() <= size // 2
     return (near & (tower[:, None] == tower)).to(dtype)[:, :, None, None]
-
-
-class PaperDropout(nn.Module):
-    """Dropout as printed: units are dropped while training, and all outputs are multiplied by `1 - rate` at test time.
-
-    torch's own dropout divides by `1 - rate` while training instead. The expectations agree, the training dynamics do
-    not: next to this one, the layer that follows would need half the weights, a quarter of the learning rate and four
-    times the decay (at rate 0.5).
-
-    Args:
-        rate: probability that a unit is dropped, 0 to below 1.
-    """
-
-    def __init__(self, rate: float = 0.5) -> None:
-        super().__init__()
-        if not 0.0 <= rate < 1.0:
-            raise ConfigError(f"a dropout rate must be at least 0 and below 1, found {rate}")
-        self.rate = rate
-
-    def forward(self, units: Tensor) -> Tensor:
-        """Mask (training) or scale (evaluation) `units` of any shape; the masks come from torch's generator."""
-        if self.rate == 0.0:
-            return units
-        if not self.training:
-            return units * (1.0 - self.rate)
-        return units * (torch.rand_like(units, dtype=torch.float32) >= self.rate)
-
-    def extra_repr(self) -> str:
-        """The argument, for `print(model)`."""
-        return f"rate={self.rate}"

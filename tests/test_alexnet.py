@@ -1,18 +1,16 @@
-"""The network against the paper's layer table, its padding rule and its initialisation."""
+"""The network against the paper's layer table, its padding rule, and each of its relatives written out."""
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from lmdali.model.alexnet import INITIALISATIONS, AlexNet, AlexNetConfig
+from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.layers import ResponseNorm
-from lmdali.pipeline.errors import ConfigError
 
 LAYERS = {  # weight shape, output shape of one image, parameters
     "conv1": ((96, 3, 11, 11), (96, 55, 55), 34_944),
@@ -26,18 +24,10 @@ LAYERS = {  # weight shape, output shape of one image, parameters
 }
 
 
-def meta_network(**fields: object) -> AlexNet:
+def meta_network(**fields: Any) -> AlexNet:
     """A network without storage: shapes and counts at no cost."""
     with torch.device("meta"):
-        return _without_draws(AlexNetConfig(**fields))  # type: ignore[arg-type]
-
-
-def _without_draws(config: AlexNetConfig) -> AlexNet:
-    class Shapes(AlexNet):
-        def reset_parameters(self, seed: int) -> None:
-            pass
-
-    return Shapes(config)
+        return AlexNet(AlexNetConfig(**fields))
 
 
 def output_shapes(net: AlexNet, images: torch.Tensor) -> dict[str, tuple[int, ...]]:
@@ -83,12 +73,6 @@ def test_a_quarter_width_net_has_quarter_widths() -> None:
     net = meta_network(width=0.25, num_classes=10)
     shapes = output_shapes(net, torch.empty(2, 3, 224, 224, device="meta"))
     assert [shapes[name][0] for name in LAYERS] == [24, 64, 96, 96, 64, 1024, 1024, 10]
-
-
-@given(st.floats(0.001, 2.0), st.integers(1, 3))
-def test_any_width_gives_equal_towers(width: float, towers: int) -> None:
-    widths = AlexNetConfig(width=width, towers=towers).widths().values()
-    assert all(channels > 0 and channels % towers == 0 for channels in widths)
 
 
 def test_conv1_pads_three_zeros_right_and_below_only() -> None:
@@ -137,37 +121,11 @@ def test_flattening_is_channel_major() -> None:
     assert torch.equal(net.fc6(torch.flatten(maps, 1))[0, 0], maps[0, 3, 0, 0])
 
 
-@pytest.mark.parametrize(
-    ("init", "std", "bias"),
-    [
-        ("paper", [0.01] * 8, [0, 1, 0, 1, 1, 1, 1, 0]),
-        ("original2012", [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01], [0, 1, 0, 1, 1, 1, 1, 0]),
-        ("caffe", [0.01] * 5 + [0.005, 0.005, 0.01], [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0]),
-        ("lecun", [0.01, (1 / 300) ** 0.5, (1 / 576) ** 0.5, 0, 0, 0, 0, 0.01], [0] * 8),
-    ],
-)
-def test_initial_weights_have_the_named_spread(init: str, std: list[float], bias: list[float]) -> None:
-    net = AlexNet(AlexNetConfig(width=0.25, num_classes=1000, init=init), seed=3)
-    for name, want_std, want_bias in zip(LAYERS, std, bias, strict=True):
-        layer = net.get_submodule(name)
-        if want_std:
-            tolerance = 5 * want_std / (2 * layer.weight.numel()) ** 0.5
-            assert layer.weight.std().item() == pytest.approx(want_std, abs=tolerance), name
-            assert abs(layer.weight.mean().item()) < 5 * want_std / layer.weight.numel() ** 0.5
-        assert (layer.bias == want_bias).all(), name
-
-
 def test_a_seed_fixes_the_weights() -> None:
     config = AlexNetConfig(width=1 / 48, num_classes=3)
     first, again, other = AlexNet(config, seed=1), AlexNet(config, seed=1), AlexNet(config, seed=2)
     assert torch.equal(first.conv3.weight, again.conv3.weight)
     assert not torch.equal(first.conv3.weight, other.conv3.weight)
-
-
-def test_gradient_reaches_every_parameter() -> None:
-    net = AlexNet(AlexNetConfig(width=0.25, num_classes=5, init="lecun", dropout=0.0))
-    net(torch.randn(4, 3, 224, 224) * 70).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
 def test_evaluation_scales_both_full_layers() -> None:
@@ -187,26 +145,123 @@ def test_memory_format_does_not_change_the_answer() -> None:
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_configuration_survives_json() -> None:
-    config = AlexNetConfig(num_classes=10, width=0.25, init="caffe", dropout=0.3)
-    assert AlexNetConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-
-
-@pytest.mark.parametrize(
-    "fields", [{"num_classes": 1}, {"init": "zeros"}, {"width": 0.0}, {"towers": 0}, {"width": -1.0}]
-)
-def test_impossible_configurations_are_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        AlexNetConfig(**fields)  # type: ignore[arg-type]
-
-
-def test_an_unknown_field_is_named() -> None:
-    with pytest.raises(ConfigError, match="depth"):
-        AlexNetConfig.from_json({"depth": 5})
-
-
 def test_modules_without_weights_are_the_named_ones() -> None:
     net = meta_network()
     assert isinstance(net.norm, ResponseNorm)
     assert isinstance(net.edge, nn.ZeroPad2d)
-    assert set(INITIALISATIONS) == {"paper", "original2012", "caffe", "lecun"}
+    assert not hasattr(meta_network(lrn_place="none", map_norm=True), "norm")
+    assert not hasattr(meta_network(lrn_place="none", map_norm=True), "map_norm")
+
+
+# Every field that changes the function, at a size that runs in milliseconds.
+RELATIVES: dict[str, dict[str, Any]] = {
+    "original2012": {"lrn_place": "before_first_relu", "map_norm": True, "lrn_alpha": 1e-4},
+    "no normalisation": {"lrn_place": "none"},
+    "separate pooling": {"pooling": "separate"},
+    "half": {"half_net": True},
+    "Caffe": {"lrn_across_towers": True, "lrn_k": 1.0, "lrn_alpha": 1e-4},
+    "six": {"sixth_layer": True},
+    "without conv2": {"drop": ("conv2",), "map_norm": True},
+    "without conv3": {"drop": ("conv3",)},
+    "without conv4": {"drop": ("conv4",)},
+    "without conv5": {"drop": ("conv5",)},
+    "everything": {"sixth_layer": True, "drop": ("conv2", "conv5"), "pooling": "separate", "map_norm": True},
+}
+
+
+def written_out(net: AlexNet, images: Tensor) -> Tensor:
+    """The network in evaluation, in functions of torch and in the order of the papers and run files."""
+    config, state = net.config, dict(net.named_parameters())
+    towers = 1 if config.half_net else 2
+
+    def convolution(name: str, x: Tensor, **how: int) -> Tensor:
+        return functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **how)
+
+    def full(name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def lrn(x: Tensor) -> Tensor:
+        if config.lrn_place == "none":
+            return x
+        parts = x.chunk(1 if config.lrn_across_towers else towers, 1)
+        return torch.cat([functional.local_response_norm(p, 5, config.lrn_alpha, 0.75, config.lrn_k) for p in parts], 1)
+
+    def pool(x: Tensor) -> Tensor:
+        if config.pooling == "separate":
+            return functional.max_pool2d(x, 2, 2, ceil_mode=True)
+        return functional.max_pool2d(x, 3, 2)
+
+    tight = config.pooling == "separate"
+    x = convolution("conv1", functional.pad(images, (0, 3, 0, 3)), stride=4)
+    x = pool(lrn(x)).relu() if config.lrn_place == "before_first_relu" else pool(lrn(x.relu()))
+    if "conv2" not in config.drop:
+        x = lrn(convolution("conv2", x, padding=1 if tight else 2, groups=towers).relu())
+        if config.map_norm and config.lrn_place != "none":
+            x = x / (1 + 1e-3 * functional.avg_pool2d(x * x, 5, 1, 2)) ** 0.75
+    x = pool(x)
+    if "conv3" not in config.drop:
+        x = convolution("conv3", x, padding=1).relu()
+    if "conv4" not in config.drop:
+        x = convolution("conv4", x, padding=1, groups=towers).relu()
+    if "conv5" not in config.drop:
+        x = convolution("conv5", x, padding=0 if tight else 1, groups=towers).relu()
+    x = pool(x)
+    if config.sixth_layer:
+        x = convolution("conv6", x, padding=1).relu()
+    x = full("fc6", x.flatten(1)).relu() * 0.5
+    return full("fc8", full("fc7", x).relu() * 0.5)
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_each_relative_is_the_function_it_is_named_after(name: str) -> None:
+    net = AlexNet(AlexNetConfig(width=1 / 24, num_classes=5, init="lecun", **RELATIVES[name])).double().eval()
+    images = torch.randn(2, 3, 224, 224, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 70
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), written_out(net, images), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["as printed", *RELATIVES])
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    relative = RELATIVES.get(name, {})
+    net = AlexNet(AlexNetConfig(width=1 / 8, num_classes=5, init="lecun", dropout=0.0, **relative))
+    net(torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2)) * 70).square().sum().backward()
+    unreached = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not unreached
+
+
+def test_the_separate_pooling_has_the_map_sizes_of_run_147() -> None:
+    net = meta_network(pooling="separate")
+    sides: list[int] = []
+    net.pool.register_forward_hook(lambda _module, _inputs, out: sides.append(out.shape[2]))
+    shapes = output_shapes(net, torch.empty(1, 3, 224, 224, device="meta"))
+    assert [shapes[name][1] for name in ("conv1", "conv2", "conv3", "conv4", "conv5")] == [55, 26, 13, 13, 11]
+    assert sides == [28, 13, 6]
+
+
+def test_a_sixth_layer_that_is_the_identity_changes_nothing() -> None:
+    fields: dict[str, Any] = {"width": 1 / 16, "num_classes": 5, "init": "lecun"}
+    five = AlexNet(AlexNetConfig(**fields)).eval()
+    six = AlexNet(AlexNetConfig(sixth_layer=True, **fields), seed=1).eval()
+    with torch.no_grad():
+        missing, unexpected = six.load_state_dict(five.state_dict(), strict=False)
+        nn.init.dirac_(six.conv6.weight)  # a one in the centre of the window of its own map
+        six.conv6.bias.zero_()
+    assert (missing, unexpected) == (["conv6.weight", "conv6.bias"], [])
+    images = torch.randn(2, 3, 224, 224) * 70
+    # Behind a pooling of rectified maps nothing is negative, and a ReLU has nothing left to do.
+    assert torch.equal(six(images), five(images))
+
+
+def test_caffes_crop_of_227_pixels_meets_the_same_windows() -> None:
+    net = AlexNet(AlexNetConfig(width=1 / 16, num_classes=5, init="lecun")).eval()
+    images = torch.randn(2, 3, 224, 224) * 70
+    bordered = functional.pad(images, (0, 3, 0, 3))
+    torch.testing.assert_close(net(bordered), net(images))
+    bordered[:, :, 226, 226] = 1e4  # the last pixel of the last window
+    assert not torch.allclose(net(bordered), net(images))
+    assert meta_network().features(torch.empty(1, 3, 227, 227, device="meta")).shape == (1, 256, 6, 6)
+
+
+def test_dropout_follows_the_configured_rule() -> None:
+    net = meta_network(dropout=0.25, dropout_rule="scale_only")
+    assert (net.dropout.rate, net.dropout.rule) == (0.25, "scale_only")

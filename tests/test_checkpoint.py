@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import (
     Checkpoint,
     CheckpointDirectory,
@@ -184,6 +185,16 @@ def test_another_run_is_refused_with_the_differing_fields() -> None:
     assert "training set abc in the checkpoint and xyz here" in text
     with pytest.raises(InputError, match="2 in the checkpoint and 1 here"):
         require_same_run(example(), model_config=config, class_names=("a",), manifest_digest="abc")
+
+
+def test_a_network_of_an_earlier_version_is_the_one_with_todays_defaults() -> None:
+    arguments: dict[str, Any] = {"class_names": ("a", "b"), "manifest_digest": "abc"}
+    now = AlexNetConfig(width=0.25, num_classes=10)
+    require_same_run(example(), model_config=now.to_json(), **arguments)
+    with pytest.raises(InputError, match="sixth_layer is False in the checkpoint and True here"):
+        require_same_run(example(), model_config=dataclasses.replace(now, sixth_layer=True).to_json(), **arguments)
+    with pytest.raises(ConfigError, match="seventh_layer"):
+        require_same_run(example(model_config={"seventh_layer": True}), model_config=now.to_json(), **arguments)
 
 
 def test_content_digest_tells_values_apart() -> None:

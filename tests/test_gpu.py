@@ -151,3 +151,30 @@ def test_training_runs_on_the_gpu(jpeg_dataset: Path, tmp_path: Path) -> None:
     report = train_dataset(job)
     assert report.result.epochs == 3
     assert report.device == "cuda:0"
+
+
+@pytest.mark.parametrize("devices", ["cuda:0,cuda:0", "cpu,cuda:0", "cuda:0,cpu", "cuda:0,cuda:1"])
+def test_two_towers_are_the_network_of_one_device(devices: str) -> None:
+    from lmdali.model.alexnet import AlexNet, AlexNetConfig
+    from lmdali.model.towers import TowerAlexNet, merge_state
+
+    first, second = (torch.device(name) for name in devices.split(","))
+    if second.index is not None and second.index >= torch.cuda.device_count():
+        pytest.skip(f"{devices}: this machine has {torch.cuda.device_count()} GPU")
+    config = AlexNetConfig(width=1 / 16, num_classes=5, init="lecun", lrn_place="before_first_relu", map_norm=True)
+    images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(1)).double().to(first) * 70
+    single = AlexNet(config, seed=3).double().to(first).train()
+    towers = TowerAlexNet(config, (first, second), seed=3).double().train()
+    found = []
+    for net in (single, towers):
+        torch.manual_seed(11)  # of the CPU's and of every GPU's generator: the masks are the first device's
+        logits = net(images)
+        logits.square().sum().backward()
+        found.append((logits.detach(), {name: p.grad for name, p in net.named_parameters() if p.grad is not None}))
+    (want, want_grads), (got, got_grads) = found
+    assert got.device == first
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    merged = merge_state(got_grads, config)
+    assert list(merged) == list(want_grads)
+    for name, grad in want_grads.items():
+        assert (merged[name] - grad.cpu()).abs().max() <= 1e-9 * grad.abs().max().cpu(), name

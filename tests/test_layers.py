@@ -1,4 +1,4 @@
-"""Response normalisation and dropout against the formulas they are named after."""
+"""Response normalisation against the formula it is named after."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from lmdali.model.layers import PaperDropout, ResponseNorm, window_sum
+from lmdali.model.layers import ResponseNorm, window_sum
 from lmdali.pipeline.errors import ConfigError
 
 
@@ -98,38 +98,3 @@ def test_response_norm_refuses_impossible_windows(groups: int, size: int) -> Non
 def test_response_norm_refuses_channels_that_towers_cannot_share() -> None:
     with pytest.raises(ConfigError, match="7 channels"):
         ResponseNorm(2)(torch.zeros(1, 7, 2, 2))
-
-
-def test_dropout_keeps_half_of_the_units_unscaled_while_training() -> None:
-    torch.manual_seed(0)
-    units = torch.full((100, 1000), 3.0)
-    out = PaperDropout(0.5).train()(units)
-    assert set(out.unique().tolist()) == {0.0, 3.0}
-    kept = (out != 0).float().mean().item()
-    assert abs(kept - 0.5) < 4 * 0.5 / 100_000**0.5
-
-
-def test_dropout_halves_all_units_in_evaluation() -> None:
-    units = torch.arange(6.0).reshape(2, 3)
-    assert torch.equal(PaperDropout(0.5).eval()(units), units * 0.5)
-    assert torch.equal(PaperDropout(0.25).eval()(units), units * 0.75)
-
-
-def test_dropout_of_rate_zero_changes_nothing() -> None:
-    units = torch.randn(4, 5)
-    assert torch.equal(PaperDropout(0.0).train()(units), units)
-    assert torch.equal(PaperDropout(0.0).eval()(units), units)
-
-
-def test_dropout_passes_gradient_through_kept_units_only() -> None:
-    torch.manual_seed(1)
-    units = torch.ones(1000, requires_grad=True)
-    out = PaperDropout(0.5).train()(units)
-    out.sum().backward()
-    assert units.grad is not None
-    assert torch.equal(units.grad, out.detach())
-
-
-def test_dropout_refuses_a_rate_of_one() -> None:
-    with pytest.raises(ConfigError):
-        PaperDropout(1.0)
