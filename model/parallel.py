@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -178,13 +178,28 @@ class Ranks:
         """The network with gradients that are averaged over all ranks; its weights become those of rank 0."""
         if self.world_size == 1:
             return network
-        return DistributedDataParallel(
+        on_gpu = self.device.type == "cuda"
+        averaging = DistributedDataParallel(
             network,
-            device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            device_ids=[self.device.index] if on_gpu else None,
             gradient_as_bucket_view=True,
             static_graph=True,
         )
+        if not on_gpu:
+            # torch looks at a hook's annotations, and does not take ones that are text: a lambda has none.
+            averaging.register_comm_hook(None, lambda state, bucket: _average_one_by_one(bucket))
+        return averaging
+
+
+def _average_one_by_one(bucket: Any) -> torch.futures.Future[Tensor]:
+    """Average each parameter's gradient by itself, so that a sum's order does not depend on what shares its bucket.
+
+    gloo adds up three and more ranks in an order that follows an element's place, and buckets are other ones in a
+    session's first step than later: a resumed run would not be the undisturbed one to the bit.
+    """
+    bucket.buffer().div_(distributed.get_world_size())
+    sums = [distributed.all_reduce(gradient, async_op=True).get_future() for gradient in bucket.gradients()]
+    return torch.futures.collect_all(sums).then(lambda done: (done.wait(), bucket.buffer())[1])
 
 
 @contextmanager

@@ -244,6 +244,9 @@ def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, pr
     assert train is not None and val is not None
     job = TrainJob(train=train, val=val, preset=recipe.preset, **recipe.loader, **given)
     report = train_dataset(job, None if quiet else sys.stderr)
+    if report.world_size > 1 and report.result.stopped_by is not None:
+        # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not torchrun_place(job.parallel).rank:
         print_json(report.to_json()) if as_json else print_report(report)
     if report.result.stopped_by == signal.SIGINT:
