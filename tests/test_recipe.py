@@ -69,7 +69,7 @@ def test_what_a_recipe_says_of_itself_makes_it_again(name: str, tmp_path: Path) 
 
 def test_classes_are_the_training_sets(jpeg_dataset: Path) -> None:
     recipe = resolve_recipe([options()], train=jpeg_dataset)
-    assert recipe.num_classes == recipe.to_json()["model"]["num_classes"] == 3
+    assert recipe.num_classes == recipe.to_json()["model"]["num_classes"] == 4
     assert recipe.origins["model"]["num_classes"] == f"dataset {jpeg_dataset}"
     with pytest.raises(ConfigError, match="it is for 10 classes"):
         resolve_recipe([GivenSettings("config file c.toml", {}, None, 10)], train=jpeg_dataset)

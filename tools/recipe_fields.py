@@ -70,11 +70,13 @@ _HELP: dict[str, dict[str, str]] = {
         "crop_size": "Side of the patch, pixels; 224, or Caffe's 227.",
         "crop": "Where patches lie.",
         "flip": "Mirror half of them.",
+        "crop_chunk": "Consecutive samples that share a crop and a flip; 32 in the 2012 code.",
         "normalize": "What is subtracted from pixels, and divided by.",
         "mean_window": "Part of the mean image that a patch loses: its own, or always the central one.",
         "lighting": "PCA noise: the paper's eigenvalues, or the 2012 code's roots.",
         "lighting_std": "Standard deviation of its coefficients.",
         "lighting_rescale": "Divide by 1 + that, as the 2012 code does.",
+        "lighting_epochs": "Epochs with it; none for all.",
     },
     "loader": {
         "batch_size": "Samples per step.",
