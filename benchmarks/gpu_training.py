@@ -13,6 +13,7 @@ from lmdali.model.alexnet import AlexNet
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.presets import PRESETS
 from lmdali.model.towers import TowerAlexNet
+from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.batch import Batch
 from lmdali.tools.measurement import Rate, WindowPlan, measure
@@ -90,9 +91,9 @@ def towers(device: torch.device, plan: WindowPlan) -> Iterator[Row]:
         if isinstance(model, AlexNet):
             model = model.to(device)
         model = model.to(memory_format=torch.channels_last).train()
-        step = TrainStep(model, PaperSGD(parameter_groups(model, weight_decay=5e-4), 0.001), device=device)
-        losses.append([float(step(batch, 0.001)[0]) for _ in range(5)])
-        rates.append(measure([ModelProbe(lambda b, step=step: step(b, _RATE), batch)], plan, synchronize=_wait)[0])
+        step = TrainStep(model, PaperSGD(parameter_groups(model, TrainConfig()), 0.001), device=device)
+        losses.append([float(step(batch)[0]) for _ in range(5)])
+        rates.append(measure([ModelProbe(step, batch)], plan, synchronize=_wait)[0])
         del model, step
     difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
     yield {
@@ -110,14 +111,14 @@ def _rate(
     model = AlexNet(PRESETS[preset].model).to(device=device, memory_format=torch.channels_last).train()
     step = TrainStep(
         model,
-        PaperSGD(parameter_groups(model, weight_decay=0.0), _RATE),
+        PaperSGD(parameter_groups(model, TrainConfig()), _RATE),
         device=device,
         precision=precision,
         cuda_graph="graph" in way,
     )
     batch = _batch(batch_size, device)
     with _without_fusing(way == "steps"):
-        return measure([ModelProbe(lambda b: step(b, _RATE), batch)], plan, synchronize=_wait)[0]
+        return measure([ModelProbe(step, batch)], plan, synchronize=_wait)[0]
 
 
 @contextmanager

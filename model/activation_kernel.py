@@ -98,26 +98,27 @@ def _launch(
     per_tower = channels // towers
     block_channels = triton.next_power_of_2(per_tower)
     chosen = norm or NormConstants(1, 0.0, 0.0, 1.0)
-    kernel[(_num_programs(maps), towers)](
-        maps,
-        bias,
-        *others,
-        batch * height * width,
-        height * width,
-        per_tower,
-        *(maps.stride(0), maps.stride(3), maps.stride(1)),
-        *(towered.stride(0), towered.stride(3), towered.stride(1)),
-        towered.stride(0) * batch,
-        chosen.alpha / chosen.size,
-        chosen.beta,
-        chosen.k,
-        HALF=chosen.size // 2,
-        NORMALIZE=norm is not None,
-        RECTIFY=rectify,
-        BLOCK_P=max(1, _TILE_ELEMENTS // block_channels),
-        BLOCK_C=block_channels,
-        num_warps=8,
-    )
+    with torch.cuda.device_of(maps):  # Triton launches on the current device
+        kernel[(_num_programs(maps), towers)](
+            maps,
+            bias,
+            *others,
+            batch * height * width,
+            height * width,
+            per_tower,
+            *(maps.stride(0), maps.stride(3), maps.stride(1)),
+            *(towered.stride(0), towered.stride(3), towered.stride(1)),
+            towered.stride(0) * batch,
+            chosen.alpha / chosen.size,
+            chosen.beta,
+            chosen.k,
+            HALF=chosen.size // 2,
+            NORMALIZE=norm is not None,
+            RECTIFY=rectify,
+            BLOCK_P=max(1, _TILE_ELEMENTS // block_channels),
+            BLOCK_C=block_channels,
+            num_warps=8,
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]

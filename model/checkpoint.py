@@ -23,7 +23,7 @@ from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
 
 BEST_NAME = "best.pt"
 _FORMAT = "lmdali-checkpoint"
-_VERSION = 1
+_VERSION = 2
 _STEP_NAME = re.compile(r"step-(\d{9,})\.pt")
 
 
@@ -31,13 +31,15 @@ _STEP_NAME = re.compile(r"step-(\d{9,})\.pt")
 class Checkpoint:
     """The state of a run between two steps. All tensors are on the CPU once loaded.
 
+    It does not depend on the devices and ranks that the run had: any others can go on from it.
+
     Attributes:
-        model: the network's `state_dict`.
-        optimizer: the optimiser's.
-        schedule: the schedule's.
+        model: weights and biases by name, in the one-device layout.
+        velocities: the optimiser's momentum by the same names; none for parameters that were never updated.
+        schedule: the schedule's state.
         progress: the trainer's position and sums, see `trainer.TrainState`.
-        train_loader: the training loader's position.
-        rng: generator states by device kind, `(n,)` uint8.
+        train_loader: the training loader's position, that of all ranks together.
+        rng: of each rank, its generator states by device, `(n,)` uint8.
         model_config: `AlexNetConfig.to_json()`.
         train_config: `TrainConfig.to_json()`.
         loader_config: how the training images were made, as the caller described it.
@@ -47,11 +49,11 @@ class Checkpoint:
     """
 
     model: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    velocities: dict[str, Tensor]
     schedule: dict[str, Any]
     progress: dict[str, Any]
     train_loader: dict[str, Any]
-    rng: dict[str, Tensor]
+    rng: tuple[dict[str, Tensor], ...]
     model_config: dict[str, Any]
     train_config: dict[str, Any]
     loader_config: dict[str, Any]
@@ -124,20 +126,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise InputError(f"{path}: a torch file, but not a checkpoint of lmdali")
-    if document.get("version") != _VERSION:
+    if document.get("version") not in (1, _VERSION):
         raise InputError(
-            f"{path}: checkpoint format {document.get('version')}, this lmdali reads {_VERSION}: "
+            f"{path}: checkpoint format {document.get('version')}, this lmdali reads 1 and {_VERSION}: "
             "use the version that wrote it"
         )
     try:
         whole = document["digest"] == content_digest(document["content"])
-        fields = {**document["content"], "class_names": tuple(document["content"]["class_names"])}
-        checkpoint = Checkpoint(**fields)
-    except (KeyError, TypeError) as error:
+        fields = document["content"] if document["version"] == _VERSION else _from_version_1(document["content"])
+        tuples = {name: tuple(fields[name]) for name in ("class_names", "rng")}
+        checkpoint = Checkpoint(**fields | tuples)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise IntegrityError(f"{path}: a field is missing or of another kind ({error}): use an earlier one") from error
     if not whole:
         raise IntegrityError(f"{path}: the content differs from its digest, the file is damaged: use an earlier one")
     return checkpoint
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Fields of today: format 1 knew one rank, and counted parameters as its optimiser did, weights before biases."""
+    fields = dict(content)
+    optimizer, model = fields.pop("optimizer"), fields["model"]
+    names = [name for name, weight in model.items() if weight.ndim >= 2]
+    names += [name for name, weight in model.items() if weight.ndim < 2]
+    velocities = {names[place]: state["velocity"] for place, state in optimizer["state"].items()}
+    progress = {"lr": float(optimizer["param_groups"][0]["lr"]), **fields["progress"]}
+    return fields | {"velocities": velocities, "progress": progress, "rng": (fields["rng"],)}
 
 
 def require_same_run(

@@ -1,4 +1,4 @@
-"""Which device a network runs on."""
+"""Which devices a network runs on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from lmdali.model.torchrun import Parallel, TorchrunPlace
 from lmdali.pipeline.errors import ConfigError, MachineError
 
 
@@ -41,3 +42,51 @@ def has_gpu_kernels(device: torch.device) -> bool:
 @cache
 def _triton_is_there() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def pick_devices(parallel: Parallel, device: str, devices: str, place: TorchrunPlace) -> tuple[torch.device, ...]:
+    """The devices of this process: two for the towers, else one.
+
+    Args:
+        parallel: how devices share the work.
+        device: see `pick_device`; of a rank `cuda` and `auto` mean the GPU with its local rank's number.
+        devices: of the two towers, or of each rank of a machine by local rank: `cuda:0,cuda:1`; or empty.
+        place: of this process.
+
+    Raises:
+        ConfigError: devices that do not go with this way to share the work.
+        MachineError: one of them is not there.
+    """
+    names = [name.strip() for name in devices.split(",")] if devices else []
+    if names and device != "auto":
+        raise ConfigError(f"found --device {device} and --devices {devices}: give one of the two")
+    if parallel == "towers":
+        names = names or _tower_devices(device)
+        if len(names) != 2:
+            raise ConfigError(f"two towers need two devices, found {devices}: for example cuda:0,cuda:1")
+        return pick_device(names[0]), pick_device(names[1])
+    if parallel == "ddp":
+        names = names or [_rank_device(device, place)] * place.local_world_size
+        if place.local_rank >= len(names):
+            raise ConfigError(f"{place.local_world_size} ranks of this machine need a device each, found {devices}")
+        return (pick_device(names[place.local_rank]),)
+    if names:
+        raise ConfigError(f"--devices {devices} is for --parallel towers and ddp: name one device with --device")
+    return (pick_device(device),)
+
+
+def _rank_device(device: str, place: TorchrunPlace) -> str:
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return f"cuda:{place.local_rank}"
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--device {device} would be that of every rank: name one for each with --devices, or none")
+    return "cpu"
+
+
+def _tower_devices(device: str) -> list[str]:
+    if device not in ("auto", "cuda"):
+        return [device, device]
+    gpus = torch.cuda.device_count()
+    if gpus == 0 and device == "auto":
+        return ["cpu", "cpu"]
+    return ["cuda:0", "cuda:1" if gpus != 1 else "cuda:0"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmdali.model.metrics import average_log_probabilities, top_k_error
+from lmdali.model.parallel import Ranks
 from lmdali.pipeline.batch import Loader
 from lmdali.pipeline.errors import InputError, IntegrityError
 
@@ -67,21 +68,25 @@ def evaluate(
     precision: torch.dtype = torch.float32,
     keep_probabilities: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
+    ranks: Ranks | None = None,
 ) -> EvalResult:
     """Run `model` over one epoch of `loader` in evaluation mode; the model's mode is restored.
 
     Args:
         model: maps `(B, 3, S, S)` images to `(B, C)` logits.
-        loader: delivers every sample, with 1 view or 10.
+        loader: delivers every sample, with 1 view or 10; with several ranks, this one's part of them.
         device: where the model is.
         channels_last: memory format of the input; the answer does not depend on it.
         precision: float32, or bfloat16 for autocast; softmax and averages are float32 in any case.
         keep_probabilities: return the averaged probabilities of every sample.
-        on_progress: told the number of samples done, after each batch.
+        on_progress: told the number of samples done on this rank, after each batch.
+        ranks: that share the dataset; each gets the result of all of it.
 
     Raises:
-        IntegrityError: the loader delivered a sample twice or not at all, or labels that the model does not have.
+        IntegrityError: a sample was delivered twice or not at all, all ranks together.
+        InputError: a label that the model does not have.
     """
+    ranks = Ranks(device=device) if ranks is None else ranks
     device = torch.device(device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     done = 0
@@ -92,6 +97,8 @@ def evaluate(
     try:
         loader.set_epoch(0)
         for batch in loader:
+            if not len(batch.labels):  # the last global batch has fewer samples than there are ranks
+                continue
             images = network_input(batch.images, device, channels_last=channels_last)
             with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
                 logits = model(images)
@@ -103,14 +110,14 @@ def evaluate(
             sums += torch.stack([loss.double().sum(), errors[0].double().sum(), errors[1].double().sum()])
             seen.index_add_(0, batch.indices, torch.ones_like(batch.indices))
             if keep_probabilities:
-                kept = torch.empty(loader.num_samples, log_p.shape[1]) if kept is None else kept
+                kept = torch.zeros(loader.num_samples, log_p.shape[1]) if kept is None else kept
                 kept[batch.indices] = log_p.exp().cpu()
             done += len(labels)
             on_progress(done)
     finally:
         model.train(was_training)
-    _require_once(seen)
-    loss_mean, top1, top5 = (sums / loader.num_samples).tolist()
+    _require_once(ranks.sum(seen))
+    loss_mean, top1, top5 = (ranks.sum(sums) / loader.num_samples).tolist()
     return EvalResult(
         top1_error=top1,
         top5_error=top5,

@@ -1,4 +1,4 @@
-"""The paper's update rule, and which parameters it decays."""
+"""The paper's update rule, and which parameters share rates and decay."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lmdali.model.device import has_gpu_kernels
+from lmdali.model.layer_rates import LayerRate, parse_layer_rates, rates_of
+from lmdali.model.train_config import TrainConfig
 from lmdali.pipeline.errors import ConfigError
 
 
@@ -109,17 +111,36 @@ class PaperSGD(torch.optim.Optimizer):
         return velocity
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, bias_decay: bool = False) -> list[dict[str, Any]]:
-    """Two groups, `weights` and `biases`, in the order of `model.named_parameters()`.
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """As few groups as rates and weight decay need: weights, biases, and those of layers with rates of their own.
+
+    Each has `layer`, the first of its layers, and `kind`, `weights` or `biases`; within a group parameters are in the
+    order of `model.named_parameters()`. Weights without a rate of their own come first, then such biases.
 
     Args:
-        model: any module; parameters of fewer than two dimensions count as biases.
-        weight_decay: decay of the weights.
-        bias_decay: decay the biases too; the original code does not.
+        model: any module; the first part of a parameter's name is its layer, and parameters of fewer than two
+            dimensions count as biases.
+        config: its `weight_decay` is for weights, and for biases if `bias_decay`; the original code decays none.
+
+    Raises:
+        ConfigError: `layer_lr` names a layer that the model does not have.
     """
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    biases = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    return [
-        {"name": "weights", "params": weights, "weight_decay": weight_decay},
-        {"name": "biases", "params": biases, "weight_decay": weight_decay if bias_decay else 0.0},
-    ]
+    rates = parse_layer_rates(config.layer_lr)
+    named = [(name.partition(".")[0], weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    _require_layers(rates, list(dict.fromkeys(layer for layer, _ in named)))
+    groups: dict[tuple[tuple[LayerRate, ...], str], dict[str, Any]] = {}
+    for kind, decay in (
+        ("weights", config.weight_decay),
+        ("biases", config.weight_decay if config.bias_decay else 0.0),
+    ):
+        for layer, weight in named:
+            if (weight.ndim < 2) == (kind == "biases"):
+                fresh = {"layer": layer, "kind": kind, "weight_decay": decay, "params": []}
+                groups.setdefault((rates_of(rates, layer), kind), fresh)["params"].append(weight)
+    return [groups[key] for key in sorted(groups, key=lambda key: len(key[0]) > 0)]
+
+
+def _require_layers(rates: tuple[LayerRate, ...], layers: list[str]) -> None:
+    for rate in rates:
+        if not set(rate.layers) & set(layers):
+            raise ConfigError(f"layer_lr names {', '.join(rate.layers)}, the network has {', '.join(layers)}")

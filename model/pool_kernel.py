@@ -29,10 +29,7 @@ class MaxPool(torch.autograd.Function):
         shape = (batch, channels, (height - 3) // 2 + 1, (width - 3) // 2 + 1)
         out = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
         which = torch.empty(shape, dtype=torch.uint8, device=maps.device, memory_format=torch.channels_last)
-        count = out.numel()
-        _pool[(triton.cdiv(count, _BLOCK),)](
-            maps, out, which, count, channels, height, width, shape[2], shape[3], BLOCK=_BLOCK
-        )
+        _launch(_pool, out.numel(), (maps, out, which), channels, height, width, shape[2], shape[3])
         ctx.save_for_backward(which)
         ctx.shape = maps.shape
         return out
@@ -42,11 +39,7 @@ class MaxPool(torch.autograd.Function):
         (which,) = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         slope = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
-        count = slope.numel()
-        _, channels, height, width = ctx.shape
-        _unpool[(triton.cdiv(count, _BLOCK),)](
-            gradient, which, slope, count, channels, height, width, which.shape[2], which.shape[3], BLOCK=_BLOCK
-        )
+        _launch(_unpool, slope.numel(), (gradient, which, slope), *ctx.shape[1:], which.shape[2], which.shape[3])
         return (slope,)
 
 
@@ -66,9 +59,13 @@ def blocked_images(images: Tensor, blocks: int, dtype: torch.dtype) -> Tensor:
     """
     batch, _, height, width = images.shape
     out = torch.empty((batch, 48, blocks, blocks), dtype=dtype, device=images.device, memory_format=torch.channels_last)
-    count = out.numel()
-    _cut[(triton.cdiv(count, _BLOCK),)](images, out, count, blocks, height, width, *images.stride(), BLOCK=_BLOCK)
+    _launch(_cut, out.numel(), (images, out), blocks, height, width, *images.stride())
     return out
+
+
+def _launch(kernel: Any, count: int, tensors: tuple[Tensor, ...], *numbers: int) -> None:
+    with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
+        kernel[(triton.cdiv(count, _BLOCK),)](*tensors, count, *numbers, BLOCK=_BLOCK)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

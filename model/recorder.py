@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from torch import Tensor
-
 from lmdali.model.evaluator import EvalResult
 from lmdali.model.journal import METRICS_FILE, Journal
+from lmdali.model.parallel import Notice, Ranks, SharedFigures
 from lmdali.model.progress_line import ProgressLine, StepFigures, Stopwatch
 from lmdali.model.train_state import TrainState
 from lmdali.pipeline.batch import Batch
@@ -22,9 +21,9 @@ from lmdali.pipeline.errors import LmdaliError
 
 @dataclass(frozen=True)
 class _Pending:
-    """A step that the device may still be working on."""
+    """A step that devices may still be working on."""
 
-    figures: Tensor
+    figures: SharedFigures
     batch: Batch
     lr: float
 
@@ -37,15 +36,18 @@ class Recorder:
         state: the run's; its sums and seconds are kept here.
         log_steps: steps between two `step` lines of the journal.
         progress: stream for the progress line, None for silence.
+        ranks: of the run; only the first one writes and shows anything.
 
     Attributes:
         session: times of all steps since this object was made.
     """
 
-    def __init__(self, run_dir: Path, state: TrainState, *, log_steps: int, progress: TextIO | None) -> None:
+    def __init__(
+        self, run_dir: Path, state: TrainState, *, log_steps: int, progress: TextIO | None, ranks: Ranks
+    ) -> None:
         self.session = Stopwatch()
-        self._run_dir, self._state, self._log_steps = run_dir, state, log_steps
-        self._line = ProgressLine(progress)
+        self._run_dir, self._state, self._log_steps, self._ranks = run_dir, state, log_steps, ranks
+        self._line = ProgressLine(progress if ranks.is_first else None)
         self._watch = Stopwatch()
         self._epoch_length = 0
         self._pending: _Pending | None = None
@@ -54,7 +56,7 @@ class Recorder:
 
     @contextmanager
     def opened(self, *, resumed: bool, tensorboard: bool) -> Iterator[None]:
-        """Keep the journal open, continued from where the state left it or new.
+        """Keep the journal open, continued from where the state left it or new; on the first rank.
 
         Raises:
             MissingExtraError: TensorBoard was asked for and is not installed.
@@ -89,36 +91,40 @@ class Recorder:
         for watch in (self._watch, self.session):
             watch.add(step_seconds, data_seconds, num_images)
 
-    def expect(self, figures: Tensor, batch: Batch, lr: float) -> None:
-        """Take a step's `(3,)` figures, which its device may still be computing; `settle` waits for them."""
+    def expect(self, figures: SharedFigures, batch: Batch, lr: float) -> None:
+        """Take a step's figures, which its device may still be computing; `settle` waits for them."""
         self._pending = _Pending(figures, batch, lr)
 
-    def settle(self) -> None:
+    def settle(self) -> Notice | None:
         """Wait for the last step's figures, check them, add them up and record them.
+
+        Returns:
+            What any rank wanted in that step; None if there was no step to wait for.
 
         Raises:
             LmdaliError: the loss is not finite.
         """
         if self._pending is None:
-            return
+            return None
         pending, self._pending = self._pending, None
-        loss, top1, top5 = pending.figures.tolist()
-        if not math.isfinite(loss):
-            self._diverged(loss, pending)
+        outcome = pending.figures.wait()
+        if not math.isfinite(outcome.loss):
+            self._diverged(outcome.loss, pending)
         state = self._state
-        state.add_figures(loss, top1, top5)
-        figures = StepFigures(loss, top1, top5, *state.means())
+        state.add_figures(outcome.loss, outcome.top1_error, outcome.top5_error)
+        figures = StepFigures(outcome.loss, outcome.top1_error, outcome.top5_error, *state.means())
         if state.step % self._log_steps == 0:
             self._write("step", lr=pending.lr, **figures.to_json())
         self._line.step(state.epoch, state.epoch_steps, self._epoch_length, figures, self._watch)
+        return outcome.notice
 
-    def end_epoch(self, val: EvalResult, *, lr: float, best: bool) -> None:
+    def end_epoch(self, val: EvalResult, *, best: bool) -> None:
         """Record an epoch and its validation."""
         state = self._state
         loss, top1, top5 = state.means()
         self._write(
             "epoch",
-            lr=lr,
+            lr=state.lr,
             digest=state.epoch_digest,
             train_loss=loss,
             train_top1_error=top1,
@@ -131,17 +137,17 @@ class Recorder:
         self.say(
             f" * Epoch: [{state.epoch}]  val Acc@1 {100 * (1 - val.top1_error):.2f}  "
             f"Acc@5 {100 * (1 - val.top5_error):.2f}  Loss {val.loss:.4f}  train Acc@1 {100 * (1 - top1):.2f}  "
-            f"lr {lr:.2g}  {state.seconds:.0f} s{'  best' if best else ''}"
+            f"lr {state.lr:.2g}  {state.seconds:.0f} s{'  best' if best else ''}"
         )
 
     def synchronise(self) -> None:
         """Put everything written so far on the disk, and its length and the time into the state."""
-        assert self._journal is not None
-        self._state.metrics_bytes = self._journal.position_bytes()
-        self._count_seconds()
+        if self._journal is not None:
+            self._state.metrics_bytes = self._journal.position_bytes()
+            self._count_seconds()
 
     def _diverged(self, loss: float, pending: _Pending) -> None:
-        samples = pending.batch.indices.tolist()
+        samples = [index for part in self._ranks.gather(pending.batch.indices.tolist()) for index in part]
         # JSON has no NaN, so the loss is text here.
         self._write("failure", loss=str(loss), lr=pending.lr, samples=samples)
         shown = ", ".join(map(str, samples[:8])) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
@@ -151,7 +157,8 @@ class Recorder:
         )
 
     def _write(self, kind: str, **fields: Any) -> None:
-        assert self._journal is not None
+        if self._journal is None:
+            return
         self._count_seconds()
         head = {"kind": kind, "epoch": self._state.epoch, "step": self._state.step}
         times = {

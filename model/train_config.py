@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lmdali.model.layer_rates import parse_layer_rates
 from lmdali.model.schedule import create_schedule
 from lmdali.pipeline.errors import ConfigError
 
@@ -20,11 +21,14 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training set, at most; a schedule may stop earlier.
-        lr: base learning rate, for weights and biases alike.
+        lr: base learning rate of weights, and of biases too without `bias_lr`.
+        bias_lr: base learning rate of biases; None: as the weights.
         momentum: of the paper's update rule.
         weight_decay: of weights.
         bias_decay: decay biases too.
         schedule: see `schedule.create_schedule`.
+        bias_schedule: of biases, if they have one of their own; not plateau. None: as the weights.
+        layer_lr: rates of single layers, see `layer_rates.parse_layer_rates`.
         label_smoothing: 0..1, share of the target spread over all classes.
         seed: of the initial weights, the dropout masks, and the loader's order and draws.
         precision: `float32` or `bfloat16` (autocast; weights, updates and losses stay float32).
@@ -39,10 +43,13 @@ class TrainConfig:
 
     epochs: int = 90
     lr: float = 0.01
+    bias_lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
     bias_decay: bool = False
     schedule: str = "plateau"
+    bias_schedule: str | None = None
+    layer_lr: str = ""
     label_smoothing: float = 0.0
     seed: int = 0
     precision: str = "float32"
@@ -69,7 +76,14 @@ class TrainConfig:
             raise ConfigError("label_smoothing must be in 0..1, checkpoint_seconds and checkpoint_steps at least 0")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, found {self.precision!r}")
+        if self.bias_lr is not None and not self.bias_lr > 0:
+            raise ConfigError(f"bias_lr must be over 0, or none to follow the weights; found {self.bias_lr}")
         create_schedule(self.schedule, self.epochs)
+        if self.bias_schedule is not None:
+            if self.bias_schedule.partition(":")[0] == "plateau":
+                raise ConfigError("bias_schedule cannot be a plateau of its own: leave it out to follow the weights'")
+            create_schedule(self.bias_schedule, self.epochs)
+        parse_layer_rates(self.layer_lr)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, for checkpoints and reports."""

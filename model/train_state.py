@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmdali.model.evaluator import EvalResult
-from lmdali.pipeline.order_digest import digest_text
+from lmdali.pipeline.order_digest import combine, digest_text
 
 
 @dataclass
@@ -19,10 +20,12 @@ class TrainState:
         epoch: the one being trained or validated, from 0; after the last one, their number.
         step: updates made.
         samples_seen: images trained on, all epochs together.
+        lr: the weights' learning rate in the last update.
         epoch_samples: images of this epoch trained on.
         epoch_steps: updates of this epoch.
-        epoch_digest: of the samples and draws of this epoch so far (before its first step: of the epoch before it), 16
-            hexadecimal digits, or None where the loader does not know it.
+        epoch_digest: of the samples and draws of this epoch so far (before its first step: of the epoch before it), all
+            ranks together, 16 hexadecimal digits, or None where a loader does not know it. Brought up to date for
+            checkpoints and at the end of an epoch only.
         loss_sum: over the epoch's steps, of the batch means.
         top1_sum: same, of the top-1 errors.
         top5_sum: same, of the top-5 errors.
@@ -35,6 +38,7 @@ class TrainState:
     epoch: int = 0
     step: int = 0
     samples_seen: int = 0
+    lr: float = 0.0
     epoch_samples: int = 0
     epoch_steps: int = 0
     epoch_digest: str | None = None
@@ -46,13 +50,18 @@ class TrainState:
     metrics_bytes: int = 0
     seconds: float = 0.0
 
-    def count_step(self, num_samples: int, epoch_digest: int | None) -> None:
-        """One more update, on `num_samples` images; the digest is the loader's once it has given them."""
+    def count_step(self, num_samples: int, lr: float) -> None:
+        """One more update, at `lr`, on `num_samples` images of all ranks together."""
         self.step += 1
         self.epoch_steps += 1
         self.samples_seen += num_samples
         self.epoch_samples += num_samples
-        self.epoch_digest = None if epoch_digest is None else digest_text(epoch_digest)
+        self.lr = lr
+
+    def note_digest(self, parts: Sequence[int | None]) -> None:
+        """Take over the epoch's digest, of which each rank's loader has a part."""
+        known = [part for part in parts if part is not None]
+        self.epoch_digest = digest_text(combine(known)) if len(known) == len(parts) else None
 
     def add_figures(self, loss: float, top1_error: float, top5_error: float) -> None:
         """Add one step's batch means."""

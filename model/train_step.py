@@ -18,7 +18,7 @@ class TrainStep:
 
     Args:
         model: in training mode, on `device`.
-        optimizer: its groups' `lr` is set before each update.
+        optimizer: with the rates that its groups have when it is called.
         device: where the model is.
         precision: float32, or bfloat16 for autocast.
         channels_last: memory format of the weights and of the input.
@@ -42,7 +42,7 @@ class TrainStep:
         graphed = cuda_graph and device.type == "cuda"
         self._run = GraphedStep(self._update, optimizer.constants) if graphed else self._update
 
-    def __call__(self, batch: Batch, lr: float) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Train on one batch.
 
         Returns:
@@ -51,8 +51,6 @@ class TrainStep:
         """
         images = network_input(batch.images, self._device, channels_last=self._channels_last)
         labels = batch.labels.to(self._device, non_blocking=True)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
         self._optimizer.load_rates()
         return self._run(images, labels)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -13,46 +12,50 @@ from typing import Any, TextIO
 import torch
 
 from lmdali.model.alexnet import AlexNet
-from lmdali.model.checkpoint import (
-    Checkpoint,
-    CheckpointDirectory,
-    content_digest,
-    require_same_run,
-)
+from lmdali.model.checkpoint import Checkpoint, CheckpointDirectory, content_digest
 from lmdali.model.evaluator import EvalResult, evaluate
-from lmdali.model.generators import generator_states, restore_generators
 from lmdali.model.journal import METRICS_FILE
 from lmdali.model.optim import PaperSGD, parameter_groups
+from lmdali.model.parallel import Notice, Ranks
+from lmdali.model.rates import LearningRates
 from lmdali.model.recorder import Recorder
 from lmdali.model.run_lock import run_lock
+from lmdali.model.saved_run import SavedRun
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
 from lmdali.model.train_config import PRECISIONS, TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.train_step import TrainStep
+from lmdali.model.weight_layout import weights_of
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import storage_errors
-from lmdali.pipeline.release import lmdali_version
 
 CHECKPOINT_DIR = "checkpoints"
 
+LAUNCHER_ECHO_SECONDS = 5.0
+"""With several ranks a signal may come twice, from whoever sent it and from torchrun, which hands it on."""
+
 
 class Trainer:
-    """Trains one network on one device, and can be stopped after any step.
+    """Trains one network, alone or as one of several ranks, and can be stopped after any step.
 
     A run that was stopped by a signal, or killed and resumed from its last checkpoint, ends with the weights and the
-    metrics of a run that was never stopped: bit for bit on a CPU.
+    metrics of a run that was never stopped: bit for bit on a CPU, with the same number of ranks.
+
+    Each rank has a trainer, and all of them do the same: the first alone writes, and a signal to one stops all of them
+    after the same step.
 
     Args:
         model: the network; moved to `device`.
         config: see `TrainConfig`.
-        train_loader: one view per sample, shuffled.
-        val_loader: every sample once, the same classes.
+        train_loader: one view per sample, shuffled; this rank's part of each global batch.
+        val_loader: every sample once, the same classes; this rank's part of them.
         run_dir: gets `metrics.jsonl` and `checkpoints/`.
         device: where to train.
         loader_config: how the training images are made, kept in the checkpoints for whoever evaluates them.
-        progress: stream for the progress line, None for silence.
+        progress: stream for the progress line, None for silence; of use on the first rank only.
+        ranks: all processes that train this network; this one alone by default.
 
     Raises:
         InputError: the classes of model and loaders differ.
@@ -69,35 +72,50 @@ class Trainer:
         device: torch.device | str = "cpu",
         loader_config: dict[str, Any] | None = None,
         progress: TextIO | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         _require_same_classes(model, train_loader, val_loader)
         self.config, self.run_dir, self.device = config, run_dir, torch.device(device)
+        self.ranks = Ranks(device=self.device) if ranks is None else ranks
         self.train_loader, self.val_loader = train_loader, val_loader
         self.state = TrainState()
         self.checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR, keep=config.keep_checkpoints)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = PaperSGD(
-            parameter_groups(model, weight_decay=config.weight_decay, bias_decay=config.bias_decay),
+            parameter_groups(model, config),
             config.lr,
             momentum=config.momentum,
         )
         self.schedule = create_schedule(config.schedule, config.epochs)
+        self._rates = LearningRates(config, self.schedule)
         self._step = TrainStep(
-            model,
+            self.ranks.averaging(self.model),
             self.optimizer,
             device=self.device,
             precision=PRECISIONS[config.precision],
             channels_last=config.channels_last,
             label_smoothing=config.label_smoothing,
-            cuda_graph=config.cuda_graph,
+            # Transfers between two devices and between ranks are not for a graph of one device.
+            cuda_graph=config.cuda_graph and self.ranks.world_size == 1 and isinstance(self.model, AlexNet),
         )
-        self._record = Recorder(run_dir, self.state, log_steps=config.log_steps, progress=progress)
-        self._loader_config = loader_config or {}
+        self._record = Recorder(run_dir, self.state, log_steps=config.log_steps, progress=progress, ranks=self.ranks)
+        self._run = SavedRun(
+            network=self.model,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            state=self.state,
+            train_loader=train_loader,
+            config=config,
+            loader_config=loader_config or {},
+            ranks=self.ranks,
+        )
         self._resumed: Checkpoint | None = None
         self._may_replace = False
         self._val: EvalResult | None = None
         self._saved_at = 0.0
+        self._heard = Notice()
+        self._stepped = False
 
     def resume_latest(self) -> None:
         """Continue from the newest whole checkpoint of `run_dir`, or from the beginning if none was written yet.
@@ -108,6 +126,7 @@ class Trainer:
         """
         self._may_replace = True
         found = self.checkpoints.latest(self._record.say)
+        self._run.require_same_everywhere(found)
         if found is not None:
             path, checkpoint = found
             self.resume(checkpoint)
@@ -124,24 +143,7 @@ class Trainer:
         Raises:
             InputError: the checkpoint is of another network, other classes or another training set.
         """
-        require_same_run(
-            checkpoint,
-            model_config=self.model.config.to_json(),
-            class_names=self.train_loader.class_names,
-            manifest_digest=self.train_loader.manifest_digest,
-        )
-        self.model.load_state_dict(checkpoint.model)
-        given = [(group["momentum"], group["weight_decay"]) for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        for group, (momentum, weight_decay) in zip(self.optimizer.param_groups, given, strict=True):
-            group.update(momentum=momentum, weight_decay=weight_decay)
-        then, now = checkpoint.train_config, self.config.to_json()
-        if then.get("schedule") == now["schedule"]:
-            self.schedule.load_state_dict(checkpoint.schedule)
-        for name in now:
-            if then.get(name) != now[name]:
-                self._record.say(f"changed on resuming: {name} {then.get(name)} -> {now[name]}")
-        self.state.restore(checkpoint.progress)
+        self._run.restore(checkpoint, self._record.say)
         self._resumed, self._may_replace = checkpoint, True
 
     def require_vacant(self) -> None:
@@ -151,10 +153,14 @@ class Trainer:
             InputError: it does.
             StorageError: it cannot be made.
         """
-        if not self._may_replace and (self.checkpoints.paths() or (self.run_dir / METRICS_FILE).exists()):
-            raise InputError(f"{self.run_dir}: holds a run: continue it with --resume, or use another --run-dir")
-        with storage_errors(self.run_dir):
-            self.run_dir.mkdir(parents=True, exist_ok=True)
+
+        def check() -> None:
+            if not self._may_replace and (self.checkpoints.paths() or (self.run_dir / METRICS_FILE).exists()):
+                raise InputError(f"{self.run_dir}: holds a run: continue it with --resume, or use another --run-dir")
+            with storage_errors(self.run_dir):
+                self.run_dir.mkdir(parents=True, exist_ok=True)
+
+        self.ranks.on_first(check)
 
     def fit(self) -> TrainResult:
         """Train to the end, or until SIGINT or SIGTERM: then the step is finished and saved, and the result says so.
@@ -166,20 +172,23 @@ class Trainer:
             StorageError: a checkpoint or the metrics could not be written.
         """
         self.require_vacant()
-        if self._resumed is None:
-            torch.manual_seed(self.config.seed)
-        else:
-            restore_generators(self._resumed.rng, self.device)
+        self._run.begin_generators(self._resumed)
         self._saved_at = time.monotonic()
-        with (
-            run_lock(self.run_dir),
-            self._record.opened(resumed=self._resumed is not None, tensorboard=self.config.tensorboard),
-            StopSignal() as stop,
-        ):
-            while self.state.epoch < self.config.epochs and not self.schedule.finished and stop.received is None:
+        stopped_by: int | None = None
+        echo_seconds = LAUNCHER_ECHO_SECONDS if self.ranks.world_size > 1 else 0.0
+        with contextlib.ExitStack() as opened:
+            self.ranks.on_first(lambda: self._open(opened))
+            stop = opened.enter_context(StopSignal(echo_seconds=echo_seconds))
+            while self.state.epoch < self.config.epochs and not self.schedule.finished and stopped_by is None:
                 if self._train_epoch(stop):
                     self._end_epoch()
-        return self._result(stop.received)
+                stopped_by = self.ranks.agreed_signal(stop.received)
+        return self._result(stopped_by)
+
+    def _open(self, opened: contextlib.ExitStack) -> None:
+        opened.enter_context(run_lock(self.run_dir))
+        resumed = self._resumed is not None
+        opened.enter_context(self._record.opened(resumed=resumed, tensorboard=self.config.tensorboard))
 
     def _train_epoch(self, stop: StopSignal) -> bool:
         """Train what is left of the epoch; False if a signal ended it early (and the state is saved)."""
@@ -192,14 +201,18 @@ class Trainer:
             waited = time.perf_counter() - began
             if batch is None:
                 break
-            self._train_on(batch)
-            self._record.time_step(time.perf_counter() - began, waited, len(batch.labels))
-            if stop.received is not None:
+            self._train_on(batch, stop)
+            self._record.time_step(time.perf_counter() - began, waited, len(batch.labels) * self.ranks.world_size)
+            notice = self._wanted(stop) if self.ranks.world_size == 1 else self._heard
+            if notice.stopped_by is not None:
                 self._save()
                 return False
-            if self._checkpoint_is_due():
+            if notice.save_is_due or self._steps_are_due():
                 self._save()
-        self._record.settle()
+        self._settle()
+        if self.ranks.world_size > 1 and self.ranks.agreed_signal(stop.received) is not None:
+            self._save()
+            return False
         return True
 
     def _open_epoch(self) -> Iterator[Batch]:
@@ -216,19 +229,34 @@ class Trainer:
         try:
             return next(batches, None)
         except LmdaliError:
-            # A damaged record must not cost the steps since the last checkpoint.
-            with contextlib.suppress(LmdaliError):
-                self._save()
+            # A damaged record must not cost the steps since the last checkpoint. The other ranks cannot be asked for
+            # their part of one: they have gone on into the next step.
+            if self.ranks.world_size == 1:
+                with contextlib.suppress(LmdaliError):
+                    self._save()
             raise
 
-    def _train_on(self, batch: Batch) -> None:
+    def _train_on(self, batch: Batch, stop: StopSignal) -> None:
         position = self.state.epoch + self.state.epoch_samples / self.train_loader.num_samples
-        lr = self.config.lr * self.schedule.factor(position)
-        figures = self._step(batch, lr)
+        lr = self._rates.apply(self.optimizer, position)
+        figures = self.ranks.share(self._step(batch), self._wanted(stop))
         # Only now is the step before this one waited for, so a GPU always has work queued.
-        self._record.settle()
-        self.state.count_step(len(batch.labels), self.train_loader.epoch_digest)
+        self._settle()
+        self.state.count_step(len(batch.labels) * self.ranks.world_size, lr)
+        self._stepped = True
         self._record.expect(figures, batch, lr)
+
+    def _wanted(self, stop: StopSignal) -> Notice:
+        """What this rank would do after the step that it is at."""
+        seconds = self.config.checkpoint_seconds
+        return Notice(stop.received, bool(seconds) and time.monotonic() - self._saved_at >= seconds)
+
+    def _settle(self) -> None:
+        """Wait for the last step's figures; remember what any rank wanted then."""
+        self._heard = self._record.settle() or self._heard
+
+    def _steps_are_due(self) -> bool:
+        return bool(self.config.checkpoint_steps) and self.state.step % self.config.checkpoint_steps == 0
 
     def _end_epoch(self) -> None:
         """Validate, tell the schedule, record, save."""
@@ -238,37 +266,27 @@ class Trainer:
             self.device,
             channels_last=self.config.channels_last,
             precision=PRECISIONS[self.config.precision],
+            ranks=self.ranks,
         )
         best = self.state.note_validation(self._val.top1_error)
         self.schedule.end_epoch(self._val.top1_error)
-        self._record.end_epoch(self._val, lr=self.optimizer.param_groups[0]["lr"], best=best)
+        self._note_digest()
+        self._record.end_epoch(self._val, best=best)
         self.state.begin_next_epoch()
         self._save(best=best)
 
-    def _checkpoint_is_due(self) -> bool:
-        seconds, steps = self.config.checkpoint_seconds, self.config.checkpoint_steps
-        if steps and self.state.step % steps == 0:
-            return True
-        return bool(seconds) and time.monotonic() - self._saved_at >= seconds
+    def _note_digest(self) -> None:
+        if self._stepped and self.state.epoch_steps:
+            self.state.note_digest(self.ranks.gather(self.train_loader.epoch_digest))
 
     def _save(self, *, best: bool = False) -> None:
-        self._record.settle()
+        self._settle()
+        self._heard = Notice(self._heard.stopped_by)
+        self._note_digest()
         self._record.synchronise()
-        checkpoint = Checkpoint(
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            schedule=self.schedule.state_dict(),
-            progress=dataclasses.asdict(self.state),
-            train_loader=self.train_loader.state_dict(),
-            rng=generator_states(self.device),
-            model_config=self.model.config.to_json(),
-            train_config=self.config.to_json(),
-            loader_config=self._loader_config,
-            class_names=self.train_loader.class_names,
-            manifest_digest=self.train_loader.manifest_digest,
-            lmdali_version=lmdali_version(),
-        )
-        self.checkpoints.save(checkpoint, step=self.state.step, best=best)
+        checkpoint, step = self._run.checkpoint(), self.state.step
+        # Nobody goes on to change the weights, or to leave, before they are on the disk.
+        self.ranks.on_first(lambda: self.checkpoints.save(checkpoint, step=step, best=best))
         self._saved_at = time.monotonic()
 
     def _result(self, stopped_by: int | None) -> TrainResult:
@@ -282,7 +300,7 @@ class Trainer:
             best_epoch=self.state.best_epoch,
             images_per_second=self._record.session.images_per_second,
             stall=self._record.session.stall,
-            weights_sha256=content_digest(dict(self.model.state_dict())),
+            weights_sha256=content_digest(weights_of(self.model)),
             stopped_by=stopped_by,
         )
 

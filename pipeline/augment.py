@@ -1,14 +1,15 @@
 """Augmentation: what may be drawn, the draws themselves, and the NumPy reference that applies them.
 
-Draws are made on the host, once, as a function of (seed, epoch, sample number); every backend only applies them. The
-paper (section 4.1) takes 224x224 patches of the 256x256 image, mirrors them, subtracts the mean image of the training
-set, and adds to every pixel of an image the same multiple of each principal component of RGB.
+Draws are made on the host, once, as a function of (seed, epoch, sample number), or of the place in the epoch's global
+order where neighbours share a crop; every backend only applies them. The paper (section 4.1) takes 224x224 patches of
+the 256x256 image, mirrors them, subtracts the mean image of the training set, and adds to every pixel of an image the
+same multiple of each principal component of RGB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,9 +21,10 @@ from lmdali.pipeline.errors import ConfigError
 
 Crop = Literal["random", "center", "ten"]
 Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "none"]
+MeanWindow = Literal["aligned", "center"]
 Lighting = Literal["none", "eigenvalues", "roots"]
 
-_CROP_STREAM, _LIGHTING_STREAM_A, _LIGHTING_STREAM_B = 0, 1, 2
+_CROP_STREAM, _LIGHTING_STREAM_A, _LIGHTING_STREAM_B, _CHUNK_STREAM = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,34 +36,49 @@ class AugmentConfig:
         crop: "random" draws uniformly over all offsets (33 x 33 for 224 of 256); "center"; "ten" gives the four corners
             and the centre, then the mirror images of these five, as ten adjacent views (section 4.1, test time).
         flip: mirror with probability 1/2; only with crop "random".
-        normalize: "mean_image" subtracts the mean at each pixel, aligned with the crop (the paper); "channel_mean" one
-            number per channel; "channel_mean_std" also divides by the channel's standard deviation; "none".
+        crop_chunk: so many consecutive samples of the epoch's global order share one crop offset and flip (32 in the
+            2012 code: 4 draws per minibatch of 128); 1 draws for each. Lighting is always per image.
+        normalize: "mean_image" subtracts the mean at each pixel (the paper); "channel_mean" one number per channel;
+            "channel_mean_std" also divides by the channel's standard deviation; "none".
+        mean_window: which part of the mean image a patch loses: "aligned" that under the patch, mirrored with it (the
+            paper's text: subtract, then crop); "center" always the central one, never mirrored (the 2012 code).
         lighting: "eigenvalues" adds sum_i p_i a_i lambda_i with pixels on the scale 0..1 (the paper's text);
             "roots" uses the roots of lambda_i (the 2012 code); a_i ~ N(0, lighting_std) per image.
         lighting_std: standard deviation of a_i.
         lighting_rescale: divide the image by 1 + lighting_std after adding (the 2012 code).
+        lighting_epochs: epochs with lighting; from that one on, counted from 0, images are neither lit nor divided.
+            The 2012 runs went on so, with the coefficient set to 0, from epoch 67 (ILSVRC-2012) or 68 (2010).
     """
 
     crop_size: int = 224
     crop: Crop = "random"
     flip: bool = True
+    crop_chunk: int = 1
     normalize: Normalize = "mean_image"
+    mean_window: MeanWindow = "aligned"
     lighting: Lighting = "eigenvalues"
     lighting_std: float = 0.1
     lighting_rescale: bool = False
+    lighting_epochs: int | None = None
 
     def __post_init__(self) -> None:
         _choice("crop", self.crop, ("random", "center", "ten"))
         _choice("normalize", self.normalize, ("mean_image", "channel_mean", "channel_mean_std", "none"))
+        _choice("mean_window", self.mean_window, ("aligned", "center"))
         _choice("lighting", self.lighting, ("none", "eigenvalues", "roots"))
         if self.crop_size < 1:
             raise ConfigError(f"crop_size must be at least 1 pixel, found {self.crop_size}")
+        if self.crop_chunk < 1:
+            raise ConfigError(f"crop_chunk must be at least 1 sample, found {self.crop_chunk}")
         if not 0 <= self.lighting_std < 10:
             raise ConfigError(f"lighting_std must be in 0..10, found {self.lighting_std}")
         if self.lighting_rescale and self.lighting == "none":
             raise ConfigError("lighting_rescale undoes what lighting adds: it needs a lighting")
-        if self.crop != "random" and (self.flip or self.lighting != "none"):
-            raise ConfigError(f'crop "{self.crop}" is for evaluation: set flip=False and lighting="none"')
+        if self.lighting_epochs is not None and (self.lighting_epochs < 0 or self.lighting == "none"):
+            found = f'{self.lighting_epochs} and lighting "{self.lighting}"'
+            raise ConfigError(f"lighting_epochs must be at least 0 and needs a lighting, found {found}")
+        if self.crop != "random" and (self.flip or self.lighting != "none" or self.crop_chunk != 1):
+            raise ConfigError(f'crop "{self.crop}" is for evaluation: set flip=False, lighting="none" and crop_chunk=1')
 
     @classmethod
     def paper(cls) -> AugmentConfig:
@@ -70,8 +87,8 @@ class AugmentConfig:
 
     @classmethod
     def original2012(cls) -> AugmentConfig:
-        """The released code: roots of the eigenvalues, and the division by 1.1."""
-        return cls(lighting="roots", lighting_rescale=True)
+        """The released code: 32 images share a crop, the mean's central window, roots and 1 / 1.1 for 67 epochs."""
+        return cls(crop_chunk=32, mean_window="center", lighting="roots", lighting_rescale=True, lighting_epochs=67)
 
     @classmethod
     def center(cls) -> AugmentConfig:
@@ -92,6 +109,10 @@ class AugmentConfig:
     def num_views(self) -> int:
         """Views per sample."""
         return 10 if self.crop == "ten" else 1
+
+    def is_lit(self, epoch: int) -> bool:
+        """Whether lighting is added in an epoch, counted from 0."""
+        return self.lighting != "none" and (self.lighting_epochs is None or epoch < self.lighting_epochs)
 
     @property
     def needs_basis(self) -> bool:
@@ -132,7 +153,13 @@ class AugmentParams:
 
 
 def draw_params(
-    config: AugmentConfig, *, seed: int, epoch: int, indices: NDArray[np.int64], image_size: int
+    config: AugmentConfig,
+    *,
+    seed: int,
+    epoch: int,
+    indices: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    image_size: int,
 ) -> AugmentParams:
     """All random numbers for some samples of one epoch.
 
@@ -141,6 +168,7 @@ def draw_params(
         seed: the run's seed.
         epoch: the epoch; a sample is drawn anew each time it is used.
         indices: (B,) int64 sample numbers, in any order.
+        positions: (B,) int64 their positions in the epoch's global order, which say who shares a crop.
         image_size: side of the stored images, pixels.
 
     Raises:
@@ -155,11 +183,14 @@ def draw_params(
     alphas = np.zeros((count, 3), np.float32)
     if config.crop == "center":
         return AugmentParams(np.full((count, 2), room // 2, np.int64), np.zeros(count, np.bool_), alphas)
-    w0, w1, w2, _ = sample_words(seed, epoch, indices, _CROP_STREAM)
+    if config.crop_chunk == 1:
+        w0, w1, w2, _ = sample_words(seed, epoch, indices, _CROP_STREAM)
+    else:
+        w0, w1, w2, _ = sample_words(seed, epoch, positions // config.crop_chunk, _CHUNK_STREAM)
     # Multiply and shift: uniform over the offsets to one part in 2**32 / 33.
     crop_yx = (np.stack([w0, w1], axis=1) * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
     flip = (w2 >> np.uint64(31)).astype(np.bool_) if config.flip else np.zeros(count, np.bool_)
-    if config.lighting != "none":
+    if config.is_lit(epoch):
         alphas = (_normals(seed, epoch, indices) * config.lighting_std).astype(np.float32)
     return AugmentParams(crop_yx, flip, alphas)
 
@@ -190,11 +221,34 @@ class PixelTransform:
         mean: (H, W, 3) float32, the mean image or a constant; zeros for "none".
         scale: (3,) float32 factors per channel.
         vectors: (3, 3) float32; `alphas @ vectors.T` is the shift of each image, gray levels.
+        centered: every view loses the central window of the mean, whatever its crop and flip.
+        unlit: (epoch, (3,) float32): from that epoch on images are not lit, and this is their scale; None for never.
     """
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     vectors: NDArray[np.float32]
+    centered: bool = False
+    unlit: tuple[int, NDArray[np.float32]] | None = None
+
+    def at(self, epoch: int) -> PixelTransform:
+        """The arithmetic of one epoch, counted from 0: `scale` is the epoch's."""
+        if self.unlit is None or epoch < self.unlit[0]:
+            return self
+        return replace(self, scale=self.unlit[1], unlit=None)
+
+    def central_mean(self, size: int) -> NDArray[np.float32]:
+        """(size, size, 3) float32, the central window of the mean."""
+        y, x = ((side - size) // 2 for side in self.mean.shape[:2])
+        return self.mean[y : y + size, x : x + size]
+
+    def view_mean(self, crop_yx: NDArray[np.int64], flip: bool, size: int) -> NDArray[np.float32]:
+        """(size, size, 3) float32, what is subtracted from a view as it is delivered: cropped, and perhaps mirrored."""
+        if self.centered:
+            return self.central_mean(size)
+        y, x = crop_yx
+        window = self.mean[y : y + size, x : x + size]
+        return window[:, ::-1] if flip else window
 
     def shifts(self, params: AugmentParams) -> NDArray[np.float32]:
         """(B * V, 3) float32 lighting shift of each view, gray levels."""
@@ -227,9 +281,12 @@ def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size:
         vectors = (basis.eigenvectors * (255.0 * basis.unit_eigenvalues)).astype(np.float32)
     elif config.lighting == "roots":
         vectors = (basis.eigenvectors * np.sqrt(basis.eigenvalues)).astype(np.float32)
+    unlit = None
     if config.lighting_rescale:
+        unlit = None if config.lighting_epochs is None else (config.lighting_epochs, scale)
         scale = scale / np.float32(1.0 + config.lighting_std)
-    return PixelTransform(mean, scale, vectors)
+    centered = config.normalize == "mean_image" and config.mean_window == "center"
+    return PixelTransform(mean, scale, vectors, centered, unlit)
 
 
 def apply_params(
@@ -240,7 +297,7 @@ def apply_params(
     Args:
         pixels: (B, H, W, 3) uint8 RGB.
         params: draws for the B * V views.
-        transform: the arithmetic.
+        transform: the arithmetic of the epoch, `transform.at(epoch)`.
         crop_size: side S of a view.
 
     Returns:
@@ -250,10 +307,10 @@ def apply_params(
     shifts = transform.shifts(params)
     out = np.empty((len(params), crop_size, crop_size, 3), np.float32)
     for view, (y, x) in enumerate(params.crop_yx):
-        window = (slice(y, y + crop_size), slice(x, x + crop_size))
-        patch = pixels[view // views_per_image][window].astype(np.float32) - transform.mean[window]
-        patch = (patch + shifts[view]) * transform.scale
-        out[view] = patch[:, ::-1] if params.flip[view] else patch
+        patch, flip = pixels[view // views_per_image, y : y + crop_size, x : x + crop_size], bool(params.flip[view])
+        patch = patch[:, ::-1] if flip else patch
+        mean = transform.view_mean(params.crop_yx[view], flip, crop_size)
+        out[view] = (patch.astype(np.float32) - mean + shifts[view]) * transform.scale
     return out
 
 

@@ -64,11 +64,13 @@ class BatchPlan:
         indices: (B,) int64 record numbers.
         params: draws for the B * V views.
         shifts: (B * V, 3) float32 lighting shifts, gray levels.
+        scale: (3,) float32 factors per channel, those of the epoch.
     """
 
     indices: NDArray[np.int64]
     params: AugmentParams
     shifts: NDArray[np.float32]
+    scale: NDArray[np.float32]
 
 
 class Backend(Protocol):

@@ -42,7 +42,7 @@ class BatchPlanner:
         order_of: epoch to its order.
         rank_slice: which positions are this rank's.
         augment: what is drawn.
-        transform: turns alphas into shifts.
+        transform: turns alphas into shifts, and has each epoch's scale.
         seed: of the draws.
         image_size: side of the stored images, pixels.
     """
@@ -92,14 +92,20 @@ class BatchPlanner:
         positions = np.concatenate([np.arange(first, stop, dtype=np.int64) for first, stop in spans])
         indices = self._order_of(place.epoch).at(positions)
         params = draw_params(
-            self._augment, seed=self._seed, epoch=place.epoch, indices=indices, image_size=self._image_size
+            self._augment,
+            seed=self._seed,
+            epoch=place.epoch,
+            indices=indices,
+            positions=positions,
+            image_size=self._image_size,
         )
-        shifts, hashes = self._transform.shifts(params), view_hashes(positions, indices, params)
+        transform, hashes = self._transform.at(place.epoch), view_hashes(positions, indices, params)
+        shifts = transform.shifts(params)
         plans, at, views = [], 0, self._augment.num_views
         for first, stop in spans:
             end = at + stop - first
             part = slice(at * views, end * views)
-            plan = BatchPlan(indices[at:end], params.part(part.start, part.stop), shifts[part])
+            plan = BatchPlan(indices[at:end], params.part(part.start, part.stop), shifts[part], transform.scale)
             plans.append((plan, int(hashes[part].sum())))
             at = end
         return _Chunk(place, first_step, plans)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.sampler import EpochOrder, SampleOrder, epoch_positions, permute, require_positions, round_keys
 
-OrderName = Literal["shuffled", "sequential", "block"]
+OrderName = Literal["shuffled", "shuffled_once", "sequential", "block"]
 ORDERS: tuple[OrderName, ...] = get_args(OrderName)
 DEFAULT_BLOCK_SHARDS = 8
 """Shards of 256 MB: 2 GB in flight."""
@@ -123,7 +123,8 @@ def create_order(
     """The order of one epoch.
 
     Args:
-        name: "shuffled" is a full permutation, "sequential" storage order, "block" a `BlockOrder`.
+        name: "shuffled" is a full permutation, "shuffled_once" that of epoch 0 in every epoch, "sequential" storage
+            order, "block" a `BlockOrder`.
         num_samples: N.
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**32 - 1.
@@ -136,7 +137,7 @@ def create_order(
     if name not in ORDERS:
         raise ConfigError(f"order must be one of {', '.join(ORDERS)}; found {name!r}")
     if name != "block":
-        return EpochOrder(num_samples, seed, epoch, name == "shuffled")
+        return EpochOrder(num_samples, seed, epoch, name != "sequential", once=name == "shuffled_once")
     order = BlockOrder(shard_sizes, seed, epoch, block_shards)
     if order.num_samples != num_samples:
         raise ConfigError(f"{len(shard_sizes)} shards hold {order.num_samples} samples, the dataset {num_samples}")

@@ -128,10 +128,8 @@ class CpuBackend:
         pending.labels[first:stop] = run.labels
         self._timers.add("read", perf_counter() - start)
         views = slice(first * self._spec.num_views, stop * self._spec.num_views)
-        params = plan.params
-        self._cutter.cut(
-            Samples(run, indices, params.crop_yx[views], params.flip[views], plan.shifts[views], pending.images[views])
-        )
+        draws = plan.params.crop_yx[views], plan.params.flip[views], plan.shifts[views], plan.scale
+        self._cutter.cut(Samples(run, indices, *draws, pending.images[views]))
 
     def _find(self, indices: NDArray[np.int64]) -> ImageRun:
         """Where images lie, and their labels; of cached ones nothing is read, and where they lie is not said."""

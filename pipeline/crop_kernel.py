@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.errors import MissingExtraError
 
 try:
@@ -39,6 +40,26 @@ def inlined(function: _Function) -> _Function:
     """
     part: _Function = numba.njit(nogil=True, boundscheck=False, forceinline=True, _nrt=False)(function)
     return part
+
+
+def mean_rows(transform: PixelTransform, *, planar: bool) -> NDArray[np.float32]:
+    """The mean image as the kernels here and in `paint_kernel` take it, (H, W, 3) or planar (3, H, W) float32.
+
+    A mirrored patch is read from left to right and written from right to left. So where each patch loses the central
+    window, there are 2 H rows: those of the mirror image follow, and what is subtracted is read as the patch is.
+    """
+    mean = np.concatenate([transform.mean, transform.mean[:, ::-1]]) if transform.centered else transform.mean
+    return np.ascontiguousarray(mean.transpose(2, 0, 1) if planar else mean)
+
+
+@inlined
+def mean_corner(centered: bool, size: int, side: int, y0: int, x0: int, flip: bool) -> Any:
+    """Row and column in `mean_rows` for the first pixel of a patch of `side` pixels at (y0, x0), as it is stored."""
+    if not centered:
+        return y0, x0
+    first = (size - side) >> 1
+    # With an odd rest, the window's left and right margins change places in the mirror image.
+    return (size + first, size - side - first) if flip else (first, first)
 
 
 # The loops below walk flat rows: there the compiler sees unit strides and vectorises, which halves the time.
@@ -85,17 +106,19 @@ def crop_normalized(
     x0: int,
     flip: bool,
     mean: NDArray[np.float32],
+    centered: bool,
     shift: NDArray[np.float32],
     scale: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """`(pixel - mean + shift) * scale` of a patch into (S, S, 3) float32 `out`; `mean` is (H, W, 3)."""
+    """`(pixel - mean + shift) * scale` of a patch into (S, S, 3) float32 `out`; `mean` is from `mean_rows`."""
     size = out.shape[0]
+    mean_y, mean_x = mean_corner(centered, pixels.shape[0], size, y0, x0, flip)
     add0, add1, add2 = shift[0], shift[1], shift[2]
     factor0, factor1, factor2 = scale[0], scale[1], scale[2]
     for y in range(size):
         row = pixels[y0 + y, x0 : x0 + size].reshape(3 * size)
-        row_mean = mean[y0 + y, x0 : x0 + size].reshape(3 * size)
+        row_mean = mean[mean_y + y, mean_x : mean_x + size].reshape(3 * size)
         target = out[y].reshape(3 * size)
         if flip:
             for x in range(size):
@@ -118,16 +141,18 @@ def crop_normalized_planar(
     x0: int,
     flip: bool,
     mean: NDArray[np.float32],
+    centered: bool,
     shift: NDArray[np.float32],
     scale: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """`(pixel - mean + shift) * scale` of a patch into (3, S, S) float32 `out`; `mean` is (3, H, W)."""
+    """`(pixel - mean + shift) * scale` of a patch into (3, S, S) float32 `out`; `mean` is from `mean_rows`, planar."""
     size = out.shape[1]
+    mean_y, mean_x = mean_corner(centered, pixels.shape[0], size, y0, x0, flip)
     for y in range(size):
         row = pixels[y0 + y, x0 : x0 + size].reshape(3 * size)
         for c in range(3):
-            row_mean = mean[c, y0 + y, x0 : x0 + size]
+            row_mean = mean[c, mean_y + y, mean_x : mean_x + size]
             target, add, factor = out[c, y], shift[c], scale[c]
             if flip:
                 for x in range(size):
@@ -184,15 +209,16 @@ def crop_run_normalized(
     crop_yx: NDArray[np.int64],
     flip: NDArray[np.bool_],
     mean: NDArray[np.float32],
+    centered: bool,
     shifts: NDArray[np.float32],
     scale: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """`crop_normalized` of n images: (n * num_views, S, S, 3) float32 `out`; `mean` is (H, W, 3)."""
+    """`crop_normalized` of n images: (n * num_views, S, S, 3) float32 `out`."""
     for i in range(len(starts)):
         pixels = data[starts[i] : starts[i] + 3 * size * size].reshape((size, size, 3))
         for v in range(i * num_views, (i + 1) * num_views):
-            crop_normalized(pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], mean, shifts[v], scale, out[v])
+            crop_normalized(pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], mean, centered, shifts[v], scale, out[v])
 
 
 @compiled
@@ -204,12 +230,15 @@ def crop_run_normalized_planar(
     crop_yx: NDArray[np.int64],
     flip: NDArray[np.bool_],
     mean: NDArray[np.float32],
+    centered: bool,
     shifts: NDArray[np.float32],
     scale: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """`crop_normalized_planar` of n images: (n * num_views, 3, S, S) float32 `out`; `mean` is (3, H, W)."""
+    """`crop_normalized_planar` of n images: (n * num_views, 3, S, S) float32 `out`."""
     for i in range(len(starts)):
         pixels = data[starts[i] : starts[i] + 3 * size * size].reshape((size, size, 3))
         for v in range(i * num_views, (i + 1) * num_views):
-            crop_normalized_planar(pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], mean, shifts[v], scale, out[v])
+            crop_normalized_planar(
+                pixels, crop_yx[v, 0], crop_yx[v, 1], flip[v], mean, centered, shifts[v], scale, out[v]
+            )

@@ -201,6 +201,9 @@ class DaliBackend:
             if not self._spec.holds_pixels:
                 base = np.float32(0) if self._mean is None else self._mean
                 pipe.feed_input(f"mean_{view}", np.ascontiguousarray(base - pending.plan.shifts[part]))
+        if not self._spec.holds_pixels:
+            # Per sample, because the scale may change with the epoch, and two epochs are in flight at its end.
+            pipe.feed_input("std", np.repeat(1 / pending.plan.scale[None], len(position) // views, axis=0))
         pipe.schedule_run()
 
     def _collect(self, pending: _Pending) -> torch.Tensor:

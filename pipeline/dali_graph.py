@@ -1,7 +1,8 @@
 """The DALI graph: what happens to the stored images of a batch inside NVIDIA DALI. The only file that imports it.
 
 Inputs, fed by `DaliBackend` for every batch: "images", and for each view "crop_y_V", "crop_x_V" (fractions of the free
-room), "flip_V", and for float images "mean_V" (3 numbers per sample). Outputs: one batch per view.
+room), "flip_V", and for float images "mean_V" (3 numbers per sample), and "std" (3 numbers per sample, for all views).
+Outputs: one batch per view.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ part of a batch up to a multiple of their number; in a file or on a GPU that the
 
 
 def constant_mean(transform: PixelTransform) -> NDArray[np.float32] | None:
-    """(3,) float32 gray levels that all pixels share, which can ride in `mean_V`; None for a mean image."""
+    """(3,) float32 gray levels that all pixels share and `mean_V` can carry; None for a mean image or its window."""
     first: NDArray[np.float32] = transform.mean[0, 0]
-    return first if (transform.mean == first).all() else None
+    return first if not transform.centered and (transform.mean == first).all() else None
 
 
 def build_graph(
@@ -57,9 +58,10 @@ def build_graph(
     )
     with pipeline:
         pixels = stored_pixels(size, hardware_share, raw=raw, on_gpu=on_gpu)
-        if not spec.holds_pixels and constant_mean(transform) is None:
+        if not spec.holds_pixels and not transform.centered and constant_mean(transform) is None:
             pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
-        pipeline.set_outputs(*[_view(pixels, view, transform, spec) for view in range(spec.num_views)])
+        std = None if spec.holds_pixels else fn.external_source(name="std", dtype=types.FLOAT, ndim=1)
+        pipeline.set_outputs(*[_view(pixels, std, view, transform, spec) for view in range(spec.num_views)])
     pipeline.build()
     return pipeline
 
@@ -99,7 +101,8 @@ def stored_pixels(size: int, hardware_share: float, *, raw: bool, on_gpu: bool) 
     )
 
 
-def _view(pixels: Any, view: int, transform: PixelTransform, spec: OutputSpec) -> Any:
+def _view(pixels: Any, std: Any, view: int, transform: PixelTransform, spec: OutputSpec) -> Any:
+    device = "gpu" if spec.device.type == "cuda" else "cpu"
     scalars = {
         name: fn.external_source(name=f"{name}_{view}", dtype=types.FLOAT, ndim=0) for name in ("crop_y", "crop_x")
     }
@@ -107,17 +110,20 @@ def _view(pixels: Any, view: int, transform: PixelTransform, spec: OutputSpec) -
     arithmetic: dict[str, Any] = {}
     if not spec.holds_pixels:
         mean = fn.external_source(name=f"mean_{view}", dtype=types.FLOAT, ndim=1)
-        arithmetic = {"mean": mean, "std": [1.0 / float(factor) for factor in transform.scale]}
-    return fn.crop_mirror_normalize(
-        pixels,
-        crop=(spec.crop_size, spec.crop_size),
-        crop_pos_y=scalars["crop_y"],
-        crop_pos_x=scalars["crop_x"],
-        mirror=flip,
-        dtype=_output_dtype(spec),
-        output_layout="CHW" if spec.layout == "NCHW" else "HWC",
-        **arithmetic,
-    )
+        arithmetic = {"mean": mean, "std": std}
+    form = {"dtype": _output_dtype(spec), "output_layout": "CHW" if spec.layout == "NCHW" else "HWC", **arithmetic}
+    cut = {
+        "crop": (spec.crop_size, spec.crop_size),
+        "crop_pos_y": scalars["crop_y"],
+        "crop_pos_x": scalars["crop_x"],
+        "mirror": flip,
+    }
+    if spec.holds_pixels or not transform.centered:
+        return fn.crop_mirror_normalize(pixels, **cut, **form)
+    # All views lose the same window, so it is subtracted from what is cut; uint8 until then, a quarter of the bytes.
+    patch = fn.crop_mirror_normalize(pixels, **cut, dtype=types.UINT8, output_layout="HWC")
+    window = np.ascontiguousarray(transform.central_mean(spec.crop_size))
+    return fn.crop_mirror_normalize(patch - types.Constant(window, device=device), **form)
 
 
 def _output_dtype(spec: OutputSpec) -> types.DALIDataType:

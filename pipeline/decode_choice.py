@@ -263,8 +263,9 @@ def sample_plan(
     records = np.linspace(0, manifest.num_records - 1, count).astype(np.int64)
 
     def plan(step: int) -> BatchPlan:
-        indices = records[np.arange(step * batch_size, (step + 1) * batch_size) % count]
-        params = draw_params(augment, seed=0, epoch=0, indices=indices, image_size=manifest.image_size)
-        return BatchPlan(indices, params, transform.shifts(params))
+        positions = np.arange(step * batch_size, (step + 1) * batch_size)
+        indices, size = records[positions % count], manifest.image_size
+        params = draw_params(augment, seed=0, epoch=0, indices=indices, positions=positions, image_size=size)
+        return BatchPlan(indices, params, transform.shifts(params), transform.at(0).scale)
 
     return plan

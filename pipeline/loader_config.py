@@ -24,8 +24,9 @@ class LoaderConfig:
         batch_size: samples per device and step.
         seed: decides order and draws, 0 to 2**64 - 1.
         augment: crops, flips, lighting, normalisation.
-        order: "shuffled" is a new full permutation each epoch; "block" permutes within blocks of whole shards, for
-            storage that must be read sequentially; "sequential" delivers records in storage order, for evaluation.
+        order: "shuffled" is a new full permutation each epoch; "shuffled_once" that of epoch 0 each time, so that
+            minibatches keep their members (the 2012 code); "block" permutes within blocks of whole shards, for storage
+            that must be read sequentially; "sequential" delivers records in storage order, for evaluation.
         block_shards: shards in a block of the block order.
         drop_last: leave out the last, smaller global batch; None means yes, unless the order is sequential.
         backend: "cpu", "dali", "synthetic", or "auto": cpu on a CPU, and on a GPU what `decode` says.

@@ -132,7 +132,9 @@ def epoch_digest(
         if not all_ranks:
             mine = rank_slice.owners(first, last, start)[1] == rank_slice.rank
             positions, indices = positions[mine], indices[mine]
-        params = draw_params(augment, seed=seed, epoch=order.epoch, indices=indices, image_size=image_size)
+        params = draw_params(
+            augment, seed=seed, epoch=order.epoch, indices=indices, positions=positions, image_size=image_size
+        )
         digests.append(batch_digest(positions, indices, params))
         count += len(indices)
     return EpochDigest(count, combine(digests))

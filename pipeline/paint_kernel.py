@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.crop_kernel import compiled, inlined
+from lmdali.pipeline.crop_kernel import compiled, inlined, mean_corner
 from lmdali.pipeline.idct_kernel import LANES
 from lmdali.pipeline.word_access import colour
 
@@ -102,6 +102,7 @@ def paint_run_normalized(
     crop_yx: NDArray[np.int64],
     flip: NDArray[np.bool_],
     mean: NDArray[np.float32],
+    centered: bool,
     shifts: NDArray[np.float32],
     scale: NDArray[np.float32],
     out: NDArray[np.float32],
@@ -114,7 +115,8 @@ def paint_run_normalized(
         num_views: V.
         crop_yx: (k * V, 2) int64.
         flip: (k * V,) bool.
-        mean: (size, size, 3) float32.
+        mean: from `crop_kernel.mean_rows`.
+        centered: see there.
         shifts: (k * V, 3) float32.
         scale: (3,) float32.
         out: (k * V, S, S, 3) float32.
@@ -127,10 +129,11 @@ def paint_run_normalized(
         plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
         add0, add1, add2 = shifts[view, 0], shifts[view, 1], shifts[view, 2]
         factor0, factor1, factor2 = scale[0], scale[1], scale[2]
+        mean_y, mean_x = mean_corner(centered, size, side, crop_yx[view, 0], x0, mirrored)
         for y in range(side):
             at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             start = np.uint64((view * side + y) * side * 3)
-            m = np.uint64(((crop_yx[view, 0] + y) * size + x0) * 3)
+            m = np.uint64(((mean_y + y) * size + mean_x) * 3)
             if mirrored:
                 for x in range(width):
                     k = start + _3 * (width - _1 - x)
@@ -155,22 +158,24 @@ def paint_run_normalized_planar(
     crop_yx: NDArray[np.int64],
     flip: NDArray[np.bool_],
     mean: NDArray[np.float32],
+    centered: bool,
     shifts: NDArray[np.float32],
     scale: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """`paint_run_normalized` into (k * V, 3, S, S) float32 `out`; `mean` is (3, size, size)."""
+    """`paint_run_normalized` into (k * V, 3, S, S) float32 `out`; `mean` is planar."""
     side = out.shape[2]
     rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
     pairs = rows.view(np.uint16)
     width, means = np.uint64(side), mean.reshape(-1)
     for view in range(len(out)):
         plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
+        mean_y, mean_x = mean_corner(centered, size, side, crop_yx[view, 0], x0, mirrored)
         for y in range(side):
             at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             for c in range(3):
                 start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * _GREEN
-                m = np.uint64((c * size + crop_yx[view, 0] + y) * size + x0)
+                m = np.uint64((c * mean.shape[1] + mean_y + y) * size + mean_x)
                 add, factor = shifts[view, c], scale[c]
                 if mirrored:
                     for x in range(width):

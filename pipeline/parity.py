@@ -41,7 +41,7 @@ class ParityRow:
     """One form of batches from one backend beside the reference.
 
     Attributes:
-        form: "stored images", "crops and flips" or "mean and lighting".
+        form: "stored images", "crops and flips", "mean and lighting" or "central mean".
         backend: what was compared, such as "dali on cuda:0"; the reference is "cpu on cpu".
         num_images: images compared.
         largest: difference of any value, gray levels.
@@ -123,8 +123,10 @@ def _forms(image_size: int) -> Iterator[tuple[str, DType, AugmentConfig]]:
     crop_size = min(AugmentConfig.crop_size, image_size)
     yield "stored images", "uint8", whole
     yield "crops and flips", "uint8", replace(AugmentConfig.pixels(), crop_size=crop_size)
-    # The preset that has all of the arithmetic: mean image, lighting, and a scale.
-    yield "mean and lighting", "float32", replace(AugmentConfig.original2012(), crop_size=crop_size)
+    # The preset that has all of the arithmetic: a mean image's window, lighting, and a scale.
+    original = replace(AugmentConfig.original2012(), crop_size=crop_size)
+    yield "mean and lighting", "float32", replace(original, mean_window="aligned")
+    yield "central mean", "float32", original
 
 
 def _limits(raw: bool, backend: str, dtype: DType, *, on_gpu: bool) -> tuple[float, float]:

@@ -47,6 +47,7 @@ class Samples(NamedTuple):
         crop_yx: (n * V, 2) int64.
         flip: (n * V,) bool.
         shifts: (n * V, 3) float32.
+        scale: (3,) float32.
         out: (n * V, ...) where the patches go.
     """
 
@@ -55,6 +56,7 @@ class Samples(NamedTuple):
     crop_yx: NDArray[np.int64]
     flip: NDArray[np.bool_]
     shifts: NDArray[np.float32]
+    scale: NDArray[np.float32]
     out: NDArray[Any]
 
     def part(self, first: int, stop: int) -> Samples:
@@ -64,7 +66,8 @@ class Samples(NamedTuple):
         run = ImageRun(
             self.run.bytes, self.run.starts[first:stop], self.run.stops[first:stop], self.run.labels[first:stop]
         )
-        return Samples(run, self.indices[first:stop], self.crop_yx[v], self.flip[v], self.shifts[v], self.out[v])
+        draws = self.crop_yx[v], self.flip[v], self.shifts[v], self.scale
+        return Samples(run, self.indices[first:stop], *draws, self.out[v])
 
 
 class PatchCutter:
@@ -95,15 +98,14 @@ class PatchCutter:
         self._decoder, self._crop_size = JpegDecoder(self._size), spec.crop_size
         self._scratch = threading.local()
         planar = spec.layout == "NCHW"
-        self._arithmetic: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._mean: tuple[NDArray[np.float32], bool] | None = None
         self._crop: Callable[..., None]
         self._paint: Callable[..., None]
         if transform is None:
             self._crop = crop_kernel.crop_run_pixels_planar if planar else crop_kernel.crop_run_pixels
             self._paint = paint_kernel.paint_run_planar if planar else paint_kernel.paint_run
         else:
-            mean = np.ascontiguousarray(transform.mean.transpose(2, 0, 1)) if planar else transform.mean
-            self._arithmetic = mean, transform.scale
+            self._mean = crop_kernel.mean_rows(transform, planar=planar), transform.centered
             self._crop = crop_kernel.crop_run_normalized_planar if planar else crop_kernel.crop_run_normalized
             self._paint = paint_kernel.paint_run_normalized_planar if planar else paint_kernel.paint_run_normalized
         self._dtype = spec.dtype
@@ -217,7 +219,7 @@ class PatchCutter:
 
     def _form(self, part: Samples) -> tuple[Any, ...]:
         """What kernels take of the arithmetic, between the draws and the output."""
-        return () if self._arithmetic is None else (self._arithmetic[0], part.shifts, self._arithmetic[1])
+        return () if self._mean is None else (*self._mean, part.shifts, part.scale)
 
     def _halve(self, floats: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
         if self._dtype == "float16":

@@ -67,12 +67,15 @@ class EpochOrder:
         seed: 0 to 2**64 - 1.
         epoch: each epoch has an order of its own.
         shuffle: False gives 0, 1, ... N-1.
+        once: all epochs have the order of epoch 0, as in the 2012 code: its files were shuffled when its minibatches
+            were made, and these kept their members. The epoch still decides what is drawn for a sample.
     """
 
     num_samples: int
     seed: int
     epoch: int
     shuffle: bool
+    once: bool = False
 
     def indices(self, start: int, stop: int) -> NDArray[np.int64]:
         """Sample numbers at positions start..stop-1 of the epoch, as `SampleOrder` says."""
@@ -83,7 +86,7 @@ class EpochOrder:
         require_positions(positions, self.num_samples)
         if not self.shuffle:
             return positions.copy()
-        keys = round_keys(self.seed, self.epoch)
+        keys = round_keys(self.seed, 0 if self.once else self.epoch)
         return permute(positions.astype(np.uint64), self.num_samples, keys).astype(np.int64)
 
 

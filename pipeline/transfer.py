@@ -97,11 +97,12 @@ class DeviceNormalizer:
     (pixel - mean + shift) * scale is rounded after each operation, as the CPU backend's compiled loop does it, so a
     batch made on a GPU equals one made on the CPU bit for bit. What is the identity is left out; the last operation
     writes the batch's own dtype and layout. A mean image costs one pass that gathers each patch's part of it from a
-    table that fits the L2 cache. So: 3 passes with the paper's mean image and lighting, 2 without lighting, 1 for a
-    mean per channel; a scale (std, 2012 code) adds one; pixels need one for NCHW or a float dtype, none for NHWC uint8.
+    table that fits the L2 cache, unless all patches lose the same window. So: 3 passes with the paper's mean image and
+    lighting, 2 without lighting, 1 for a mean per channel or a central window; a scale (std, 2012 code) adds one;
+    pixels need one for NCHW or a float dtype, none for NHWC uint8.
 
     Args:
-        transform: the arithmetic; its mean image is kept on the device.
+        transform: the arithmetic; its mean image is kept on the device. Shifts and scale are each plan's.
         spec: form and place of the output.
     """
 
@@ -109,12 +110,14 @@ class DeviceNormalizer:
         self._spec, self._planar = spec, spec.layout == "NCHW"
         self._height, self._width, _ = transform.mean.shape
         self._mean = self._table = None
-        if not (transform.mean == transform.mean[0, 0]).all():
+        if transform.centered:
+            window = torch.from_numpy(transform.central_mean(spec.crop_size))
+            self._mean = (window.permute(2, 0, 1) if self._planar else window).contiguous().to(spec.device)
+        elif not (transform.mean == transform.mean[0, 0]).all():
             self._table = self._mean_table(transform.mean)
         elif transform.mean.any():
             self._mean = self._per_channel(torch.from_numpy(transform.mean[0, 0].copy())).to(spec.device)
-        identity_scale = bool((transform.scale == 1).all())
-        self._scale = None if identity_scale else self._per_channel(torch.from_numpy(transform.scale)).to(spec.device)
+        self._scales: dict[bytes, torch.Tensor] = {}
 
     def __call__(self, patches: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
         """Images from patches.
@@ -148,9 +151,16 @@ class DeviceNormalizer:
             steps.append((torch.sub, self._mean))
         if plan.shifts.any():
             steps.append((torch.add, self._per_channel(upload(plan.shifts, self._spec.device))))
-        if self._scale is not None:
-            steps.append((torch.mul, self._scale))
+        if not (plan.scale == 1).all():
+            steps.append((torch.mul, self._scale(plan.scale)))
         return steps
+
+    def _scale(self, scale: NDArray[np.float32]) -> torch.Tensor:
+        """A scale on the device. A run has one or two of them, so they stay there."""
+        key = scale.tobytes()
+        if key not in self._scales:
+            self._scales[key] = self._per_channel(torch.from_numpy(scale.copy())).to(self._spec.device)
+        return self._scales[key]
 
     def _per_channel(self, values: torch.Tensor) -> torch.Tensor:
         """(..., 3) as something that broadcasts over a batch of this layout."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ SIX_PIXELS = ((188, 188, 188), (68, 68, 68), (140, 128, 116), (116, 128, 140), (
 
 GOLDEN_CROPS = [[13, 29], [32, 11], [0, 10], [3, 21]]
 GOLDEN_FLIPS = [True, True, False, False]
+GOLDEN_CHUNK_CROPS = [[8, 21], [22, 26], [3, 9], [25, 8]]
+GOLDEN_CHUNK_FLIPS = [True, True, False, True]
 GOLDEN_ALPHAS = [
     [-0.015214802697300911, -0.026035543531179428, 0.10370466858148575],
     [0.06315003335475922, -0.006101937033236027, 0.061065394431352615],
@@ -32,8 +35,12 @@ GOLDEN_ALPHAS = [
 ]
 
 
-def draw(config: AugmentConfig, indices: Any, *, seed: int = 0, epoch: int = 0, image_size: int = 256) -> AugmentParams:
-    return draw_params(config, seed=seed, epoch=epoch, indices=np.asarray(indices), image_size=image_size)
+def draw(
+    config: AugmentConfig, indices: Any, positions: Any = None, *, seed: int = 0, epoch: int = 0, image_size: int = 256
+) -> AugmentParams:
+    indices = np.asarray(indices)
+    places = indices if positions is None else np.asarray(positions)
+    return draw_params(config, seed=seed, epoch=epoch, indices=indices, positions=places, image_size=image_size)
 
 
 def basis_of(pixels: Any) -> Eigenbasis:
@@ -138,6 +145,36 @@ def test_ten_views_are_the_papers_in_its_order() -> None:
     assert params.alphas.shape == (20, 3) and not params.alphas.any()
 
 
+def test_a_chunk_of_the_order_shares_a_crop_and_a_flip_and_no_light() -> None:
+    config = AugmentConfig(crop_chunk=32)
+    samples = np.random.default_rng(0).permutation(1280)
+    params = draw(config, samples, np.arange(1280))
+    views = np.column_stack([params.crop_yx, params.flip]).reshape(40, 32, 3)
+    assert (views == views[:, :1]).all(), "4 draws for a minibatch of 128"
+    assert len(np.unique(views[:, 0], axis=0)) > 30 and 5 < views[:, 0, 2].sum() < 35
+    assert params.alphas.tolist() == draw(AugmentConfig.paper(), samples).alphas.tolist()
+
+
+def test_draws_of_chunks_never_change_between_versions() -> None:
+    params = draw(AugmentConfig(crop_chunk=32), [0, 1, 2, 3], [31, 32, 96, 10**9])
+    assert params.crop_yx.tolist() == GOLDEN_CHUNK_CROPS
+    assert params.flip.tolist() == GOLDEN_CHUNK_FLIPS
+
+
+def test_chunks_have_the_same_crops_whatever_part_of_an_epoch_is_asked_for() -> None:
+    config = AugmentConfig(crop_chunk=5)
+    whole = draw(config, np.arange(100, 200), np.arange(100), epoch=4)
+    for first, stop in ((0, 3), (3, 12), (47, 100)):
+        part = draw(config, np.arange(100 + first, 100 + stop), np.arange(first, stop), epoch=4)
+        assert same(part, whole.part(first, stop))
+    assert not same(whole, draw(config, np.arange(100, 200), np.arange(100), epoch=5))
+
+
+def test_chunks_do_not_crop_as_the_samples_of_their_numbers_do() -> None:
+    each = draw(AugmentConfig.paper(), np.arange(50)).crop_yx
+    assert (draw(AugmentConfig(crop_chunk=2), np.arange(100)).crop_yx[::2] != each).any(axis=1).sum() > 40
+
+
 def test_images_of_the_crops_own_size_leave_one_offset() -> None:
     params = draw(AugmentConfig.paper(), np.arange(50), image_size=224)
     assert not params.crop_yx.any()
@@ -161,6 +198,11 @@ def test_a_crop_larger_than_the_images_is_refused() -> None:
         {"crop": "center"},
         {"crop": "ten", "flip": False},
         {"crop": "center", "lighting": "none"},
+        {"crop": "center", "lighting": "none", "flip": False, "crop_chunk": 32},
+        {"crop_chunk": 0},
+        {"lighting_epochs": -1},
+        {"lighting": "none", "lighting_epochs": 67},
+        {"mean_window": "corner"},
     ],
 )
 def test_configs_that_cannot_work_are_refused(fields: dict[str, Any]) -> None:
@@ -206,9 +248,39 @@ def test_the_2012_code_divides_by_one_point_one_after_lighting() -> None:
     np.testing.assert_allclose(out[0, 0, 0], [11.61025572, -14.40279824, 30.42191056], rtol=1e-6)
 
 
+def test_after_the_last_lit_epoch_images_are_neither_lit_nor_divided() -> None:
+    config = AugmentConfig(
+        normalize="channel_mean_std", lighting="roots", lighting_rescale=True, lighting_epochs=67, crop_size=1
+    )
+    basis = basis_of(SIX_PIXELS)
+    transform, plain = pixel_transform(config, basis, 1), 1 / basis.std
+    for epoch in (0, 66, 67, 68, 89):
+        params = draw(config, np.arange(20), epoch=epoch, image_size=1)
+        arithmetic, lit = transform.at(epoch), epoch < 67
+        np.testing.assert_allclose(arithmetic.scale, plain / 1.1 if lit else plain, rtol=1e-6)
+        assert params.alphas.any() == arithmetic.shifts(params).any() == lit
+        same_crops = draw(replace(config, lighting_epochs=None), np.arange(20), epoch=epoch, image_size=1)
+        assert params.flip.tolist() == same_crops.flip.tolist()
+    pixel = np.array([[[[138, 108, 158]]]], np.uint8)
+    out = apply_params(pixel, given_params([[0, 0]], [False]), transform.at(67), 1)
+    np.testing.assert_allclose(out[0, 0, 0], [10, -20, 30] * plain, rtol=1e-6)
+
+
+def test_without_rescaling_the_arithmetic_of_all_epochs_is_one() -> None:
+    config = AugmentConfig(normalize="none", lighting="roots", lighting_epochs=3)
+    transform = pixel_transform(config, basis_of(SIX_PIXELS), 1)
+    assert transform.at(0) is transform.at(3) is transform
+    assert not AugmentConfig.pixels().is_lit(0) and not replace(config, lighting_epochs=0).is_lit(0)
+
+
 def test_original2012_is_that_arithmetic_with_the_mean_image() -> None:
     assert AugmentConfig.original2012() == AugmentConfig(
-        normalize="mean_image", lighting="roots", lighting_rescale=True
+        crop_chunk=32,
+        normalize="mean_image",
+        mean_window="center",
+        lighting="roots",
+        lighting_rescale=True,
+        lighting_epochs=67,
     )
 
 
@@ -249,6 +321,25 @@ def test_the_mean_image_is_cut_and_mirrored_with_the_picture() -> None:
     transform = PixelTransform(image[0].astype(np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32))
     out = apply_params(image, given_params([[2, 3], [4, 0]], [True, False]), transform, 4)
     assert not out.any()
+
+
+@pytest.mark.parametrize(("side", "first"), [(8, 2), (9, 2)])
+def test_the_central_window_is_subtracted_whatever_the_crop_and_never_mirrored(side: int, first: int) -> None:
+    config = AugmentConfig(mean_window="center", lighting="none", crop_size=4)
+    transform = pixel_transform(config, basis_of(coordinates(side)[0]), side)
+    assert transform.centered
+    flat = np.full((1, side, side, 3), 100, np.uint8)
+    out = apply_params(flat, given_params([[0, 0], [3, 4], [1, 2]], [False, True, True]), transform, 4)
+    for view in out:
+        assert (100 - view[:, 0, 0]).tolist() == [first, first + 1, first + 2, first + 3]
+        assert (100 - view[0, :, 1]).tolist() == [first, first + 1, first + 2, first + 3]
+
+
+def test_without_a_mean_image_there_is_no_window() -> None:
+    basis = basis_of(coordinates(8)[0])
+    for normalize in ("channel_mean", "none"):
+        config = AugmentConfig(normalize=normalize, mean_window="center", crop_size=4)  # type: ignore[arg-type]
+        assert not pixel_transform(config, basis, 8).centered
 
 
 def test_shift_comes_before_scale() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from lmdali.pipeline.sampler import RankSlice, SampleOrder
 
 SEED, SIZE = 5, 40
 PAPER = AugmentConfig(crop_size=30, normalize="none", lighting="roots")
+CHUNKS = replace(PAPER, crop_chunk=7)
 TEN = AugmentConfig(crop_size=30, crop="ten", flip=False, normalize="none", lighting="none")
 TRANSFORM = PixelTransform(
     np.zeros((SIZE, SIZE, 3), np.float32), np.ones(3, np.float32), np.arange(9, dtype=np.float32).reshape(3, 3)
@@ -42,7 +44,7 @@ def planner(name: OrderName, rank_slice: RankSlice, augment: AugmentConfig = PAP
     ranks=st.sampled_from([(0, 1), (1, 3), (7, 8)]),
     start=st.integers(0, 119),
     at_once=st.sampled_from([1, 8, 64, 2048]),
-    augment=st.sampled_from([PAPER, TEN]),
+    augment=st.sampled_from([PAPER, CHUNKS, TEN]),
 )
 def test_plans_made_together_are_those_made_one_by_one(
     name: OrderName,
@@ -61,8 +63,8 @@ def test_plans_made_together_are_those_made_one_by_one(
         planned = planner(name, rank_slice, augment)
     for step in range(rank_slice.num_steps(place.position)):
         first, stop = rank_slice.positions(step, place.position)
-        indices = order.indices(first, stop)
-        params = draw_params(augment, seed=SEED, epoch=3, indices=indices, image_size=SIZE)
+        indices, positions = order.indices(first, stop), np.arange(first, stop)
+        params = draw_params(augment, seed=SEED, epoch=3, indices=indices, positions=positions, image_size=SIZE)
         assert planned.indices(place, step).tolist() == indices.tolist()
         plan, digest = planned.plan(place, step)
         assert plan.indices.tolist() == indices.tolist()
@@ -70,7 +72,8 @@ def test_plans_made_together_are_those_made_one_by_one(
         assert plan.params.flip.tolist() == params.flip.tolist()
         assert plan.params.alphas.tolist() == params.alphas.tolist()
         assert plan.shifts.tolist() == TRANSFORM.shifts(params).tolist()
-        assert digest == batch_digest(np.arange(first, stop), indices, params)
+        assert plan.scale.tolist() == [1, 1, 1]
+        assert digest == batch_digest(positions, indices, params)
 
 
 def test_steps_and_places_may_be_asked_for_in_any_order() -> None:
@@ -83,6 +86,20 @@ def test_steps_and_places_may_be_asked_for_in_any_order() -> None:
     for epoch, step in [(0, 0), (0, 19), (0, 20), (0, 99), (1, 0), (0, 5), (0, 6), (1, 50), (1, 49)]:
         assert planned.plan(Place(epoch, 0), step)[0].indices.tolist() == expected[epoch, step]
     assert planned.plan(Place(0, 300), 2)[0].indices.tolist() == expected[0, 5]
+
+
+def test_the_scale_is_that_of_the_epoch_from_the_first_batch_on() -> None:
+    dim = np.full(3, 0.5, np.float32)
+    transform = replace(TRANSFORM, scale=dim, unlit=(2, np.ones(3, np.float32)))
+    order = orders("shuffled", 50)
+    lit = replace(PAPER, lighting_epochs=2)
+    planned = BatchPlanner(
+        lambda epoch: order(epoch=epoch), RankSlice(50, 10), lit, transform, seed=SEED, image_size=SIZE
+    )
+    for epoch, position in [(0, 0), (1, 0), (1, 40), (2, 0), (2, 30), (3, 0), (1, 20)]:
+        plan, _ = planned.plan(Place(epoch, position), 0)
+        assert plan.scale.tolist() == ([0.5] * 3 if epoch < 2 else [1] * 3)
+        assert plan.params.alphas.any() == plan.shifts.any() == (epoch < 2)
 
 
 def test_looking_ahead_is_remembered_and_what_is_past_is_forgotten() -> None:

@@ -58,7 +58,8 @@ class FakeBackend:
 def plan(place: Place, step: int) -> tuple[BatchPlan, int]:
     nothing = AugmentParams(np.empty((0, 2), np.int64), np.empty(0, np.bool_), np.empty((0, 3), np.float32))
     position = place.position + 10 * step
-    return BatchPlan(np.array([place.epoch, position]), nothing, np.empty((0, 3), np.float32)), position
+    plan = BatchPlan(np.array([place.epoch, position]), nothing, np.empty((0, 3), np.float32), np.ones(3, np.float32))
+    return plan, position
 
 
 def num_steps(position: int) -> int:

@@ -132,7 +132,8 @@ def test_orders_have_names() -> None:
     assert made("sequential") == EpochOrder(9, 3, 2, False)
     assert made("block", block_shards=1) == BlockOrder((4, 5), 3, 2, 1)
     assert made("block") == BlockOrder((4, 5), 3, 2, 8)
-    with pytest.raises(ConfigError, match="order must be one of shuffled, sequential, block; found 'random'"):
+    assert made("shuffled_once") == EpochOrder(9, 3, 2, True, once=True)
+    with pytest.raises(ConfigError, match="one of shuffled, shuffled_once, sequential, block; found 'random'"):
         made("random")
     with pytest.raises(ConfigError, match="block_shards must be at least 1, found 0"):
         made("block", block_shards=0)

@@ -26,11 +26,11 @@ from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, Lmda
 def example(step: int = 7, **fields: Any) -> Checkpoint:
     values: dict[str, Any] = {
         "model": {"conv1.weight": torch.full((2, 3), float(step)), "conv1.bias": torch.tensor([1.0, -0.0])},
-        "optimizer": {"state": {0: {"velocity": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "velocities": {"conv1.weight": torch.ones(2, 3)},
         "schedule": {"cuts": 1},
         "progress": {"step": step, "best_top1_error": float("inf")},
         "train_loader": {"epoch": 3, "position": 16},
-        "rng": {"cpu": torch.get_rng_state()},
+        "rng": ({"cpu": torch.get_rng_state()},),
         "model_config": {"width": 0.25, "num_classes": 10},
         "train_config": {"lr": 0.1},
         "loader_config": {"normalize": "mean_image"},

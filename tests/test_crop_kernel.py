@@ -22,12 +22,13 @@ from lmdali.pipeline.transfer import DeviceNormalizer, torch_dtype
 SIZE = 12
 
 
-def transform_of(seed: int) -> PixelTransform:
+def transform_of(seed: int, *, centered: bool = False) -> PixelTransform:
     random = np.random.default_rng(seed)
     return PixelTransform(
         random.uniform(0, 255, (SIZE, SIZE, 3)).astype(np.float32),
         random.uniform(0.1, 2, 3).astype(np.float32),
         random.normal(0, 20, (3, 3)).astype(np.float32),
+        centered,
     )
 
 
@@ -37,13 +38,13 @@ CASES = st.tuples(
 
 
 def case(drawn: Any) -> tuple[NDArray[np.uint8], AugmentParams, PixelTransform, int]:
-    seed, crop, y, x, flip, _ = drawn
+    seed, crop, y, x, flip, centered = drawn
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     offset = [[round(y * (SIZE - crop)), round(x * (SIZE - crop))]]
     alphas = random.normal(0, 0.1, (1, 3)).astype(np.float32)
     params = AugmentParams(np.array(offset), np.array([flip]), alphas)
-    return pixels, params, transform_of(seed), crop
+    return pixels, params, transform_of(seed, centered=centered), crop
 
 
 def test_without_a_place_for_machine_code_it_is_compiled_each_time() -> None:
@@ -69,11 +70,12 @@ def test_normalised_crops_equal_the_reference_bit_for_bit(drawn: Any) -> None:
     shift = transform.shifts(params)[0]
     (y, x), flip = params.crop_yx[0], bool(params.flip[0])
     out = np.full((crop, crop, 3), np.nan, np.float32)
-    crop_kernel.crop_normalized(pixels, y, x, flip, transform.mean, shift, transform.scale, out)
+    mean = crop_kernel.mean_rows(transform, planar=False), transform.centered
+    crop_kernel.crop_normalized(pixels, y, x, flip, *mean, shift, transform.scale, out)
     assert (out == expected).all()
-    planar_mean = np.ascontiguousarray(transform.mean.transpose(2, 0, 1))
+    planar_mean = crop_kernel.mean_rows(transform, planar=True), transform.centered
     planar = np.full((3, crop, crop), np.nan, np.float32)
-    crop_kernel.crop_normalized_planar(pixels, y, x, flip, planar_mean, shift, transform.scale, planar)
+    crop_kernel.crop_normalized_planar(pixels, y, x, flip, *planar_mean, shift, transform.scale, planar)
     assert (planar == expected.transpose(2, 0, 1)).all()
 
 
@@ -101,7 +103,8 @@ def test_pixels_that_may_only_be_read_are_cropped_too() -> None:
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_devices_arithmetic_equals_the_reference(layout: Any, dtype: Any) -> None:
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_devices_arithmetic_equals_the_reference(layout: Any, dtype: Any, centered: bool) -> None:
     random = np.random.default_rng(1)
     crop, count = 7, 20
     pixels = random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
@@ -110,12 +113,12 @@ def test_the_devices_arithmetic_equals_the_reference(layout: Any, dtype: Any) ->
         random.random(count) < 0.5,
         random.normal(0, 0.1, (count, 3)).astype(np.float32),
     )
-    transform = transform_of(3)
+    transform = transform_of(3, centered=centered)
     patches = np.empty((count, crop, crop, 3), np.uint8)
     for n, (y, x) in enumerate(params.crop_yx):
         crop_kernel.crop_pixels(pixels[n], y, x, bool(params.flip[n]), patches[n])
     spec = OutputSpec(count, 1, crop, dtype, layout, torch.device("cpu"))
-    plan = BatchPlan(np.arange(count), params, transform.shifts(params))
+    plan = BatchPlan(np.arange(count), params, transform.shifts(params), transform.scale)
     out = DeviceNormalizer(transform, spec)(torch.from_numpy(patches), plan)
     reference = torch.from_numpy(apply_params(pixels, params, transform, crop))
     reference = reference.permute(0, 3, 1, 2) if layout == "NCHW" else reference
@@ -128,7 +131,8 @@ def test_the_device_passes_pixels_through_when_nothing_is_to_be_done() -> None:
     patches = torch.arange(48, dtype=torch.uint8).reshape(1, 4, 4, 3)
     params = AugmentParams(np.zeros((1, 2), np.int64), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
     spec = OutputSpec(1, 1, 4, "uint8", "NCHW", torch.device("cpu"))
-    out = DeviceNormalizer(transform, spec)(patches, BatchPlan(np.arange(1), params, transform.shifts(params)))
+    plan = BatchPlan(np.arange(1), params, transform.shifts(params), transform.scale)
+    out = DeviceNormalizer(transform, spec)(patches, plan)
     assert torch.equal(out, patches.permute(0, 3, 1, 2))
 
 

@@ -41,7 +41,7 @@ def test_every_offset_arrives_exactly(small_raw_dataset: Path, crop: int) -> Non
     backend = DaliBackend(reader, transform, spec, num_threads=1, crc=crc, timers=timers)
     offsets = np.stack([np.arange(room + 1), np.arange(room + 1)[::-1]], axis=1)
     params = AugmentParams(offsets, np.arange(room + 1) % 2 == 1, np.zeros((room + 1, 3), np.float32))
-    plan = BatchPlan(np.full(room + 1, 7), params, np.zeros((room + 1, 3), np.float32))
+    plan = BatchPlan(np.full(room + 1, 7), params, np.zeros((room + 1, 3), np.float32), np.ones(3, np.float32))
     images = backend.finish(backend.start(plan)).images.numpy()
     pixels = reader.read(7, lambda record: decode_stored(record.data, 48).copy())
     for image, (y, x), flip in zip(images, offsets, params.flip, strict=True):
@@ -74,7 +74,7 @@ def raw_backend(small_raw_dataset: Path) -> Iterator[DaliBackend]:
 def whole_images(indices: list[int]) -> BatchPlan:
     count = len(indices)
     params = AugmentParams(np.zeros((count, 2), np.int64), np.zeros(count, np.bool_), np.zeros((count, 3), np.float32))
-    return BatchPlan(np.array(indices), params, np.zeros((count, 3), np.float32))
+    return BatchPlan(np.array(indices), params, np.zeros((count, 3), np.float32), np.ones(3, np.float32))
 
 
 def test_raw_records_enter_as_pixels_without_a_decoder_or_a_copy(

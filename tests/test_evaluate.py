@@ -113,8 +113,11 @@ def test_only_one_or_ten_views() -> None:
 
 
 def test_evaluation_keeps_size_and_normalisation_and_draws_nothing() -> None:
-    training = AugmentConfig(crop_size=112, normalize="channel_mean_std", lighting="roots", lighting_rescale=True)
+    training = AugmentConfig(
+        crop_size=112, normalize="channel_mean_std", mean_window="center", lighting="roots", lighting_rescale=True
+    )
     for views, crop in ((1, "center"), (10, "ten")):
         augment = evaluation_augment(training, views)
         assert (augment.crop, augment.num_views, augment.flip, augment.lighting) == (crop, views, False, "none")
         assert (augment.crop_size, augment.normalize, augment.lighting_rescale) == (112, "channel_mean_std", False)
+        assert augment.mean_window == "center"

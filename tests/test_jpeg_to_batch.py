@@ -42,7 +42,7 @@ def test_a_batch_is_what_opencv_and_numpy_make_of_the_files(photo_folder: Path, 
         for batch in loader:
             indices = batch.indices.numpy()
             seen += indices.tolist()
-            params = draw_params(config.augment, seed=3, epoch=2, indices=indices, image_size=256)
+            params = draw_params(config.augment, seed=3, epoch=2, indices=indices, positions=indices, image_size=256)
             for n, index in enumerate(indices):
                 (y, x), alphas = params.crop_yx[n], params.alphas[n].astype(np.float64)
                 shift = 255 * (vectors * eigenvalues[None, :]) @ alphas[::-1]

@@ -22,7 +22,7 @@ from lmdali.pipeline.synthetic import SyntheticDataset
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"prefetch": 0}, "prefetch must be at least 1"),
         ({"block_shards": 0}, "block_shards must be at least 1"),
-        ({"order": "random"}, "order must be one of shuffled, sequential, block"),
+        ({"order": "random"}, "order must be one of shuffled, shuffled_once, sequential, block"),
         ({"num_threads": 0}, "num_threads must be at least 1"),
         ({"seed": -1}, "seed must be in"),
         ({"seed": 2**64}, "seed must be in"),

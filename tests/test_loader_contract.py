@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from lmdali.pipeline.shard_reader import ShardReader
 NUM_SAMPLES, SIZE, CROP = 37, 48, 40
 PIXELS = AugmentConfig(crop_size=CROP, normalize="none", lighting="none")
 PAPER = AugmentConfig(crop_size=CROP)
+ORIGINAL = replace(AugmentConfig.original2012(), crop_size=CROP, lighting_epochs=1)
 CENTER = AugmentConfig(crop_size=CROP, crop="center", flip=False, lighting="none")
 TEN = AugmentConfig(crop_size=CROP, crop="ten", flip=False, lighting="none")
 
@@ -532,11 +534,12 @@ def test_a_state_of_another_seed_can_be_forced(make: Make) -> None:
 
 def expected_digest(augment: AugmentConfig, count: int, epoch: int = 0, seed: int = 0) -> int:
     chosen = np.array(order(epoch, seed)[:count])
-    params = draw_params(augment, seed=seed, epoch=epoch, indices=chosen, image_size=SIZE)
-    return batch_digest(np.arange(count), chosen, params)
+    places = np.arange(count)
+    params = draw_params(augment, seed=seed, epoch=epoch, indices=chosen, positions=places, image_size=SIZE)
+    return batch_digest(places, chosen, params)
 
 
-@pytest.mark.parametrize("augment", [PIXELS, PAPER, TEN], ids=["pixels", "paper", "ten"])
+@pytest.mark.parametrize("augment", [PIXELS, PAPER, ORIGINAL, TEN], ids=["pixels", "paper", "2012", "ten"])
 def test_digests_are_of_samples_and_draws_and_of_nothing_else(make: Make, augment: AugmentConfig) -> None:
     for fields in ({}, {"batch_size": 37}, {"num_threads": 1, "prefetch": 1}, {"num_threads": 5, "prefetch": 9}):
         loader = make(augment=augment, drop_last=False, **fields)
@@ -619,9 +622,10 @@ def reference(dataset: Path, augment: AugmentConfig, epoch: int = 0) -> torch.Te
     """All views of the epoch in its order, by the plain NumPy arithmetic: NHWC float32."""
     pixels, _ = stored(dataset)
     chosen = np.array(order(epoch))
-    params = draw_params(augment, seed=0, epoch=epoch, indices=chosen, image_size=SIZE)
+    places = np.arange(len(chosen))
+    params = draw_params(augment, seed=0, epoch=epoch, indices=chosen, positions=places, image_size=SIZE)
     transform = pixel_transform(augment, load_eigenbasis(dataset) if augment.needs_basis else None, SIZE)
-    return torch.from_numpy(apply_params(pixels[chosen], params, transform, augment.crop_size))
+    return torch.from_numpy(apply_params(pixels[chosen], params, transform.at(epoch), augment.crop_size))
 
 
 def images(loader: DatasetLoader) -> torch.Tensor:
@@ -632,10 +636,12 @@ def images(loader: DatasetLoader) -> torch.Tensor:
 AUGMENTS = {
     "pixels": PIXELS,
     "paper": PAPER,
-    "original2012": AugmentConfig(crop_size=CROP, lighting="roots", lighting_rescale=True),
+    "original2012": ORIGINAL,
+    "odd_window": replace(ORIGINAL, crop_size=CROP - 1),
     "channel_mean_std": AugmentConfig(crop_size=CROP, normalize="channel_mean_std", lighting="roots"),
     "center": CENTER,
     "ten": TEN,
+    "ten_of_window": replace(TEN, mean_window="center"),
     "whole": AugmentConfig(crop_size=SIZE, crop="random"),
 }
 
@@ -655,6 +661,32 @@ def test_images_are_the_references(
         assert torch.equal(found, expected)
     else:  # DALI subtracts the shift before it adds it up in another order: rounding of float32, no more
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lighting_and_its_rescaling_end_with_the_epoch_they_are_told(
+    make_real: Make, real_backend: str, small_raw_dataset: Path, dtype: Any
+) -> None:
+    augment = replace(ORIGINAL, crop_chunk=4, lighting_epochs=2)
+    expected = [reference(small_raw_dataset, augment, epoch) for epoch in range(4)]
+    assert not torch.equal(expected[2], reference(small_raw_dataset, replace(augment, lighting_epochs=None), 2))
+
+    def check(found: torch.Tensor, epoch: int, position: int = 0) -> None:
+        exact = real_backend == "cpu"
+        limit = 0 if exact else 1e-4 if dtype == "float32" else 1.0
+        torch.testing.assert_close(found.float(), rounded(expected[epoch][position:]), rtol=0, atol=limit)
+
+    def rounded(images_: torch.Tensor) -> torch.Tensor:
+        return images_.to(getattr(torch, dtype)).float()
+
+    fields: dict[str, Any] = {"dataset": small_raw_dataset, "augment": augment, "dtype": dtype, "drop_last": False}
+    loader = make_real(prefetch=12, **fields)  # more than the 8 batches of an epoch: three epochs are in flight
+    for epoch in range(4):
+        check(images(loader), epoch)
+    for epoch, position in ((1, 30), (2, 20), (3, 5)):
+        resumed = make_real(batch_size=3, **fields)
+        resumed.load_state_dict(loader.state_dict() | {"epoch": epoch, "sample_in_epoch": position})
+        check(images(resumed), epoch, position)
 
 
 def test_uint8_batches_hold_the_stored_pixels(make_real: Make, small_raw_dataset: Path) -> None:

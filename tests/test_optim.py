@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lmdali.model.optim import PaperSGD, parameter_groups
+from lmdali.model.train_config import TrainConfig
 from lmdali.pipeline.errors import ConfigError
 
 GRADIENTS = (1.0, -2.0, 0.5)
@@ -106,11 +107,11 @@ def test_state_survives_a_round_trip_and_continues_bit_equal() -> None:
 
 def test_weights_decay_and_biases_do_not() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 5))
-    weights, biases = parameter_groups(net, weight_decay=5e-4)
+    weights, biases = parameter_groups(net, TrainConfig(weight_decay=5e-4))
     assert [p.ndim for p in weights["params"]] == [4, 2]
     assert [p.ndim for p in biases["params"]] == [1, 1]
     assert (weights["weight_decay"], biases["weight_decay"]) == (5e-4, 0.0)
-    assert parameter_groups(net, weight_decay=5e-4, bias_decay=True)[1]["weight_decay"] == 5e-4
+    assert parameter_groups(net, TrainConfig(weight_decay=5e-4, bias_decay=True))[1]["weight_decay"] == 5e-4
 
 
 def test_a_closure_is_evaluated_with_gradients() -> None:

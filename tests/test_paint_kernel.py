@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ def decoded(seed: int, size: int, count: int) -> tuple[NDArray[np.uint64], NDArr
     return planes, np.stack([decode_stored(record, size) for record in records])
 
 
-def draws(seed: int, size: int, crop: int, count: int) -> tuple[AugmentParams, PixelTransform]:
+def draws(
+    seed: int, size: int, crop: int, count: int, *, centered: bool = False
+) -> tuple[AugmentParams, PixelTransform]:
     random = np.random.default_rng(seed)
     params = AugmentParams(
         random.integers(0, size - crop + 1, (count, 2)),
@@ -43,7 +46,8 @@ def draws(seed: int, size: int, crop: int, count: int) -> tuple[AugmentParams, P
     )
     mean, scale = random.uniform(0, 255, (size, size, 3)), random.uniform(0.1, 2, 3)
     vectors = random.normal(0, 20, (3, 3))
-    return params, PixelTransform(mean.astype(np.float32), scale.astype(np.float32), vectors.astype(np.float32))
+    arrays = (array.astype(np.float32) for array in (mean, scale, vectors))
+    return params, PixelTransform(*arrays, centered)
 
 
 def planar(images: NDArray[Any]) -> NDArray[Any]:
@@ -62,7 +66,7 @@ def check_all(planes: Any, pixels: Any, params: AugmentParams, transform: PixelT
     shifts, scale = transform.shifts(params), transform.scale
     for is_planar in (False, True):
         expected, expected_float = (planar(plain), planar(normalized)) if is_planar else (plain, normalized)
-        mean = planar(transform.mean) if is_planar else transform.mean
+        mean = crop_kernel.mean_rows(transform, planar=is_planar), transform.centered
         paint = paint_kernel.paint_run_planar if is_planar else paint_kernel.paint_run
         crop_raw = crop_kernel.crop_run_pixels_planar if is_planar else crop_kernel.crop_run_pixels
         out = np.zeros_like(expected)
@@ -77,10 +81,10 @@ def check_all(planes: Any, pixels: Any, params: AugmentParams, transform: PixelT
             paint_float = paint_kernel.paint_run_normalized_planar
             crop_float = crop_kernel.crop_run_normalized_planar
         out_float = np.full_like(expected_float, np.nan)
-        paint_float(planes, *where, mean, shifts, scale, out_float)
+        paint_float(planes, *where, *mean, shifts, scale, out_float)
         assert (out_float == expected_float).all()
         out_float[:] = np.nan
-        crop_float(raw, starts, *where, mean, shifts, scale, out_float)
+        crop_float(raw, starts, *where, *mean, shifts, scale, out_float)
         assert (out_float == expected_float).all()
     assert len(plain) == count
 
@@ -93,11 +97,11 @@ def test_whole_images_equal_the_decoder(size: int) -> None:
     assert (out == pixels).all()
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([16, 33, 48]), st.integers(1, 16), st.integers(1, 3))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([16, 33, 48]), st.integers(1, 16), st.integers(1, 3), st.booleans())
 @settings(max_examples=60)
-def test_views_equal_the_reference_bit_for_bit(seed: int, size: int, crop: int, views: int) -> None:
+def test_views_equal_the_reference_bit_for_bit(seed: int, size: int, crop: int, views: int, centered: bool) -> None:
     planes, pixels = decoded(seed % 7, size, 2)
-    params, transform = draws(seed, size, crop, 2 * views)
+    params, transform = draws(seed, size, crop, 2 * views, centered=centered)
     check_all(planes, pixels, params, transform, crop)
 
 
@@ -105,9 +109,9 @@ def test_every_corner_of_the_image() -> None:
     size, crop = 35, 30
     planes, pixels = decoded(1, size, 1)
     corners = np.array([[y, x] for y in range(6) for x in range(6)])
-    for mirrored in (False, True):
+    for mirrored, centered in product((False, True), repeat=2):
         params = AugmentParams(corners, np.full(36, mirrored), np.zeros((36, 3), np.float32))
-        check_all(planes, pixels, params, draws(2, size, crop, 1)[1], crop)
+        check_all(planes, pixels, params, draws(2, size, crop, 1, centered=centered)[1], crop)
 
 
 def test_no_byte_outside_the_output_is_written() -> None:
@@ -116,6 +120,8 @@ def test_no_byte_outside_the_output_is_written() -> None:
     room = np.full(2 * 64 + 17 * 17 * 3, 7, np.float32)
     out = room[64:-64].reshape(1, 17, 17, 3)
     where = (33, 1, params.crop_yx, params.flip)
-    paint_kernel.paint_run_normalized(planes, *where, transform.mean, transform.shifts(params), transform.scale, out)
+    paint_kernel.paint_run_normalized(
+        planes, *where, transform.mean, False, transform.shifts(params), transform.scale, out
+    )
     assert (out == apply_params(pixels, params, transform, 17)).all()
     assert (room[:64] == 7).all() and (room[-64:] == 7).all()

@@ -89,4 +89,5 @@ def test_a_backend_equals_itself(small_jpeg_dataset: Path) -> None:
     rows = list(compare_backends(small_jpeg_dataset, backends=("cpu",), num_batches=1, num_threads=1))
     assert [(found.form, found.largest, found.num_images) for found in rows] == [
         ("stored images", 0.0, 32), ("crops and flips", 0.0, 32), ("mean and lighting", 0.0, 32),
+        ("central mean", 0.0, 32),
     ]  # fmt: skip

@@ -77,7 +77,7 @@ def expected(directory: Path, indices: torch.Tensor, epoch: int) -> np.ndarray[A
     """Batches as the reference makes them of what libjpeg-turbo decodes: (B, 3, S, S) float32."""
     reader = ShardReader(directory, load_manifest(directory))
     stored = np.stack([reader.read(i, lambda record: decode_stored(record.data, SIZE)) for i in indices.tolist()])
-    params = draw_params(CROP, seed=0, epoch=epoch, indices=indices.numpy(), image_size=SIZE)
+    params = draw_params(CROP, seed=0, epoch=epoch, indices=indices.numpy(), positions=indices.numpy(), image_size=SIZE)
     return apply_params(stored, params, pixel_transform(CROP, None, SIZE), 56).transpose(0, 3, 1, 2)
 
 
@@ -96,7 +96,7 @@ def test_ten_views_of_any_encoder(tmp_path: Path) -> None:
     directory = dataset(tmp_path / "d", [jpeg(KINDS[n % 3], n) for n in range(9)])
     ten = AugmentConfig(crop_size=56, crop="ten", flip=False, normalize="none", lighting="none")
     for images, indices in batches(directory, augment=ten, order="sequential"):
-        params = draw_params(ten, seed=0, epoch=0, indices=indices.numpy(), image_size=SIZE)
+        params = draw_params(ten, seed=0, epoch=0, indices=indices.numpy(), positions=indices.numpy(), image_size=SIZE)
         whole = np.stack([decode_stored(jpeg(KINDS[n % 3], n), SIZE) for n in indices.tolist()])
         reference = apply_params(whole, params, pixel_transform(ten, None, SIZE), 56)
         assert np.array_equal(images.numpy(), reference.transpose(0, 3, 1, 2))

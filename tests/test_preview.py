@@ -112,8 +112,8 @@ def test_names_that_are_no_text_are_drawn_all_the_same() -> None:
 def test_undoing_the_normalization_leaves_the_stored_pixels_and_the_lighting(dataset: Path, name: str) -> None:
     config = AUGMENTS[name]()
     plain = np.random.default_rng(1).integers(40, 216, (3, 256, 256, 3), np.uint8)
-    params = draw_params(config, seed=3, epoch=1, indices=np.arange(3), image_size=256)
-    transform = pixel_transform(config, load_eigenbasis(dataset), 256)
+    params = draw_params(config, seed=3, epoch=1, indices=np.arange(3), positions=np.arange(3), image_size=256)
+    transform = pixel_transform(config, load_eigenbasis(dataset), 256).at(1)
     seen = undo_normalization(apply_params(plain, params, transform, 224), params, transform)
     lighting = transform.shifts(params)
     for view in range(len(params)):
@@ -133,7 +133,8 @@ def test_the_sheet_holds_what_the_trainer_sees(dataset: Path, tmp_path: Path) ->
     assert summary.indices == tuple(batch.indices.tolist())
     sheet = cv2.cvtColor(cv2.imread(str(tmp_path / "sheet.png")), cv2.COLOR_BGR2RGB)
     assert sheet.shape[:2] == (summary.height, summary.width)
-    params = draw_params(config.augment, seed=5, epoch=2, indices=batch.indices.numpy(), image_size=256)
+    indices = batch.indices.numpy()
+    params = draw_params(config.augment, seed=5, epoch=2, indices=indices, positions=indices, image_size=256)
     transform = pixel_transform(config.augment, load_eigenbasis(dataset), 256)
     expected = undo_normalization(batch.images.to(torch.float32).numpy(), params, transform)
     top = MARGIN + 68

@@ -69,8 +69,11 @@ def test_the_options_of_augmentation_are_frozen() -> None:
         "crop_size": 224,
         "crop": "random",
         "flip": True,
+        "crop_chunk": 1,
         "normalize": "mean_image",
+        "mean_window": "aligned",
         "lighting": "eigenvalues",
         "lighting_std": 0.1,
         "lighting_rescale": False,
+        "lighting_epochs": None,
     }

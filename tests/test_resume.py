@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from lmdali.pipeline.order_digest import batch_digest, combine
 
 WORLDS = (1, 2, 3, 4, 8)
 AUGMENT = AugmentConfig(crop_size=4, normalize="none", lighting="roots")
+CHUNKS = replace(AUGMENT, crop_chunk=5, lighting_epochs=1)
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,14 @@ class Run:
     order: OrderName = "shuffled"
     drop_last: bool = False
     seed: int = 11
+    augment: AugmentConfig = AUGMENT
 
     def loader(self, batch_size: int, rank: int = 0, world_size: int = 1, **fields: Any) -> DatasetLoader:
         defaults: dict[str, Any] = {"order": self.order, "seed": self.seed, "drop_last": self.drop_last}
         config = LoaderConfig(
             dataset=f"synthetic:{self.num_samples}x3",
             batch_size=batch_size,
-            augment=AUGMENT,
+            augment=self.augment,
             backend="synthetic",
             **defaults | fields,
         )
@@ -68,8 +70,11 @@ class Run:
     def digest(self, count: int | None = None, epoch: int = 0) -> int:
         """Digest of the first samples of an epoch, computed in one go."""
         indices = np.array(self.indices(epoch)[: self.num_samples if count is None else count], np.int64)
-        params = draw_params(AUGMENT, seed=self.seed, epoch=epoch, indices=indices, image_size=256)
-        return batch_digest(np.arange(len(indices)), indices, params)
+        places = np.arange(len(indices))
+        params = draw_params(
+            self.augment, seed=self.seed, epoch=epoch, indices=indices, positions=places, image_size=256
+        )
+        return batch_digest(places, indices, params)
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
@@ -98,14 +103,17 @@ def advance(loaders: Sequence[DatasetLoader], steps: int) -> list[int]:
 phases = st.lists(st.tuples(st.sampled_from(WORLDS), st.integers(1, 7), st.integers(0, 5)), min_size=1, max_size=3)
 
 
-@given(num_samples=st.integers(1, 90), order=st.sampled_from(ORDERS), phases=phases)
-@example(num_samples=1, order="shuffled", phases=[(8, 1, 0), (3, 2, 0)])
-@example(num_samples=29, order="block", phases=[(8, 1, 1), (1, 7, 2), (4, 2, 1)])
+augments = st.sampled_from([AUGMENT, CHUNKS])
+
+
+@given(num_samples=st.integers(1, 90), order=st.sampled_from(ORDERS), phases=phases, augment=augments)
+@example(num_samples=1, order="shuffled", phases=[(8, 1, 0), (3, 2, 0)], augment=AUGMENT)
+@example(num_samples=29, order="block", phases=[(8, 1, 1), (1, 7, 2), (4, 2, 1)], augment=CHUNKS)
 @settings(max_examples=80)
 def test_each_sample_comes_once_whatever_ranks_and_batch_sizes_go_on(
-    num_samples: int, order: OrderName, phases: list[tuple[int, int, int]]
+    num_samples: int, order: OrderName, phases: list[tuple[int, int, int]], augment: AugmentConfig
 ) -> None:
-    run = Run(num_samples, order)
+    run = Run(num_samples, order, augment=augment)
     state: dict[str, Any] | None = None
     delivered: list[int] = []
     for world_size, batch_size, steps in [*phases, (2, 3, num_samples)]:
@@ -121,13 +129,13 @@ def test_each_sample_comes_once_whatever_ranks_and_batch_sizes_go_on(
     assert (state["epoch"], state["sample_in_epoch"], state["epoch_digest"]) == (1, 0, "0" * 16)
 
 
-@given(num_samples=st.integers(1, 90), phases=phases)
+@given(num_samples=st.integers(1, 90), phases=phases, augment=augments)
 @settings(max_examples=50)
 def test_with_the_last_batch_dropped_each_sample_comes_at_most_once(
-    num_samples: int, phases: list[tuple[int, int, int]]
+    num_samples: int, phases: list[tuple[int, int, int]], augment: AugmentConfig
 ) -> None:
     assume(all(world_size * batch_size <= num_samples for world_size, batch_size, _ in phases))
-    run = Run(num_samples, drop_last=True)
+    run = Run(num_samples, drop_last=True, augment=augment)
     state: dict[str, Any] | None = None
     delivered: list[int] = []
     for world_size, batch_size, steps in phases:
@@ -159,9 +167,19 @@ def test_a_run_stopped_after_each_single_batch_is_the_run_that_never_was(order: 
     assert (state or {})["epoch"] == 2
 
 
+def test_minibatches_that_are_shuffled_once_keep_their_members_and_get_new_draws() -> None:
+    run = Run(order="shuffled_once", augment=CHUNKS)
+    loader = run.loader(6, prefetch=9)
+    first = [numbers([batch]) for batch in loader]
+    digest = loader.epoch_digest
+    assert [numbers([batch]) for batch in loader] == first
+    assert digest != loader.epoch_digest == run.digest(epoch=1)
+    assert [number for batch in first for number in batch] == Run().indices(), "those of the first shuffled epoch"
+
+
 @pytest.mark.parametrize("step", range(7))
 def test_digests_are_those_of_a_run_that_was_never_stopped(step: int) -> None:
-    run = Run(drop_last=True)
+    run = Run(drop_last=True, augment=CHUNKS)
     first = run.loader(6)
     advance([first], step)
     second = run.loader(6)
@@ -176,7 +194,7 @@ def test_digests_are_those_of_a_run_that_was_never_stopped(step: int) -> None:
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_ranks_digests_add_up_to_that_of_one_process(world_size: int, order: OrderName) -> None:
-    run = Run(49, order)
+    run = Run(49, order, augment=CHUNKS)
     with run.ranks(world_size, 3, None) as loaders:
         for epoch in range(2):
             advance(loaders, 49)

@@ -28,6 +28,13 @@ def order(num_samples: int, seed: int = 0, epoch: int = 0, *, shuffle: bool = Tr
     return EpochOrder(num_samples, seed, epoch, shuffle).indices(0, num_samples).tolist()
 
 
+@given(st.integers(1, 300), SEEDS, EPOCHS)
+def test_shuffled_once_is_the_order_of_epoch_0_in_every_epoch(num_samples: int, seed: int, epoch: int) -> None:
+    once = EpochOrder(num_samples, seed, epoch, True, once=True)
+    assert once.indices(0, num_samples).tolist() == order(num_samples, seed, 0)
+    assert once.epoch == epoch, "what is drawn goes by it"
+
+
 # Philox.
 
 

@@ -237,7 +237,8 @@ def test_checkpoints_have_the_digest_so_far_and_at_its_end_that_of_the_epoch(tmp
 
 def test_progress_of_an_earlier_version_has_no_digest() -> None:
     state = TrainState()
-    state.count_step(8, 7)
+    state.count_step(8, 0.1)
+    state.note_digest([7])
     state.restore({"epoch": 1, "step": 5})
     assert (state.step, state.epoch_digest) == (5, None)
 

@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def transform(kind: str, *, scale: bool = False) -> PixelTransform:
     random = np.random.default_rng(1)
     mean = {
         "image": random.uniform(90, 160, (HEIGHT, HEIGHT, 3)),
+        "window": random.uniform(90, 160, (HEIGHT, HEIGHT, 3)),
         "channel": np.broadcast_to(random.uniform(90, 160, 3), (HEIGHT, HEIGHT, 3)),
         "none": np.zeros((HEIGHT, HEIGHT, 3)),
     }[kind]
@@ -34,6 +36,7 @@ def transform(kind: str, *, scale: bool = False) -> PixelTransform:
         np.ascontiguousarray(mean, np.float32),
         factors.astype(np.float32),
         random.normal(0, 9, (3, 3)).astype(np.float32),
+        kind == "window",
     )
 
 
@@ -59,7 +62,10 @@ def all_draws(size: int, *, lit: bool) -> AugmentParams:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("lit", [False, True])
-@pytest.mark.parametrize(("kind", "scale"), [("image", False), ("image", True), ("channel", False), ("none", True)])
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [("image", False), ("image", True), ("window", False), ("window", True), ("channel", False), ("none", True)],
+)
 def test_every_patch_equals_the_reference_bit_for_bit(
     size: int, layout: Any, dtype: Any, lit: bool, kind: str, scale: bool
 ) -> None:
@@ -67,7 +73,7 @@ def test_every_patch_equals_the_reference_bit_for_bit(
     pixels = np.random.default_rng(3).integers(0, 256, (len(params), HEIGHT, HEIGHT, 3), np.uint8)
     arithmetic = transform(kind, scale=scale)
     spec = OutputSpec(len(params), 1, size, dtype, layout, CPU)
-    plan = BatchPlan(np.arange(len(params)), params, arithmetic.shifts(params))
+    plan = BatchPlan(np.arange(len(params)), params, arithmetic.shifts(params), arithmetic.scale)
     found = DeviceNormalizer(arithmetic, spec)(cut(pixels, params, size), plan)
     expected = torch.from_numpy(apply_params(pixels, params, arithmetic, size)).to(torch_dtype(dtype))
     assert torch.equal(found, expected if layout == "NHWC" else expected.permute(0, 3, 1, 2))
@@ -83,7 +89,7 @@ def test_a_batch_of_any_draws_equals_the_reference(data: st.DataObject, size: in
     params = AugmentParams(crop_yx, flip, np.full((len(draws), 3), 0.1, np.float32))
     pixels = np.random.default_rng(4).integers(0, 256, (len(draws), HEIGHT, HEIGHT, 3), np.uint8)
     arithmetic = transform("image")
-    plan = BatchPlan(np.arange(len(draws)), params, arithmetic.shifts(params))
+    plan = BatchPlan(np.arange(len(draws)), params, arithmetic.shifts(params), arithmetic.scale)
     spec = OutputSpec(len(draws), 1, size, "float32", "NCHW" if planar else "NHWC", CPU)
     found = DeviceNormalizer(arithmetic, spec)(cut(pixels, params, size), plan)
     expected = torch.from_numpy(apply_params(pixels, params, arithmetic, size))
@@ -94,19 +100,31 @@ def test_a_batch_of_any_draws_equals_the_reference(data: st.DataObject, size: in
 def test_pixels_pass_unchanged_and_only_their_order_is_made(layout: Any) -> None:
     params = all_draws(7, lit=False)
     patches = torch.randint(0, 256, (len(params), 7, 7, 3), dtype=torch.uint8)
-    plan = BatchPlan(np.arange(len(params)), params, np.zeros((len(params), 3), np.float32))
     identity = PixelTransform(transform("none").mean, np.ones(3, np.float32), np.zeros((3, 3), np.float32))
+    plan = BatchPlan(np.arange(len(params)), params, identity.shifts(params), identity.scale)
     found = DeviceNormalizer(identity, OutputSpec(len(params), 1, 7, "uint8", layout, CPU))(patches, plan)
     assert torch.equal(found if layout == "NHWC" else found.permute(0, 2, 3, 1), patches)
     assert found.is_contiguous()
     assert (found is patches) == (layout == "NHWC"), "no pass where there is nothing to do"
 
 
+def test_each_plan_brings_the_scale_of_its_epoch() -> None:
+    params, lit = all_draws(7, lit=False), transform("window", scale=True)
+    lit = replace(lit, unlit=(3, np.ones(3, np.float32)))
+    pixels = np.random.default_rng(3).integers(0, 256, (len(params), HEIGHT, HEIGHT, 3), np.uint8)
+    normalizer = DeviceNormalizer(lit, OutputSpec(len(params), 1, 7, "float32", "NHWC", CPU))
+    for epoch in (2, 3, 2, 4):
+        arithmetic = lit.at(epoch)
+        plan = BatchPlan(np.arange(len(params)), params, arithmetic.shifts(params), arithmetic.scale)
+        found = normalizer(cut(pixels, params, 7), plan)
+        assert torch.equal(found, torch.from_numpy(apply_params(pixels, params, arithmetic, 7)))
+
+
 def test_the_patches_are_not_written_to() -> None:
     params = all_draws(7, lit=True)
     patches = torch.randint(0, 256, (len(params), 7, 7, 3), dtype=torch.uint8)
     before, arithmetic = patches.clone(), transform("image", scale=True)
-    plan = BatchPlan(np.arange(len(params)), params, arithmetic.shifts(params))
+    plan = BatchPlan(np.arange(len(params)), params, arithmetic.shifts(params), arithmetic.scale)
     normalizer = DeviceNormalizer(arithmetic, OutputSpec(len(params), 1, 7, "float32", "NHWC", CPU))
     first, second = normalizer(patches, plan), normalizer(patches, plan)
     assert torch.equal(patches, before) and torch.equal(first, second)
@@ -207,7 +225,7 @@ def test_a_batch_is_sent_on_a_stream_that_the_consumers_waits_for(monkeypatch: p
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1] if current else consumer)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: used_on.append(stream))
     params, arithmetic = all_draws(7, lit=True), transform("image")
-    plan = BatchPlan(np.arange(len(params)), params, arithmetic.shifts(params))
+    plan = BatchPlan(np.arange(len(params)), params, arithmetic.shifts(params), arithmetic.scale)
     transfer = DeviceTransfer(arithmetic, OutputSpec(len(params), 1, 7, "float32", "NCHW", CPU))
     pixels = np.random.default_rng(3).integers(0, 256, (len(params), HEIGHT, HEIGHT, 3), np.uint8)
     patches = cut(pixels, params, 7)

@@ -255,7 +255,7 @@ def test_parity_shows_that_both_backends_make_the_same_pixels(
     pytest.importorskip("nvidia.dali", reason="no nvidia-dali wheel here")
     code, rows = parity(request.getfixturevalue(f"small_{encoding}_dataset"), capsys, "--batches", "1")
     assert code == 0
-    assert [row["form"] for row in rows] == ["stored images", "crops and flips", "mean and lighting"]
+    assert [row["form"] for row in rows] == ["stored images", "crops and flips", "mean and lighting", "central mean"]
     assert all(row["passed"] and row["num_images"] == 32 and row["backend"] == "dali on cpu" for row in rows)
     assert [row["largest"] for row in rows[:2]] == [0, 0]
     assert rows[2]["mean"] < 1e-4
@@ -267,7 +267,7 @@ def test_parity_is_a_table_for_people(small_raw_dataset: Path, capsys: pytest.Ca
     assert run("verify", small_raw_dataset, "--parity") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "gray levels" in lines[0]
-    assert sum("dali on cpu" in line for line in lines) == 3
+    assert sum("dali on cpu" in line for line in lines) == 4
 
 
 def test_parity_that_is_missed_is_exit_code_9(
@@ -278,7 +278,7 @@ def test_parity_that_is_missed_is_exit_code_9(
     monkeypatch.setattr(module, "_differences", lambda *arguments: (32, 1.5, 0.25))
     code, rows = parity(small_jpeg_dataset, capsys)
     assert code == 9
-    assert [row["passed"] for row in rows] == [False] * 3
+    assert [row["passed"] for row in rows] == [False] * 4
     assert run("verify", small_jpeg_dataset, "--parity") == 9
     assert "stored images by dali on cpu differ by up to 1.5 gray levels, 0.25 on average" in capsys.readouterr().err
 

@@ -76,7 +76,8 @@ class EvalReport:
 def evaluation_augment(training: AugmentConfig, views: int) -> AugmentConfig:
     """Centre or ten crops with the training images' size and normalisation, and nothing that is drawn."""
     chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
-    return replace(chosen, crop_size=training.crop_size, normalize=training.normalize)
+    kept = ("crop_size", "normalize", "mean_window")
+    return replace(chosen, **{name: getattr(training, name) for name in kept})
 
 
 def evaluate_checkpoint(dataset: Path, checkpoint: Path, config: EvalConfig | None = None) -> EvalReport:

@@ -34,7 +34,11 @@ _LOADER: dict[str, _Option] = {
     "verify": ((), click.Choice(get_args(Verify)), "Compare a record's CRC when it is first read, always or never."),
 }
 _EPOCH: dict[str, _Option] = {
-    "order": ((), click.Choice(get_args(OrderName)), "Of the samples; block is for storage read in sequence."),
+    "order": (
+        (),
+        click.Choice(get_args(OrderName)),
+        "Of the samples; block: storage read in sequence; shuffled_once: as in 2012.",
+    ),
     "block_shards": ((), click.IntRange(1), "Shards in a block of the block order."),
     "decoded_cache_bytes": (
         (),
@@ -46,6 +50,9 @@ _FORM: dict[str, _Option] = {
     "dtype": ((), click.Choice(get_args(DType)), "Of the images; uint8 leaves out mean and lighting."),
     "layout": ((), click.Choice(get_args(Layout)), "Order of the images' axes."),
 }
+OPTION_HELP = {name: text for name, (_, _, text) in {**_LOADER, **_EPOCH}.items()}
+"""Help of `loader_options` and `epoch_options`, by field of `LoaderConfig`."""
+
 _SHOWN_DEFAULTS = {"num_threads": "every usable CPU"}
 
 
@@ -80,7 +87,8 @@ class LoaderOptions:
 
     def loader_arguments(self) -> dict[str, Any]:
         """The arguments of `LoaderConfig` among this configuration's fields."""
-        return {name: getattr(self, name) for name in (*_LOADER, *_EPOCH, *_FORM) if hasattr(self, name)}
+        known = {name: getattr(self, name) for name in (*_LOADER, *_EPOCH, *_FORM) if hasattr(self, name)}
+        return {name: value for name, value in known.items() if value is not None or name != "order"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +96,12 @@ class EpochOptions(LoaderOptions):
     """`LoaderOptions`, and what matters to whoever goes through a dataset again and again.
 
     Attributes:
-        order: of the samples.
+        order: of the samples; None leaves it to the recipe, or to `LoaderConfig`.
         block_shards: shards in a block of the block order.
         decoded_cache_bytes: memory for decoded images of JPEG records; 0 keeps none.
     """
 
-    order: OrderName = LoaderConfig.order
+    order: OrderName | None = None
     block_shards: int = LoaderConfig.block_shards
     decoded_cache_bytes: int = LoaderConfig.decoded_cache_bytes
 

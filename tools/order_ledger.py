@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, OrderName, create_order, drops_last
 from lmdali.pipeline.errors import ConfigError, IntegrityError
@@ -26,7 +28,7 @@ class OrderConfig:
     Attributes:
         epoch: 0 to 2**32 - 1.
         seed: 0 to 2**64 - 1.
-        order: "shuffled", "sequential" or "block".
+        order: a name in `ORDERS`.
         block_shards: shards in a block of the block order.
         batch_size: samples per rank and step.
         world_size: ranks that share each global batch.
@@ -87,8 +89,11 @@ class OrderLedger:
     def describe(self) -> dict[str, Any]:
         """The run that was asked for and its number of steps, JSON-able."""
         config = {name: value for name, value in vars(self._config).items() if name != "augment"}
-        drawn = {name: getattr(self._config.augment, name) for name in ("crop", "crop_size", "flip", "lighting_std")}
-        drawn["lighting_std"] *= self._config.augment.lighting != "none"
+        drawn = {
+            name: getattr(self._config.augment, name)
+            for name in ("crop", "crop_size", "crop_chunk", "flip", "lighting_std")
+        }
+        drawn["lighting_std"] *= self._config.augment.is_lit(self._config.epoch)
         return {
             "manifest_digest": self._manifest.digest,
             "num_samples": self._manifest.num_records,
@@ -142,7 +147,12 @@ class OrderLedger:
     def _rows(self, first: int, stop: int) -> Iterator[dict[str, Any]]:
         config, samples = self._config, self._order.indices(first, stop)
         params = draw_params(
-            config.augment, seed=config.seed, epoch=config.epoch, indices=samples, image_size=self._manifest.image_size
+            config.augment,
+            seed=config.seed,
+            epoch=config.epoch,
+            indices=samples,
+            positions=np.arange(first, stop),
+            image_size=self._manifest.image_size,
         )
         steps, ranks = (column.tolist() for column in self._slice.owners(first, stop, config.start))
         views = config.augment.num_views

@@ -70,8 +70,15 @@ def draw_preview(
     config, manifest = AUGMENTS[augment](), load_manifest(dataset)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
     batch = _load(dataset, config, count, seed, epoch)
-    params = draw_params(config, seed=seed, epoch=epoch, indices=batch.indices.numpy(), image_size=manifest.image_size)
-    transform = pixel_transform(config, load_eigenbasis(dataset), manifest.image_size)
+    params = draw_params(
+        config,
+        seed=seed,
+        epoch=epoch,
+        indices=batch.indices.numpy(),
+        positions=np.arange(count),
+        image_size=manifest.image_size,
+    )
+    transform = pixel_transform(config, load_eigenbasis(dataset), manifest.image_size).at(epoch)
     sheet = draw_sheet(
         _tiles(batch, params, transform, manifest),
         columns=config.num_views if config.num_views > 1 else columns,
@@ -98,9 +105,8 @@ def undo_normalization(
     """
     size = images.shape[1]
     pixels = images / transform.scale
-    for view, (y, x) in enumerate(params.crop_yx):
-        mean = transform.mean[y : y + size, x : x + size]
-        pixels[view] += mean[:, ::-1] if params.flip[view] else mean
+    for view, corner in enumerate(params.crop_yx):
+        pixels[view] += transform.view_mean(corner, bool(params.flip[view]), size)
     visible: NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
     return visible
 

@@ -17,6 +17,7 @@ from torch import nn
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.device import pick_device
 from lmdali.model.optim import PaperSGD, parameter_groups
+from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType, Layout
@@ -185,10 +186,9 @@ def _place(
 
 
 def _training_step(model: nn.Module, config: ProfileConfig, device: torch.device) -> Step:
-    optimizer = PaperSGD(parameter_groups(model, weight_decay=0.0), _LEARNING_RATE)
+    optimizer = PaperSGD(parameter_groups(model, TrainConfig(weight_decay=0.0)), _LEARNING_RATE)
     precision = _AUTOCAST.get(config.dtype, torch.float32)
-    step = TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=True)  # as training is by default
-    return lambda batch: step(batch, _LEARNING_RATE)
+    return TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=True)  # as training is by default
 
 
 def _measure(probes: Mapping[str, Probe], plan: WindowPlan, device: torch.device, *, quiet: bool) -> dict[str, Rate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -27,11 +27,18 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
     print_table(title, ("", ""), [(name, str(value)) for name, value in pairs], header=False)
 
 
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], *, header: bool = True) -> None:
-    """A table that fits its content; columns after the first are right-aligned."""
+def print_table(
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    header: bool = True,
+    align: Literal["left", "right"] = "right",
+) -> None:
+    """A table that fits its content; columns after the first are aligned, left without a header."""
     table = Table(title=title, title_justify="left", show_header=header, title_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 or not header else "right", overflow="fold")
+        table.add_column(column, justify="left" if number == 0 or not header else align, overflow="fold")
     for row in rows:
         table.add_row(*row)
     # Without a terminal rich would fold at 80 columns; results in a file or a pipe keep their lines. And what is shown

@@ -38,7 +38,7 @@ def one_view(
     if out.dtype == np.uint8:
         crop_pixels(pixels, y, x, flip, out)
     else:
-        crop_normalized(pixels, y, x, flip, mean, shift, scale, out)
+        crop_normalized(pixels, y, x, flip, mean, False, shift, scale, out)
 
 
 # No cache on disk below: numba would not notice a change of the kernel that is called.
@@ -57,7 +57,7 @@ def view_of_floats(
     pixels: NDArray[np.uint8], y: int, x: int, flip: bool, mean: Any, shift: Any, scale: Any, out: Any
 ) -> None:
     """`one_view` for float32, to be called by compiled code."""
-    crop_normalized(pixels, y, x, flip, mean, shift, scale, out)
+    crop_normalized(pixels, y, x, flip, mean, False, shift, scale, out)
 
 
 @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -71,4 +71,6 @@ def many_pixels(images: Any, numbers: Any, crops: Any, flips: Any, out: Any) -> 
 def many_floats(images: Any, numbers: Any, crops: Any, flips: Any, mean: Any, shift: Any, scale: Any, out: Any) -> None:
     """Views of some of (N, H, W, 3) images into (B, 3, S, S) float32, without Python between them."""
     for row in range(len(numbers)):
-        crop_normalized(images[numbers[row]], crops[row, 0], crops[row, 1], flips[row], mean, shift, scale, out[row])
+        crop_normalized(
+            images[numbers[row]], crops[row, 0], crops[row, 1], flips[row], mean, False, shift, scale, out[row]
+        )

@@ -1,0 +1,44 @@
+"""Where a training begins that does not begin from random weights: layers of an earlier network's checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmdali.model.checkpoint import BEST_NAME, load_checkpoint
+from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
+from lmdali.model.weight_layout import load_layout, weights_of
+from lmdali.model.weight_transfer import transfer_layers
+
+ALL_BUT_THE_HEAD = "all-but-fc8"
+"""What is copied unless said otherwise: a head of other classes cannot be."""
+
+
+def checkpoint_file(path: Path) -> Path:
+    """A checkpoint as it was named: a file, or a run directory, which means its best checkpoint."""
+    return path / CHECKPOINT_DIR / BEST_NAME if path.is_dir() else path
+
+
+def begin_from(trainer: Trainer, path: Path, layers: str) -> str:
+    """Copy layers of a checkpoint into a network that has not been trained; its momentum stays zero.
+
+    Args:
+        trainer: before `fit`, its network fresh.
+        path: see `checkpoint_file`.
+        layers: see `weight_transfer.select_layers`.
+
+    Returns:
+        A sentence about what was copied from where, and what begins at random.
+
+    Raises:
+        ConfigError: `layers` names none.
+        InputError: no such checkpoint, or a layer is of another shape there.
+        IntegrityError: it is damaged.
+    """
+    stored = load_checkpoint(checkpoint_file(path))
+    state, copied = transfer_layers(stored.model, weights_of(trainer.model), layers)
+    load_layout(trainer.model, trainer.optimizer, state, {})
+    fresh = [layer for layer in dict.fromkeys(name.partition(".")[0] for name in state) if layer not in copied]
+    return (
+        f"{', '.join(copied)} from {checkpoint_file(path)} (epoch {stored.progress['epoch']}); "
+        f"{', '.join(fresh) or 'nothing'} at random"
+    )
