@@ -98,7 +98,8 @@ def _launch(
     per_tower = channels // towers
     block_channels = triton.next_power_of_2(per_tower)
     chosen = norm or NormConstants(1, 0.0, 0.0, 1.0)
-    with torch.cuda.device_of(maps):  # Triton launches on the current device
+    # Triton launches on the current device.
+    with torch.cuda.device_of(maps):  # type: ignore[no-untyped-call]
         kernel[(_num_programs(maps), towers)](
             maps,
             bias,

@@ -40,7 +40,8 @@ class KernelMapNorm(torch.autograd.Function):
 def _launch(kernel: Any, tensors: tuple[Tensor, ...], size: int, alpha: float) -> None:
     _, channels, height, width = tensors[0].shape
     count = tensors[0].numel()
-    with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
+    # Triton launches on the current device.
+    with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
         kernel[(triton.cdiv(count, _BLOCK),)](
             *tensors, count, channels, height, width, alpha / size**2, HALF=size // 2, BLOCK=_BLOCK
         )

@@ -64,7 +64,8 @@ def blocked_images(images: Tensor, blocks: int, dtype: torch.dtype) -> Tensor:
 
 
 def _launch(kernel: Any, count: int, tensors: tuple[Tensor, ...], *numbers: int) -> None:
-    with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
+    # Triton launches on the current device.
+    with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
         kernel[(triton.cdiv(count, _BLOCK),)](*tensors, count, *numbers, BLOCK=_BLOCK)
 
 

@@ -27,7 +27,8 @@ def update(weight: Tensor, velocity: Tensor, gradient: Tensor, rate: Tensor, mom
         decay: weight decay.
     """
     count = weight.numel()
-    with torch.cuda.device_of(weight):  # Triton launches on the current device
+    # Triton launches on the current device.
+    with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
         _update[(triton.cdiv(count, _BLOCK),)](weight, velocity, gradient, rate, count, momentum, decay, BLOCK=_BLOCK)
 
 
