@@ -143,7 +143,6 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    torch.backends.cudnn.benchmark = device.type == "cuda"
     found: dict[str, list[Run]] = {}
     for seed in range(arguments.seeds):
         for name, recipe in recipes().items():
