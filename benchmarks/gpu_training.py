@@ -93,12 +93,12 @@ def towers(device: torch.device, plan: WindowPlan) -> Iterator[Row]:
     batch = _batch(128, device)
     losses, rates = [], []
     for build in (AlexNet, lambda config: TowerAlexNet(config, (device, device))):
-        torch.manual_seed(0)
         model = build(config)
         if isinstance(model, AlexNet):
             model = model.to(device)
         model = model.to(memory_format=torch.channels_last).train()
         step = TrainStep(model, PaperSGD(parameter_groups(model, TrainConfig()), 0.001), device=device)
+        torch.manual_seed(0)  # the same masks; making layers on a GPU draws from its generator
         losses.append([float(step(batch)[0]) for _ in range(5)])
         rates.append(measure([ModelProbe(step, batch)], plan, synchronize=_wait)[0])
         del model, step

@@ -2,9 +2,10 @@
 
 With `x = max(c + b, 0)`, `d = k + alpha/size * S(x*x)` and `y = x * d**-beta`, S the sum over neighbouring channels of
 one tower, `dL/dx = g * d**-beta - 2 * beta * alpha/size * x * S(g * x * d**-(beta + 1))`. Nothing but the convolution's
-output is kept for the way back, which sees nine channels of it for each one it writes: they come from the cache, and
-recomputing costs less than the memory traffic of what could be kept. (The sum as a product with a banded matrix, on
-tensor cores, took twice as long on an H100.)
+output is kept for the way back. That has two passes, because a channel's slope needs its neighbours' terms, and those
+need their own neighbours: in one pass, nine channels for each one written, it took five times as long as the way there
+on an H100, with registers for one block per processor. A product with a banded matrix on tensor cores took half of
+that, but minutes to compile in float32.
 
 Eager torch takes nine passes over the largest activations of the network forward; this takes one.
 """
@@ -69,7 +70,11 @@ class Activation(torch.autograd.Function):
         gradient = gradients[0].contiguous(memory_format=_format(maps))
         slope = torch.empty_like(maps)
         partial = torch.empty((_num_programs(maps), maps.shape[1]), dtype=torch.float32, device=maps.device)
-        _launch(_backward, maps, bias, (gradient, slope, partial), gradient, norm, rectify, towers)
+        term = slope
+        if norm is not None:
+            term = torch.empty_like(maps)
+            _launch(_terms, maps, bias, (gradient, slope, term), gradient, norm, rectify, towers)
+        _launch(_slopes, maps, bias, (gradient, term, slope, partial), gradient, norm, rectify, towers)
         return slope, partial.sum(0).to(bias.dtype), None, None, None
 
 
@@ -159,8 +164,9 @@ def _forward(  # type: ignore[no-untyped-def]
     channel = tl.arange(0, BLOCK_C)
     bias += tower * per_tower
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
-        position = (tl.zeros((BLOCK_P,), tl.int64) + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, place = position // area, position % area
+        # Divisions of 64 bits would cost more than everything else here.
+        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
         exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
         x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
@@ -181,52 +187,72 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _backward(  # type: ignore[no-untyped-def]
-    maps, bias, gradient, slope, partial, positions, area, per_tower, stride_n, stride_p, stride_c,
+def _terms(  # type: ignore[no-untyped-def]
+    maps, bias, gradient, direct, term, positions, area, per_tower, stride_n, stride_p, stride_c,
     out_n, out_p, out_c, out_tower, weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr,
     RECTIFY: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """`direct = g * d**-beta`, and what every neighbour's slope needs of a channel, `g * x * d**-(beta + 1)`."""
     tower = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, BLOCK_C)
     bias += tower * per_tower
-    bias_slope = tl.zeros((BLOCK_C,), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
-        position = (tl.zeros((BLOCK_P,), tl.int64) + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, place = position // area, position % area
+        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
         exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
         above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
-        g0 = tl.load(gradient + above, mask=exists, other=0.0).to(tl.float32)
-        x0 = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
-        g = g0
+        x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
+        d = _denominator(
+            _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY),
+            _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY),
+            x,
+            _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY),
+            _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY),
+            weight,
+            k,
+            HALF,
+        )
+        g = tl.load(gradient + above, mask=exists, other=0.0).to(tl.float32) * tl.exp2(-beta * tl.log2(d))
+        tl.store(direct + at, g.to(direct.dtype.element_ty), mask=exists)
+        tl.store(term + at, (g * x / d).to(term.dtype.element_ty), mask=exists)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _slopes(  # type: ignore[no-untyped-def]
+    maps, bias, gradient, term, slope, partial, positions, area, per_tower, stride_n, stride_p, stride_c,
+    out_n, out_p, out_c, out_tower, weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr,
+    RECTIFY: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The slope of each element, and the sums over positions that a bias gets, one row per program."""
+    tower = tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, BLOCK_C)
+    bias += tower * per_tower
+    bias_slope = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
+        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
+        exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
+        at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
+        x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
         if NORMALIZE:
-            m4 = _rectified(maps, bias, at, channel, -4, per_tower, stride_c, exists, RECTIFY)
-            m3 = _rectified(maps, bias, at, channel, -3, per_tower, stride_c, exists, RECTIFY)
-            m2 = _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY)
-            m1 = _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY)
-            p1 = _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY)
-            p2 = _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY)
-            p3 = _rectified(maps, bias, at, channel, 3, per_tower, stride_c, exists, RECTIFY)
-            p4 = _rectified(maps, bias, at, channel, 4, per_tower, stride_c, exists, RECTIFY)
-            d0 = _denominator(m2, m1, x0, p1, p2, weight, k, HALF)
-            g = g0 * tl.exp2(-beta * tl.log2(d0))
-            crossed = g * x0 / d0
-            power = -(beta + 1.0)
+            # What `_terms` left: the gradient is in the place of the slope already.
+            g = tl.load(slope + at, mask=exists, other=0.0).to(tl.float32)
+            crossed = _near(term, at, channel, 0, per_tower, stride_c, exists)
             if HALF >= 1:
-                before = _near(gradient, above, channel, -1, per_tower, out_c, exists)
-                after = _near(gradient, above, channel, 1, per_tower, out_c, exists)
-                crossed += before * m1 * tl.exp2(power * tl.log2(_denominator(m3, m2, m1, x0, p1, weight, k, HALF)))
-                crossed += after * p1 * tl.exp2(power * tl.log2(_denominator(m1, x0, p1, p2, p3, weight, k, HALF)))
+                crossed += _near(term, at, channel, -1, per_tower, stride_c, exists)
+                crossed += _near(term, at, channel, 1, per_tower, stride_c, exists)
             if HALF >= 2:
-                before = _near(gradient, above, channel, -2, per_tower, out_c, exists)
-                after = _near(gradient, above, channel, 2, per_tower, out_c, exists)
-                crossed += before * m2 * tl.exp2(power * tl.log2(_denominator(m4, m3, m2, m1, x0, weight, k, HALF)))
-                crossed += after * p2 * tl.exp2(power * tl.log2(_denominator(x0, p1, p2, p3, p4, weight, k, HALF)))
-            g -= 2.0 * beta * weight * x0 * crossed
+                crossed += _near(term, at, channel, -2, per_tower, stride_c, exists)
+                crossed += _near(term, at, channel, 2, per_tower, stride_c, exists)
+            g -= 2.0 * beta * weight * x * crossed
+        else:
+            above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
+            g = tl.load(gradient + above, mask=exists, other=0.0).to(tl.float32)
         if RECTIFY:
-            g = tl.where(x0 > 0.0, g, 0.0)
+            g = tl.where(x > 0.0, g, 0.0)
         g = tl.where(exists, g, 0.0)
-        bias_slope += tl.sum(g, axis=0)
+        bias_slope += g
         tl.store(slope + at, g.to(slope.dtype.element_ty), mask=exists)
     row = partial + tl.program_id(0) * (per_tower * tl.num_programs(1)) + tower * per_tower
-    tl.store(row + channel, bias_slope, mask=channel < per_tower)
+    tl.store(row + channel, tl.sum(bias_slope, axis=0), mask=channel < per_tower)

@@ -44,9 +44,9 @@ def features(model: nn.Module, config: AlexNetConfig, images: Tensor) -> Tensor:
     """
     autocast = torch.is_autocast_enabled(images.device.type)
     dtype = torch.get_autocast_dtype(images.device.type) if autocast else images.dtype
-    walk = _Walk(model, config, dtype)
+    walk = _Walk(model, config, dtype, len(images))
     steps = list(feature_steps(config))[1:]  # what is past the edge, `blocked_images` takes for zeros
-    towers = [images]
+    towers = [images]  # one tensor each, or one with the towers one behind the other
     while steps:
         step = steps.pop(0)
         if step in walk.plans:
@@ -59,18 +59,20 @@ def features(model: nn.Module, config: AlexNetConfig, images: Tensor) -> Tensor:
             towers = [walk.pool(maps) for maps in towers]
         else:
             towers = [model.get_submodule(step)(maps) for maps in towers]
+    towers = walk.apart(towers)
     return torch.cat(towers, 1) if len(towers) > 1 else towers[0]
 
 
 class _Walk:
     """One network's layers, for towers that are separate tensors."""
 
-    def __init__(self, model: nn.Module, config: AlexNetConfig, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, config: AlexNetConfig, dtype: torch.dtype, batch: int) -> None:
         from lmdali.model.activation_kernel import Activation, NormConstants  # Triton is there by now
         from lmdali.model.pool_kernel import MaxPool, blocked_images
 
         self.plans = layer_plans(config)
         self._model, self._config, self._dtype = model, config, dtype
+        self._batch = batch
         self._activate: Callable[..., Tensor] = Activation.apply
         self._max_pool: Callable[[Tensor], Tensor] = MaxPool.apply
         self._blocked = blocked_images
@@ -85,9 +87,8 @@ class _Walk:
         whole = normalise and config.lrn_across_towers
         if name == "conv1":
             maps = self._first(towers[0], weight, plan)
-            groups = 1 if whole else config.groups
-            return list(self._activate(maps, bias, norm, rectify, groups).chunk(groups))
-        maps_of = self._convolve(towers, weight, plan)
+            return [self._activate(maps, bias, norm, rectify, 1 if whole else config.groups)]
+        maps_of = self._convolve(self.apart(towers), weight, plan)
         if whole or len(maps_of) == 1:
             joined = torch.cat(maps_of, 1) if len(maps_of) > 1 else maps_of[0]
             return [self._activate(joined, bias, norm, rectify, 1)]
@@ -95,6 +96,12 @@ class _Walk:
             self._activate(maps, part, norm, rectify, 1)
             for maps, part in zip(maps_of, bias.chunk(len(maps_of)), strict=True)
         ]
+
+    def apart(self, towers: list[Tensor]) -> list[Tensor]:
+        """Towers that lie one behind the other as a tensor each; until now they shared every pass."""
+        if len(towers) == 1 and len(towers[0]) > self._batch:
+            return list(towers[0].chunk(len(towers[0]) // self._batch))
+        return towers
 
     def pool(self, maps: Tensor) -> Tensor:
         """The network's pooling."""

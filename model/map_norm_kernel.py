@@ -51,7 +51,7 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], size: int, alpha: float) -
 def _window_sum(  # type: ignore[no-untyped-def]
     maps, at, count, channels, height, width, SQUARE: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
 ):
-    position = at // channels
+    position = (at // channels).to(tl.int32)  # of all images; in 64 bits the divisions would be slow
     column, row = position % width, (position // width) % height
     total = tl.zeros((BLOCK,), tl.float32)
     for dy in tl.static_range(-HALF, HALF + 1):

@@ -64,14 +64,25 @@ def blocked_images(images: Tensor, blocks: int, dtype: torch.dtype) -> Tensor:
 
 
 def _launch(kernel: Any, count: int, tensors: tuple[Tensor, ...], *numbers: int) -> None:
+    large = max(tensor.numel() for tensor in tensors) >= 2**31
     # Triton launches on the current device.
     with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
-        kernel[(triton.cdiv(count, _BLOCK),)](*tensors, count, *numbers, BLOCK=_BLOCK)
+        kernel[(triton.cdiv(count, _BLOCK),)](*tensors, count, *numbers, WIDE=large, BLOCK=_BLOCK)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _pool(maps, out, which, count, channels, height, width, out_height, out_width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _elements(WIDE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Numbers of a program's elements; in 64 bits only where they must be, because divisions of those are slow."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK if WIDE else tl.program_id(0) * BLOCK
+    return start + tl.arange(0, BLOCK)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _pool(  # type: ignore[no-untyped-def]
+    maps, out, which, count, channels, height, width, out_height, out_width,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = _elements(WIDE, BLOCK)
     exists = at < count
     channel, position = at % channels, at // channels
     column, rest = position % out_width, position // out_width
@@ -90,8 +101,11 @@ def _pool(maps, out, which, count, channels, height, width, out_height, out_widt
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _unpool(gradient, which, slope, count, channels, height, width, out_height, out_width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _unpool(  # type: ignore[no-untyped-def]
+    gradient, which, slope, count, channels, height, width, out_height, out_width,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = _elements(WIDE, BLOCK)
     exists = at < count
     channel, position = at % channels, at // channels
     column, rest = position % width, position // width
@@ -111,8 +125,11 @@ def _unpool(gradient, which, slope, count, channels, height, width, out_height, 
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _cut(images, out, count, blocks, height, width, stride_n, stride_c, stride_y, stride_x, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _cut(  # type: ignore[no-untyped-def]
+    images, out, count, blocks, height, width, stride_n, stride_c, stride_y, stride_x,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = _elements(WIDE, BLOCK)
     part, position = at % 48, at // 48
     x = 4 * (position % blocks) + (part % 12) // 3
     rest = position // blocks
