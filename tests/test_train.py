@@ -15,7 +15,8 @@ from lmdali.model.journal import read_metrics
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.pipeline.errors import InputError
 from lmdali.tools.exit_codes import Terminated
-from lmdali.tools.train import TrainJob, command, train_dataset
+from lmdali.tools.train import command
+from lmdali.tools.train_job import TrainJob, train_dataset
 
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
 
