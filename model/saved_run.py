@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from lmdali.model.alexnet import AlexNet
 from lmdali.model.checkpoint import Checkpoint, content_digest, require_same_run
 from lmdali.model.generators import generator_states, restore_generators, seed_generators
 from lmdali.model.parallel import Ranks
 from lmdali.model.schedule import Schedule
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainState
-from lmdali.model.weight_layout import load_layout, velocities_of, weights_of
+from lmdali.model.weight_layout import Network, load_layout, velocities_of, weights_of
 from lmdali.pipeline.batch import Loader
 from lmdali.pipeline.loader_state import merge_states
 from lmdali.pipeline.rank_agreement import require_agreement
@@ -39,7 +38,7 @@ class SavedRun:
         ranks: all processes of the run.
     """
 
-    network: AlexNet
+    network: Network
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     state: TrainState

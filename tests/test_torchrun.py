@@ -85,7 +85,8 @@ def test_devices_are_those_of_the_way_to_share_the_work(monkeypatch: pytest.Monk
             assert names("ddp", "auto", "", place=second) == rank
     assert names("ddp", "auto", "cuda:3,cuda:2", place=second) == ["cuda:2"]
     assert names("ddp", "cpu", "", place=second) == names("none", "cpu", "") == ["cpu"]
-    assert names("towers", "auto", "cuda:1, cpu") == ["cuda:1", "cpu"]
+    assert names("towers", "auto", "cuda:3, cuda:1") == ["cuda:3", "cuda:1"]
+    assert names("towers", "cuda:2", "") == ["cuda:2", "cuda:2"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_devices_are_those_of_the_way_to_share_the_work(monkeypatch: pytest.Monk
     [
         (("none", "auto", "cpu,cpu"), "--devices cpu,cpu is for --parallel towers and ddp"),
         (("towers", "cpu", "cpu,cpu"), "give one of the two"),
-        (("towers", "auto", "cpu"), "two towers need two devices, found cpu"),
+        (("towers", "auto", "cpu"), "two towers need two devices of a kind"),
         (("ddp", "auto", "cpu"), "2 ranks of this machine need a device each, found cpu"),
         (("ddp", "cuda:1", ""), "--device cuda:1 would be that of every rank"),
     ],

@@ -13,29 +13,24 @@ import click
 import torch
 
 from lmdali.model.alexnet import AlexNet
-from lmdali.model.checkpoint import BEST_NAME
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.device import pick_devices
-from lmdali.model.figures import save_kernels, save_learning_curve
-from lmdali.model.journal import METRICS_FILE
 from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.model.torchrun import Parallel, TorchrunPlace, torchrun_place
-from lmdali.model.train_state import TrainResult
-from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
-from lmdali.model.weight_layout import weights_of
+from lmdali.model.towers import TowerAlexNet
+from lmdali.model.trainer import Trainer
+from lmdali.model.weight_layout import Network
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
-from lmdali.pipeline.errors import MissingExtraError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.evaluate import evaluation_augment
 from lmdali.tools.exit_codes import Terminated
 from lmdali.tools.loader_options import EpochOptions, epoch_options, loader_options
 from lmdali.tools.preset_options import chosen_preset, preset_options
-from lmdali.tools.report_table import print_json, print_pairs
-
-LEARNING_CURVE_FILE = "learning_curve.png"
-KERNELS_FILE = "kernels.png"
+from lmdali.tools.report_table import print_json
+from lmdali.tools.train_report import TrainReport, device_names, finished_report, print_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,38 +91,6 @@ class TrainJob(EpochOptions):
         return train, val
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainReport:
-    """How it went, and where everything is.
-
-    Attributes:
-        result: of the training.
-        run_dir: the run's directory.
-        best_checkpoint: lowest validation error.
-        learning_curve: picture, or None without a finished epoch or without matplotlib.
-        kernels: picture of the first layer.
-        device: trained on; of several ranks the first one's, of two towers both.
-        backend: of the training loader.
-        world_size: ranks that trained.
-    """
-
-    result: TrainResult
-    run_dir: Path
-    best_checkpoint: Path | None
-    learning_curve: Path | None
-    kernels: Path
-    device: str
-    backend: str
-    world_size: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """The result's fields, the number of ranks, and the rest as text."""
-        names = ("run_dir", "best_checkpoint", "learning_curve", "kernels", "device", "backend")
-        values = {name: getattr(self, name) for name in names}
-        paths = {name: None if value is None else str(value) for name, value in values.items()}
-        return {**self.result.to_json(), **paths, "world_size": self.world_size}
-
-
 def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
     """Train until the end or a signal, and draw the pictures; with several ranks, all of them call this.
 
@@ -167,7 +130,7 @@ def _train(
     ):
         model_config = dataclasses.replace(job.preset.model, num_classes=len(train_loader.class_names))
         trainer = Trainer(
-            AlexNet(model_config, seed=job.preset.train.seed),
+            _network(job, model_config, devices),
             job.preset.train,
             train_loader,
             val_loader,
@@ -187,7 +150,13 @@ def _train(
             ranks.on_first(lambda: save_statistics(job.run_dir, *load_moments(job.train)))
         result = trainer.fit()
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
-        return ranks.on_first(lambda: _report(job, trainer, result, train_loader.backend_name, progress))
+        return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
+
+
+def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
+    if job.parallel == "towers":
+        return TowerAlexNet(config, (devices[0], devices[1]), seed=job.preset.train.seed)
+    return AlexNet(config, seed=job.preset.train.seed)
 
 
 def _describe(job: TrainJob) -> dict[str, Any]:
@@ -200,33 +169,13 @@ def _describe(job: TrainJob) -> dict[str, Any]:
 
 def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
     parameters = sum(p.numel() for p in trainer.model.parameters())
+    place = device_names(trainer)
     ranks = f", the first of {trainer.ranks.world_size} ranks" if trainer.ranks.world_size > 1 else ""
     return (
         f"{loader.num_samples:,} training and {trainer.val_loader.num_samples:,} validation samples of "
-        f"{len(loader.class_names)} classes; {parameters:,} parameters on {trainer.device}{ranks}; "
+        f"{len(loader.class_names)} classes; {parameters:,} parameters on {place}{ranks}; "
         f"loader {loader.backend_name} ({loader.backend_reason}), order {loader.order_text}; "
         f"{len(loader)} steps of {job.preset.batch_size} per epoch"
-    )
-
-
-def _report(job: TrainJob, trainer: Trainer, result: TrainResult, backend: str, progress: TextIO | None) -> TrainReport:
-    curve: Path | None = None
-    try:
-        if result.epochs:
-            curve = save_learning_curve(job.run_dir / METRICS_FILE, job.run_dir / LEARNING_CURVE_FILE)
-    except MissingExtraError as error:
-        if progress is not None:
-            print(error, file=progress)
-    best = job.run_dir / CHECKPOINT_DIR / BEST_NAME
-    return TrainReport(
-        result=result,
-        run_dir=job.run_dir,
-        best_checkpoint=best if best.exists() else None,
-        learning_curve=curve,
-        kernels=save_kernels(weights_of(trainer.model)["conv1.weight"], job.run_dir / KERNELS_FILE),
-        device=str(trainer.device),
-        backend=backend,
-        world_size=trainer.ranks.world_size,
     )
 
 
@@ -277,33 +226,8 @@ def command(train: Path, val: Path, as_json: bool, quiet: bool, **given: Any) ->
         if as_json:
             print_json(report.to_json())
         else:
-            _print_report(report)
+            print_report(report)
     if report.result.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
     if report.result.stopped_by is not None:
         raise Terminated
-
-
-def _print_report(report: TrainReport) -> None:
-    result = report.result
-    rows: list[tuple[str, object]] = [
-        ("epochs, steps, time", f"{result.epochs}, {result.steps:,}, {result.seconds:.0f} s"),
-        ("training rate", f"{result.images_per_second:.0f} images/s, {100 * result.stall:.1f} % waiting for data"),
-    ]
-    if result.best_top1_error is not None:
-        accuracy = f"{100 * (1 - result.best_top1_error):.2f} % (epoch {result.best_epoch})"
-        rows.append(("best validation top-1 accuracy", accuracy))
-    if result.val is not None:
-        last = f"{100 * (1 - result.val.top1_error):.2f} %, top-5 {100 * (1 - result.val.top5_error):.2f} %"
-        rows.append(("last validation top-1 accuracy", last))
-    if result.stopped_by is not None:
-        rows.append(("stopped by", f"{signal.Signals(result.stopped_by).name}: continue with --resume"))
-    named = {
-        "best checkpoint": report.best_checkpoint,
-        "metrics": report.run_dir / METRICS_FILE,
-        "learning curve": report.learning_curve,
-        "first-layer kernels": report.kernels,
-        "weights sha256": result.weights_sha256[:16],
-    }
-    rows += [(name, value) for name, value in named.items() if value is not None]
-    print_pairs(f"run {report.run_dir}", rows)
