@@ -18,6 +18,7 @@ from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainState
 from lmdali.model.weight_layout import Network, load_layout, velocities_of, weights_of
 from lmdali.pipeline.batch import Loader
+from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.loader_state import merge_states
 from lmdali.pipeline.rank_agreement import require_agreement
 from lmdali.pipeline.release import lmdali_version
@@ -116,3 +117,19 @@ class SavedRun:
 
     def _devices(self) -> list[torch.device]:
         return list(dict.fromkeys(parameter.device for parameter in self.network.parameters()))
+
+
+def require_same_classes(model: Network, train_loader: Loader, val_loader: Loader) -> None:
+    """Refuse loaders and a network that mean different things by a label.
+
+    Raises:
+        InputError: they do.
+    """
+    train, val = train_loader.class_names, val_loader.class_names
+    if train != val:
+        raise InputError(
+            f"training and validation set have different classes ({len(train)} and {len(val)}): convert the validation "
+            "set with the training set's classes"
+        )
+    if len(train) != model.config.num_classes:
+        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")

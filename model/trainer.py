@@ -18,7 +18,7 @@ from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.parallel import Notice, Ranks
 from lmdali.model.recorder import Recorder
 from lmdali.model.run_lock import run_lock
-from lmdali.model.saved_run import SavedRun
+from lmdali.model.saved_run import SavedRun, require_same_classes
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
 from lmdali.model.towers import TowerAlexNet
@@ -73,7 +73,7 @@ class Trainer:
         progress: TextIO | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        _require_same_classes(model, train_loader, val_loader)
+        require_same_classes(model, train_loader, val_loader)
         self.config, self.run_dir, self.device = config, run_dir, torch.device(device)
         self.ranks = Ranks(device=self.device) if ranks is None else ranks
         self.train_loader, self.val_loader = train_loader, val_loader
@@ -96,7 +96,14 @@ class Trainer:
             channels_last=config.channels_last,
             label_smoothing=config.label_smoothing,
         )
-        self._record = Recorder(run_dir, self.state, log_steps=config.log_steps, progress=progress, ranks=self.ranks)
+        self._record = Recorder(
+            run_dir,
+            self.state,
+            log_steps=config.log_steps,
+            num_classes=model.config.num_classes,
+            progress=progress,
+            ranks=self.ranks,
+        )
         self._run = SavedRun(
             network=self.model,
             optimizer=self.optimizer,
@@ -300,14 +307,3 @@ class Trainer:
             weights_sha256=content_digest(weights_of(self.model)),
             stopped_by=stopped_by,
         )
-
-
-def _require_same_classes(model: Network, train_loader: Loader, val_loader: Loader) -> None:
-    train, val = train_loader.class_names, val_loader.class_names
-    if train != val:
-        raise InputError(
-            f"training and validation set have different classes ({len(train)} and {len(val)}): convert the validation "
-            "set with the training set's classes"
-        )
-    if len(train) != model.config.num_classes:
-        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")
