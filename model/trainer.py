@@ -11,7 +11,6 @@ from typing import Any, TextIO
 
 import torch
 
-from lmdali.model.alexnet import AlexNet
 from lmdali.model.checkpoint import Checkpoint, CheckpointDirectory, content_digest
 from lmdali.model.evaluator import EvalResult, evaluate
 from lmdali.model.journal import METRICS_FILE
@@ -20,13 +19,14 @@ from lmdali.model.parallel import Notice, Ranks
 from lmdali.model.rates import LearningRates
 from lmdali.model.recorder import Recorder
 from lmdali.model.run_lock import run_lock
-from lmdali.model.saved_run import SavedRun
+from lmdali.model.saved_run import SavedRun, require_same_classes
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
+from lmdali.model.towers import TowerAlexNet
 from lmdali.model.train_config import PRECISIONS, TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.train_step import TrainStep
-from lmdali.model.weight_layout import weights_of
+from lmdali.model.weight_layout import Network, weights_of
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import storage_errors
@@ -47,12 +47,12 @@ class Trainer:
     after the same step.
 
     Args:
-        model: the network; moved to `device`.
+        model: the network; moved to `device`, unless it is towers, which stay on their own.
         config: see `TrainConfig`.
         train_loader: one view per sample, shuffled; this rank's part of each global batch.
         val_loader: every sample once, the same classes; this rank's part of them.
         run_dir: gets `metrics.jsonl` and `checkpoints/`.
-        device: where to train.
+        device: where to train; of towers the first one's.
         loader_config: how the training images are made, kept in the checkpoints for whoever evaluates them.
         progress: stream for the progress line, None for silence; of use on the first rank only.
         ranks: all processes that train this network; this one alone by default.
@@ -63,7 +63,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: AlexNet,
+        model: Network,
         config: TrainConfig,
         train_loader: Loader,
         val_loader: Loader,
@@ -74,14 +74,15 @@ class Trainer:
         progress: TextIO | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        _require_same_classes(model, train_loader, val_loader)
+        require_same_classes(model, train_loader, val_loader)
         self.config, self.run_dir, self.device = config, run_dir, torch.device(device)
         self.ranks = Ranks(device=self.device) if ranks is None else ranks
         self.train_loader, self.val_loader = train_loader, val_loader
         self.state = TrainState()
         self.checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR, keep=config.keep_checkpoints)
+        self.model = model if isinstance(model, TowerAlexNet) else model.to(self.device)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.model.to(memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = PaperSGD(
             parameter_groups(model, config),
             config.lr,
@@ -98,7 +99,14 @@ class Trainer:
             label_smoothing=config.label_smoothing,
             cuda_graph=config.cuda_graph,
         )
-        self._record = Recorder(run_dir, self.state, log_steps=config.log_steps, progress=progress, ranks=self.ranks)
+        self._record = Recorder(
+            run_dir,
+            self.state,
+            log_steps=config.log_steps,
+            num_classes=model.config.num_classes,
+            progress=progress,
+            ranks=self.ranks,
+        )
         self._run = SavedRun(
             network=self.model,
             optimizer=self.optimizer,
@@ -302,14 +310,3 @@ class Trainer:
             weights_sha256=content_digest(weights_of(self.model)),
             stopped_by=stopped_by,
         )
-
-
-def _require_same_classes(model: AlexNet, train_loader: Loader, val_loader: Loader) -> None:
-    train, val = train_loader.class_names, val_loader.class_names
-    if train != val:
-        raise InputError(
-            f"training and validation set have different classes ({len(train)} and {len(val)}): convert the validation "
-            "set with the training set's classes"
-        )
-    if len(train) != model.config.num_classes:
-        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")

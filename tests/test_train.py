@@ -23,13 +23,13 @@ FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "
 OPTIONS = (
     "--backend --batch-size --bias-decay --bias-lr --bias-schedule --block-shards --channels-last "
     "--checkpoint-seconds --checkpoint-steps --config --crop --crop-chunk --crop-size --cuda-graph --decode "
-    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --epochs --flip "
-    "--half-net --init --init-from --init-layers --json --keep-checkpoints --label-smoothing --layer-lr "
+    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --dry-run --epochs "
+    "--flip --half-net --init --init-from --init-layers --json --keep-checkpoints --label-smoothing --layer-lr "
     "--lighting --lighting-epochs --lighting-rescale --lighting-std --log-steps --lr --lrn-across-towers "
     "--lrn-alpha --lrn-beta --lrn-k --lrn-place --lrn-size --map-norm --mean-window --momentum --normalize "
     "--num-threads --order --parallel --pooling --precision --prefetch --preset --print-config --quiet "
-    "--rank-timeout --readahead-bytes --resume --run-dir --schedule --seed --sixth-layer --tensorboard --towers "
-    "--verify --wd --weight-decay --width --workers -b -j"
+    "--rank-timeout --readahead-bytes --resume --run-dir --schedule --seed --sixth-layer --stages --tensorboard "
+    "--towers --verify --wd --weight-decay --width --workers -b -j"
 )
 
 

@@ -97,7 +97,7 @@ def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, **
     _require({"TRAIN": train, "VAL": val, "--run-dir": given["run_dir"]})
     assert train is not None and val is not None
     report = train_dataset(TrainJob(train=train, val=val, preset=recipe.preset, **recipe.loader, **given), progress)
-    if not torchrun_place(given["parallel"]).rank:
+    if not _prepare_end(given["parallel"], report.result.stopped_by):
         print_json(report.to_json()) if as_json else print_report(report)
     _end_as(report.result.stopped_by)
 
@@ -115,9 +115,8 @@ def _train_chain(
                 print_recipe(stage.recipe, title=stage.name)
         return
     _require({"--run-dir": given["run_dir"]})
-    first = torchrun_place(given["parallel"]).rank == 0
-    report = run_chain(stages, given, writes=first, progress=progress)
-    if first:
+    report = run_chain(stages, given, writes=not torchrun_place(given["parallel"]).rank, progress=progress)
+    if not _prepare_end(given["parallel"], report.stopped_by):
         print_json(report.to_json()) if as_json else print_chain(report)
     _end_as(report.stopped_by)
 
@@ -126,6 +125,15 @@ def _require(values: Mapping[str, object]) -> None:
     for name, value in values.items():
         if value is None:
             raise click.UsageError(f"Missing {name}.")
+
+
+def _prepare_end(parallel: Parallel, stopped_by: int | None) -> int:
+    """This process's rank, which may have to outlive a signal until it has said what there is to say."""
+    place = torchrun_place(parallel)
+    if place.world_size > 1 and stopped_by is not None:
+        # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return place.rank
 
 
 def _end_as(stopped_by: int | None) -> None:

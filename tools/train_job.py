@@ -10,11 +10,14 @@ from typing import Any, TextIO
 import torch
 
 from lmdali.model.alexnet import AlexNet
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.model.torchrun import Parallel, TorchrunPlace, torchrun_place
+from lmdali.model.towers import TowerAlexNet
 from lmdali.model.trainer import Trainer
+from lmdali.model.weight_layout import Network
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
@@ -23,7 +26,7 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.evaluate import evaluation_augment
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
 from lmdali.tools.loader_options import EpochOptions
-from lmdali.tools.train_report import TrainReport, make_report
+from lmdali.tools.train_report import TrainReport, device_names, finished_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,7 @@ def _train(
     ):
         model_config = dataclasses.replace(job.preset.model, num_classes=len(train_loader.class_names))
         trainer = Trainer(
-            AlexNet(model_config, seed=job.preset.train.seed),
+            _network(job, model_config, devices),
             job.preset.train,
             train_loader,
             val_loader,
@@ -155,7 +158,13 @@ def _train(
             ranks.on_first(lambda: save_statistics(job.run_dir, *load_moments(job.train)))
         result = trainer.fit()
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
-        return ranks.on_first(lambda: make_report(trainer, result, train_loader.backend_name, progress))
+        return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
+
+
+def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
+    if job.parallel == "towers":
+        return TowerAlexNet(config, (devices[0], devices[1]), seed=job.preset.train.seed)
+    return AlexNet(config, seed=job.preset.train.seed)
 
 
 def _describe(job: TrainJob) -> dict[str, Any]:
@@ -168,10 +177,11 @@ def _describe(job: TrainJob) -> dict[str, Any]:
 
 def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
     parameters = sum(p.numel() for p in trainer.model.parameters())
+    place = device_names(trainer)
     ranks = f", the first of {trainer.ranks.world_size} ranks" if trainer.ranks.world_size > 1 else ""
     return (
         f"{loader.num_samples:,} training and {trainer.val_loader.num_samples:,} validation samples of "
-        f"{len(loader.class_names)} classes; {parameters:,} parameters on {trainer.device}{ranks}; "
+        f"{len(loader.class_names)} classes; {parameters:,} parameters on {place}{ranks}; "
         f"loader {loader.backend_name} ({loader.backend_reason}), order {loader.order_text}; "
         f"{len(loader)} steps of {job.preset.batch_size} per epoch"
     )
