@@ -90,11 +90,12 @@ def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, **
         return
     if asked["dry_run"]:
         raise click.UsageError("--dry-run is for --stages; --print-config shows one training.")
+    if not asked["print_config"]:
+        _require({"TRAIN": train, "VAL": val, "--run-dir": given["run_dir"]})
     recipe = resolve_recipe(settings, train=train)
     if asked["print_config"]:
         print_json(recipe.to_json()) if as_json else print_recipe(recipe)
         return
-    _require({"TRAIN": train, "VAL": val, "--run-dir": given["run_dir"]})
     assert train is not None and val is not None
     report = train_dataset(TrainJob(train=train, val=val, preset=recipe.preset, **recipe.loader, **given), progress)
     if not _prepare_end(given["parallel"], report.result.stopped_by):
