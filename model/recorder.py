@@ -149,7 +149,8 @@ class Recorder:
         self.say(
             f" * Epoch: [{state.epoch}]  val Acc@1 {100 * (1 - val.top1_error):.2f}  "
             f"Acc@5 {100 * (1 - val.top5_error):.2f}  Loss {val.loss:.4f}  train Acc@1 {100 * (1 - top1):.2f}  "
-            f"lr {state.lr:.2g}  {state.seconds:.0f} s{'  best' if best else ''}"
+            f"lr {state.lr:.2g}  {self._watch.images_per_second:.1f} img/s  stall {100 * self._watch.stall:.1f} %  "
+            f"{state.seconds:.0f} s{'  best' if best else ''}"
         )
 
     def synchronise(self) -> None:
