@@ -115,6 +115,7 @@ class Trainer:
             ranks=self.ranks,
         )
         self._resumed: Checkpoint | None = None
+        self._resumed_from: Path | None = None
         self._may_replace = False
         self._val: EvalResult | None = None
         self._saved_at = 0.0
@@ -134,6 +135,7 @@ class Trainer:
         if found is not None:
             path, checkpoint = found
             self.resume(checkpoint)
+            self._resumed_from = path
             self._record.say(f"resuming at step {self.state.step} (epoch {self.state.epoch}) from {path}")
         elif self.checkpoints.paths():
             raise IntegrityError(
@@ -191,6 +193,7 @@ class Trainer:
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         opened.enter_context(run_lock(self.run_dir))
+        self.checkpoints.recover(self._resumed_from if self.state.ends_best_epoch else None)
         resumed = self._resumed is not None
         opened.enter_context(self._record.opened(resumed=resumed, tensorboard=self.config.tensorboard))
 
