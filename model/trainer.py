@@ -58,6 +58,7 @@ class Trainer:
 
     Raises:
         InputError: the classes of model and loaders differ.
+        ConfigError: ranks were given different settings.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Trainer:
         self.config, self.run_dir, self.device = config, run_dir, torch.device(device)
         self.ranks = Ranks(device=self.device) if ranks is None else ranks
         self.train_loader, self.val_loader = train_loader, val_loader
+        self.ranks.require_same({"network": model.config, "training": config})
         self.state = TrainState()
         self.checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR, keep=config.keep_checkpoints)
         self.model = model if isinstance(model, TowerAlexNet) else model.to(self.device)

@@ -78,7 +78,7 @@ def test_a_run_killed_outright_at_random_moments_ends_as_the_undisturbed_one(tmp
     assert whole.exitcode == 0
     wanted, dice = outcome(tmp_path / "whole"), random.Random(5)
     best = load_checkpoint(tmp_path / "whole/checkpoints/best.pt").progress["epoch"]
-    rounds, kills, number = int(os.environ.get("LMDALI_TRAIN_KILLS", "4")), 0, 0
+    rounds, kills, number = int(os.environ.get("LMDALI_TRAIN_KILLS", "3")), 0, 0
     while kills < rounds:
         number += 1
         run_dir = tmp_path / f"cut{number}"
