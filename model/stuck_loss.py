@@ -59,6 +59,6 @@ class StuckLoss:
         return (
             f"the loss is stuck: its mean over steps {step - WINDOW_STEPS + 1} to {step} is {mean:.4f}, and guessing "
             f"among {num_classes} classes costs ln {num_classes} = {chance:.4f}. With standard deviation 0.01 and "
-            "biases of 1 almost nothing of the image reaches the last layers: try --init original2012 or lecun, "
-            "lower biases (--init caffe), a warm-up (--schedule cosine:EPOCHS), or another --lr"
+            "biases of 1 almost nothing of the image reaches the last layers: try --init original2012 or lecun, lower "
+            "biases (--init caffe), a warm-up (--schedule cosine:EPOCHS), or another --lr"
         )
