@@ -27,6 +27,8 @@ REPORT = ["matplotlib>=3.9"]
 IMAGENET = ["scipy>=1.11"]  # reads the class table of the development kits, a MATLAB file
 DASK = ["dask>=2024.8", "distributed>=2024.8"]  # shards made by many machines
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6"]
+# torch brings it wherever there is a GPU; its interpreter runs the GPU kernels in the tests where there is none.
+DEV += ["triton>=3.7; platform_system == 'Linux'"]
 
 setup(
     name="lmdali",

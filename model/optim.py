@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from lmdali.model.device import has_gpu_kernels
 from lmdali.pipeline.errors import ConfigError
 
 
@@ -43,6 +44,7 @@ class PaperSGD(torch.optim.Optimizer):
                 f"found {lr}, {weight_decay} and {momentum}"
             )
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "frozen": False})
+        self._rates: dict[tuple[int, torch.device], tuple[float, Tensor]] = {}
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -55,18 +57,49 @@ class PaperSGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+            self.load_rates()
+        for number, group in enumerate(self.param_groups):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights or group["frozen"]:
                 continue
             lr = group["lr"]
             velocities = [self._velocity(weight) for weight in weights]
+            if has_gpu_kernels(weights[0].device):
+                self._step_on_gpu(number, group, weights, velocities)
+                continue
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, [weight.grad for weight in weights], alpha=-lr)
             if group["weight_decay"]:
                 torch._foreach_add_(velocities, weights, alpha=-lr * group["weight_decay"])
             torch._foreach_add_(weights, velocities)
         return loss
+
+    def load_rates(self) -> None:
+        """Bring the groups' learning rates to the GPUs, where the kernels read them, a replayed CUDA graph's too."""
+        for number, group in enumerate(self.param_groups):
+            for device in {weight.device for weight in group["params"] if has_gpu_kernels(weight.device)}:
+                known = self._rates.get((number, device))
+                if known is None:
+                    known = (float("nan"), torch.empty((), device=device))
+                if known[0] != group["lr"]:
+                    known[1].fill_(group["lr"])
+                self._rates[number, device] = (group["lr"], known[1])
+
+    def constants(self) -> tuple[Any, ...]:
+        """Everything but the rates that a step has built in: a captured graph is valid as long as it is the same."""
+        return tuple((group["momentum"], group["weight_decay"], group["frozen"]) for group in self.param_groups)
+
+    def _step_on_gpu(self, number: int, group: dict[str, Any], weights: list[Tensor], velocities: list[Tensor]) -> None:
+        from lmdali.model.update_kernel import update  # Triton is there where `has_gpu_kernels` says so
+
+        for weight, velocity in zip(weights, velocities, strict=True):
+            assert weight.grad is not None
+            gradient = weight.grad
+            if gradient.stride() != weight.stride():
+                gradient = torch.empty_like(weight).copy_(gradient)
+            rate = self._rates[number, weight.device][1]
+            update(weight, velocity, gradient, rate, group["momentum"], group["weight_decay"])
 
     def _velocity(self, weight: Tensor) -> Tensor:
         state = self.state[weight]

@@ -29,6 +29,7 @@ class TrainConfig:
         seed: of the initial weights, the dropout masks, and the loader's order and draws.
         precision: `float32` or `bfloat16` (autocast; weights, updates and losses stay float32).
         channels_last: memory format; the same numbers up to rounding, half again as fast on a CPU.
+        cuda_graph: on one GPU, capture the step and replay it; the same arithmetic, without the time between kernels.
         log_steps: steps between two `step` lines in the metrics file.
         checkpoint_seconds: time between two checkpoints inside an epoch; 0 for none. Each epoch ends with one anyway.
         checkpoint_steps: the same, counted in steps; 0 for none.
@@ -46,6 +47,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "float32"
     channels_last: bool = True
+    cuda_graph: bool = True
     log_steps: int = 20
     checkpoint_seconds: float = 600.0
     checkpoint_steps: int = 0

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import torch
 
+from lmdali.model.alexnet import AlexNet
 from lmdali.model.checkpoint import Checkpoint, CheckpointDirectory, content_digest
 from lmdali.model.evaluator import EvalResult, evaluate
 from lmdali.model.journal import METRICS_FILE
@@ -21,7 +22,6 @@ from lmdali.model.run_lock import run_lock
 from lmdali.model.saved_run import SavedRun, require_same_classes
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
-from lmdali.model.towers import TowerAlexNet
 from lmdali.model.train_config import PRECISIONS, TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.train_step import TrainStep
@@ -81,7 +81,7 @@ class Trainer:
         self.ranks.require_same({"network": model.config, "training": config})
         self.state = TrainState()
         self.checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR, keep=config.keep_checkpoints)
-        self.model = model if isinstance(model, TowerAlexNet) else model.to(self.device)
+        self.model = model.to(self.device) if isinstance(model, AlexNet) else model
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = PaperSGD(
@@ -97,6 +97,8 @@ class Trainer:
             precision=PRECISIONS[config.precision],
             channels_last=config.channels_last,
             label_smoothing=config.label_smoothing,
+            # A graph holds the work of one device: not what ranks do between them, nor two towers.
+            cuda_graph=config.cuda_graph and self.ranks.world_size == 1 and isinstance(model, AlexNet),
         )
         self._record = Recorder(
             run_dir,

@@ -14,6 +14,7 @@ make_photo_folder     function(out, classes, per_class, *, broken, sides, seed) 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# Triton reads it when it is imported: without a GPU its kernels run in its interpreter, on the CPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.tools.conversion import ConvertConfig, make_plan, make_shard, shard_jobs

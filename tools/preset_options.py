@@ -34,6 +34,7 @@ PRESET_OPTIONS = {
         "seed": "Of weights, dropout, order and augmentation.",
         "precision": "Of forward and backward.",
         "channels_last": "Memory format.",
+        "cuda_graph": "Replay the step as one CUDA graph.",
         "log_steps": "Steps between two lines in metrics.jsonl.",
         "checkpoint_seconds": "Time between checkpoints inside an epoch; 0 for none.",
         "checkpoint_steps": "Steps between checkpoints inside an epoch; 0 for none.",
