@@ -35,16 +35,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def has_gpu_kernels(device: torch.device) -> bool:
-    """Whether this project's Triton kernels run on `device`: on a GPU, where torch brought Triton along."""
-    return device.type == "cuda" and _triton_is_there()
-
-
-@cache
-def _triton_is_there() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def pick_devices(parallel: Parallel, device: str, devices: str, place: TorchrunPlace) -> tuple[torch.device, ...]:
     """The devices of this process: two for the towers, else one.
 
@@ -89,3 +79,13 @@ def _both_towers(device: str) -> str:
     if device not in ("auto", "cuda"):
         return f"{device},{device}"
     return "cuda:0,cuda:0" if gpus == 1 else "cuda:0,cuda:1"
+
+
+def has_gpu_kernels(device: torch.device) -> bool:
+    """Whether this project's Triton kernels run on `device`: on a GPU, where torch brought Triton along."""
+    return device.type == "cuda" and _triton_is_there()
+
+
+@cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None

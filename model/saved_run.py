@@ -20,7 +20,6 @@ from lmdali.model.weight_layout import Network, load_layout, velocities_of, weig
 from lmdali.pipeline.batch import Loader
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.loader_state import merge_states
-from lmdali.pipeline.rank_agreement import require_agreement
 from lmdali.pipeline.release import lmdali_version
 
 
@@ -74,11 +73,10 @@ class SavedRun:
         Raises:
             ConfigError: on every rank; the run directory is not on storage that all machines share.
         """
-        if self.ranks.world_size > 1:
-            facts = {"checkpoint": "none"}
-            if found is not None:
-                facts = {"checkpoint": found[0].name, "weights": content_digest(found[1].model)}
-            require_agreement(self.ranks.rank, facts, self.ranks.gather)
+        facts = {"checkpoint": "none"}
+        if found is not None and self.ranks.world_size > 1:
+            facts = {"checkpoint": found[0].name, "weights": content_digest(found[1].model)}
+        self.ranks.require_same(facts)
 
     def restore(self, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
         """Be where the checkpoint was taken, but for the loader and the generators.

@@ -84,6 +84,11 @@ class TrainState:
         self.best_top1_error, self.best_epoch = top1_error, self.epoch
         return True
 
+    @property
+    def ends_best_epoch(self) -> bool:
+        """Whether this is the end of the epoch with the lowest validation error so far."""
+        return self.epoch_steps == 0 and self.best_epoch == self.epoch - 1 >= 0
+
     def restore(self, fields: dict[str, Any]) -> None:
         """Take over the fields that `dataclasses.asdict` gave."""
         given = TrainState(**fields | {"stuck_loss": StuckLoss(**fields.get("stuck_loss", {}))})

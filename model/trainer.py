@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import torch
 
+from lmdali.model.alexnet import AlexNet
 from lmdali.model.checkpoint import Checkpoint, CheckpointDirectory, content_digest
 from lmdali.model.evaluator import EvalResult, evaluate
 from lmdali.model.journal import METRICS_FILE
@@ -22,7 +23,6 @@ from lmdali.model.run_lock import run_lock
 from lmdali.model.saved_run import SavedRun, require_same_classes
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
-from lmdali.model.towers import TowerAlexNet
 from lmdali.model.train_config import PRECISIONS, TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.train_step import TrainStep
@@ -59,6 +59,7 @@ class Trainer:
 
     Raises:
         InputError: the classes of model and loaders differ.
+        ConfigError: ranks were given different settings.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class Trainer:
         self.config, self.run_dir, self.device = config, run_dir, torch.device(device)
         self.ranks = Ranks(device=self.device) if ranks is None else ranks
         self.train_loader, self.val_loader = train_loader, val_loader
+        self.ranks.require_same({"network": model.config, "training": config})
         self.state = TrainState()
         self.checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR, keep=config.keep_checkpoints)
-        self.model = model if isinstance(model, TowerAlexNet) else model.to(self.device)
+        self.model = model.to(self.device) if isinstance(model, AlexNet) else model
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = PaperSGD(
@@ -97,7 +99,8 @@ class Trainer:
             precision=PRECISIONS[config.precision],
             channels_last=config.channels_last,
             label_smoothing=config.label_smoothing,
-            cuda_graph=config.cuda_graph,
+            # A graph holds the work of one device: not what ranks do between them, nor two towers.
+            cuda_graph=config.cuda_graph and self.ranks.world_size == 1 and isinstance(model, AlexNet),
         )
         self._record = Recorder(
             run_dir,
@@ -118,6 +121,7 @@ class Trainer:
             ranks=self.ranks,
         )
         self._resumed: Checkpoint | None = None
+        self._resumed_from: Path | None = None
         self._may_replace = False
         self._val: EvalResult | None = None
         self._saved_at = 0.0
@@ -137,6 +141,7 @@ class Trainer:
         if found is not None:
             path, checkpoint = found
             self.resume(checkpoint)
+            self._resumed_from = path
             self._record.say(f"resuming at step {self.state.step} (epoch {self.state.epoch}) from {path}")
         elif self.checkpoints.paths():
             raise IntegrityError(
@@ -194,6 +199,7 @@ class Trainer:
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         opened.enter_context(run_lock(self.run_dir))
+        self.checkpoints.recover(self._resumed_from if self.state.ends_best_epoch else None)
         resumed = self._resumed is not None
         opened.enter_context(self._record.opened(resumed=resumed, tensorboard=self.config.tensorboard))
 
