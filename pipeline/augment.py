@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.counter_random import sample_words
+from lmdali.pipeline.counter_random import sample_normals, sample_words
 from lmdali.pipeline.eigenbasis import Eigenbasis
 from lmdali.pipeline.errors import ConfigError
 
@@ -24,7 +24,7 @@ Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "none"]
 MeanWindow = Literal["aligned", "center"]
 Lighting = Literal["none", "eigenvalues", "roots"]
 
-_CROP_STREAM, _LIGHTING_STREAM_A, _LIGHTING_STREAM_B, _CHUNK_STREAM = 0, 1, 2, 3
+_CROP_STREAM, _LIGHTING_STREAMS, _CHUNK_STREAM = 0, (1, 2), 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,8 @@ def draw_params(
     crop_yx = (np.stack([w0, w1], axis=1) * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
     flip = (w2 >> np.uint64(31)).astype(np.bool_) if config.flip else np.zeros(count, np.bool_)
     if config.is_lit(epoch):
-        alphas = (_normals(seed, epoch, indices) * config.lighting_std).astype(np.float32)
+        normals = sample_normals(seed, epoch, indices, _LIGHTING_STREAMS)
+        alphas = (normals * config.lighting_std).astype(np.float32)
     return AugmentParams(crop_yx, flip, alphas)
 
 
@@ -200,17 +201,6 @@ def _ten_views(room: int, count: int) -> AugmentParams:
     crop_yx = np.tile(np.array(corners * 2, np.int64), (count, 1))
     flip = np.tile(np.repeat([False, True], 5), count)
     return AugmentParams(crop_yx, flip, np.zeros((10 * count, 3), np.float32))
-
-
-def _normals(seed: int, epoch: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(B, 3) standard normal numbers by Box and Muller's transform (1958)."""
-    a0, a1, a2, a3 = sample_words(seed, epoch, indices, _LIGHTING_STREAM_A)
-    b0, b1, b2, b3 = sample_words(seed, epoch, indices, _LIGHTING_STREAM_B)
-    # 64-bit uniforms in (0, 1]: the logarithm never sees zero.
-    radius = [np.sqrt(-2.0 * np.log(((hi << np.uint64(32) | lo) + 0.5) * 2.0**-64)) for hi, lo in ((a0, a1), (b0, b1))]
-    angle = [2.0 * np.pi * ((hi << np.uint64(32) | lo) * 2.0**-64) for hi, lo in ((a2, a3), (b2, b3))]
-    normals = [radius[0] * np.cos(angle[0]), radius[0] * np.sin(angle[0]), radius[1] * np.cos(angle[1])]
-    return np.stack(normals, axis=1)
 
 
 @dataclass(frozen=True, eq=False)

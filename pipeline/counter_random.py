@@ -57,6 +57,17 @@ def sample_words(seed: int, epoch: int, samples: NDArray[np.int64], stream: int)
     return philox4x32((index & _LOW, high, np.full_like(index, epoch), np.zeros_like(index)), seed)
 
 
+def sample_normals(seed: int, epoch: int, samples: NDArray[np.int64], streams: tuple[int, int]) -> NDArray[np.float64]:
+    """(n, 3) standard normal numbers by Box and Muller's transform (1958); arguments as `sample_words`."""
+    a0, a1, a2, a3 = sample_words(seed, epoch, samples, streams[0])
+    b0, b1, b2, b3 = sample_words(seed, epoch, samples, streams[1])
+    # 64-bit uniforms in (0, 1]: the logarithm never sees zero.
+    radius = [np.sqrt(-2.0 * np.log(((hi << _32 | lo) + 0.5) * 2.0**-64)) for hi, lo in ((a0, a1), (b0, b1))]
+    angle = [2.0 * np.pi * ((hi << _32 | lo) * 2.0**-64) for hi, lo in ((a2, a3), (b2, b3))]
+    normals = [radius[0] * np.cos(angle[0]), radius[0] * np.sin(angle[0]), radius[1] * np.cos(angle[1])]
+    return np.stack(normals, axis=1)
+
+
 def mix64(words: Words) -> Words:
     """A bijection of 64-bit words that spreads every bit (the finaliser of SplitMix64, Steele et al. 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -14,6 +14,9 @@ from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 
+ARITHMETIC = [replace(AugmentConfig.original2012(), mean_window=window) for window in ("aligned", "center")]
+"""Everything at once: a mean image or its window, lighting and a scale."""
+
 BACKENDS = ["cpu", pytest.param("dali", marks=pytest.mark.dali)]
 
 pytestmark = [
@@ -31,11 +34,12 @@ def batches(config: LoaderConfig, device: str) -> list[Batch]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("kind", "tolerance"), [("raw", 1e-3), ("jpeg", 1.0)])
+@pytest.mark.parametrize("augment", ARITHMETIC, ids=["aligned", "center"])
 def test_batches_on_the_gpu_are_those_of_the_cpu(
-    raw_dataset: Path, jpeg_dataset: Path, backend: BackendName, kind: str, tolerance: float
+    raw_dataset: Path, jpeg_dataset: Path, augment: AugmentConfig, backend: BackendName, kind: str, tolerance: float
 ) -> None:
     dataset = raw_dataset if kind == "raw" else jpeg_dataset
-    config = LoaderConfig(dataset=dataset, batch_size=16, augment=AugmentConfig.original2012(), backend="cpu")
+    config = LoaderConfig(dataset=dataset, batch_size=16, augment=augment, backend="cpu")
     here, there = batches(config, "cpu"), batches(replace(config, backend=backend), "cuda:0")
     assert len(here) == len(there) > 0
     for expected, found in zip(here, there, strict=True):
@@ -50,13 +54,14 @@ def test_batches_on_the_gpu_are_those_of_the_cpu(
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])
+@pytest.mark.parametrize("augment", ARITHMETIC, ids=["aligned", "center"])
 def test_what_cpu_threads_decode_and_the_gpu_normalises_is_exact(
-    raw_dataset: Path, jpeg_dataset: Path, kind: str, dtype: Any, layout: Any
+    raw_dataset: Path, jpeg_dataset: Path, augment: AugmentConfig, kind: str, dtype: Any, layout: Any
 ) -> None:
     config = LoaderConfig(
         dataset=raw_dataset if kind == "raw" else jpeg_dataset,
         batch_size=16,
-        augment=AugmentConfig.original2012(),
+        augment=augment,
         backend="cpu",
         dtype=dtype,
         layout=layout,
