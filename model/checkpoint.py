@@ -215,11 +215,19 @@ class CheckpointDirectory:
             self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step-{step:09d}.pt"
         save_checkpoint(path, checkpoint)
-        if best:
-            self._mark_best(path)
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        self._arrange(path if best else None)
         return path
+
+    def recover(self, best: Path | None) -> None:
+        """Finish what a save did not come to when it was killed; nobody else may write here now.
+
+        Args:
+            best: the checkpoint that `best.pt` should be, where that is known.
+        """
+        if self.directory.is_dir():
+            for aside in self.directory.glob(".*.tmp"):
+                aside.unlink(missing_ok=True)
+            self._arrange(best)
 
     def latest(self, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
         """The newest whole checkpoint, or None; each damaged one on the way to it is reported through `warn`."""
@@ -229,6 +237,14 @@ class CheckpointDirectory:
             except (IntegrityError, InputError) as error:
                 warn(f"checkpoint passed over: {error}")
         return None
+
+    def _arrange(self, best: Path | None) -> None:
+        if best is not None and not (
+            (self.directory / BEST_NAME).exists() and best.samefile(self.directory / BEST_NAME)
+        ):
+            self._mark_best(best)
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
 
     def _mark_best(self, path: Path) -> None:
         aside = self.directory / f".{BEST_NAME}.{secrets.token_hex(4)}.tmp"

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from lmdali.model.torchrun import Parallel, TorchrunPlace
+from lmdali.model.towers import tower_devices
 from lmdali.pipeline.errors import ConfigError, MachineError
 
 
@@ -34,16 +35,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def has_gpu_kernels(device: torch.device) -> bool:
-    """Whether this project's Triton kernels run on `device`: on a GPU, where torch brought Triton along."""
-    return device.type == "cuda" and _triton_is_there()
-
-
-@cache
-def _triton_is_there() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def pick_devices(parallel: Parallel, device: str, devices: str, place: TorchrunPlace) -> tuple[torch.device, ...]:
     """The devices of this process: two for the towers, else one.
 
@@ -61,10 +52,7 @@ def pick_devices(parallel: Parallel, device: str, devices: str, place: TorchrunP
     if names and device != "auto":
         raise ConfigError(f"found --device {device} and --devices {devices}: give one of the two")
     if parallel == "towers":
-        names = names or _tower_devices(device)
-        if len(names) != 2:
-            raise ConfigError(f"two towers need two devices, found {devices}: for example cuda:0,cuda:1")
-        return pick_device(names[0]), pick_device(names[1])
+        return tower_devices(devices or _both_towers(device))
     if parallel == "ddp":
         names = names or [_rank_device(device, place)] * place.local_world_size
         if place.local_rank >= len(names):
@@ -83,10 +71,21 @@ def _rank_device(device: str, place: TorchrunPlace) -> str:
     return "cpu"
 
 
-def _tower_devices(device: str) -> list[str]:
-    if device not in ("auto", "cuda"):
-        return [device, device]
+def _both_towers(device: str) -> str:
+    """The two devices that `device` stands for."""
     gpus = torch.cuda.device_count()
-    if gpus == 0 and device == "auto":
-        return ["cpu", "cpu"]
-    return ["cuda:0", "cuda:1" if gpus != 1 else "cuda:0"]
+    if device == "cpu" or (device == "auto" and not gpus):
+        return "cpu,cpu"
+    if device not in ("auto", "cuda"):
+        return f"{device},{device}"
+    return "cuda:0,cuda:0" if gpus == 1 else "cuda:0,cuda:1"
+
+
+def has_gpu_kernels(device: torch.device) -> bool:
+    """Whether this project's Triton kernels run on `device`: on a GPU, where torch brought Triton along."""
+    return device.type == "cuda" and _triton_is_there()
+
+
+@cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None

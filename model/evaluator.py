@@ -78,7 +78,7 @@ def evaluate(
         device: where the model is.
         channels_last: memory format of the input; the answer does not depend on it.
         precision: float32, or bfloat16 for autocast; softmax and averages are float32 in any case.
-        keep_probabilities: return the averaged probabilities of every sample.
+        keep_probabilities: return the averaged probabilities of every sample; zeros for samples of other ranks.
         on_progress: told the number of samples done on this rank, after each batch.
         ranks: that share the dataset; each gets the result of all of it.
 

@@ -20,7 +20,9 @@ class _ScalarWriter(Protocol):
 
 
 class Journal:
-    """Appends one JSON object per line; every line has `kind` (`step` or `epoch`), `epoch` and `step`.
+    """Appends one JSON object per line; every line has `kind`, `epoch` and `step`.
+
+    Kinds are `step`, `epoch`, `warning` (with its name and text) and `failure`.
 
     Args:
         run_dir: existing directory; the file is `metrics.jsonl` in it.

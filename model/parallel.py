@@ -8,7 +8,7 @@ that there is one small sum per step, of the figures and of what a rank wants al
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.errors import LmdaliError, MachineError
-from lmdali.pipeline.rank_agreement import process_group_gather
+from lmdali.pipeline.rank_agreement import process_group_gather, require_agreement
 
 T = TypeVar("T")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -118,6 +118,15 @@ class Ranks:
         ask = process_group_gather(self.world_size, self.device)
         assert ask is not None, "several ranks have a process group"
         return [cast(T, one["value"]) for one in ask({"value": value})]
+
+    def require_same(self, facts: Mapping[str, Any]) -> None:
+        """Compare with the other ranks what must be equal on all of them; see `require_agreement`.
+
+        Raises:
+            ConfigError: on every rank, if any differs: names each rank's value.
+        """
+        if self.world_size > 1:
+            require_agreement(self.rank, facts, self.gather)
 
     def on_first(self, action: Callable[[], T]) -> T:
         """Do something on rank 0 alone; every rank gets its result, once it is done.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lmdali.model.evaluator import EvalResult
 from lmdali.model.journal import METRICS_FILE, Journal
 from lmdali.model.parallel import Notice, Ranks, SharedFigures
 from lmdali.model.progress_line import ProgressLine, StepFigures, Stopwatch
+from lmdali.model.stuck_loss import StuckLossWarning
 from lmdali.model.train_state import TrainState
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import LmdaliError
@@ -35,6 +37,7 @@ class Recorder:
         run_dir: where the journal is.
         state: the run's; its sums and seconds are kept here.
         log_steps: steps between two `step` lines of the journal.
+        num_classes: of the network.
         progress: stream for the progress line, None for silence.
         ranks: of the run; only the first one writes and shows anything.
 
@@ -43,10 +46,18 @@ class Recorder:
     """
 
     def __init__(
-        self, run_dir: Path, state: TrainState, *, log_steps: int, progress: TextIO | None, ranks: Ranks
+        self,
+        run_dir: Path,
+        state: TrainState,
+        *,
+        log_steps: int,
+        num_classes: int,
+        progress: TextIO | None,
+        ranks: Ranks,
     ) -> None:
         self.session = Stopwatch()
         self._run_dir, self._state, self._log_steps, self._ranks = run_dir, state, log_steps, ranks
+        self._num_classes = num_classes
         self._line = ProgressLine(progress if ranks.is_first else None)
         self._watch = Stopwatch()
         self._epoch_length = 0
@@ -115,6 +126,7 @@ class Recorder:
         figures = StepFigures(outcome.loss, outcome.top1_error, outcome.top5_error, *state.means())
         if state.step % self._log_steps == 0:
             self._write("step", lr=pending.lr, **figures.to_json())
+        self._warn_if_stuck(outcome.loss)
         self._line.step(state.epoch, state.epoch_steps, self._epoch_length, figures, self._watch)
         return outcome.notice
 
@@ -137,7 +149,8 @@ class Recorder:
         self.say(
             f" * Epoch: [{state.epoch}]  val Acc@1 {100 * (1 - val.top1_error):.2f}  "
             f"Acc@5 {100 * (1 - val.top5_error):.2f}  Loss {val.loss:.4f}  train Acc@1 {100 * (1 - top1):.2f}  "
-            f"lr {state.lr:.2g}  {state.seconds:.0f} s{'  best' if best else ''}"
+            f"lr {state.lr:.2g}  {self._watch.images_per_second:.1f} img/s  stall {100 * self._watch.stall:.1f} %  "
+            f"{state.seconds:.0f} s{'  best' if best else ''}"
         )
 
     def synchronise(self) -> None:
@@ -145,6 +158,14 @@ class Recorder:
         if self._journal is not None:
             self._state.metrics_bytes = self._journal.position_bytes()
             self._count_seconds()
+
+    def _warn_if_stuck(self, loss: float) -> None:
+        state = self._state
+        text = state.stuck_loss.add(loss, num_classes=self._num_classes, step=state.step, epoch=state.epoch)
+        if text is not None and self._ranks.is_first:
+            self._write("warning", warning=StuckLossWarning.__name__, text=text)
+            self.say(text)
+            warnings.warn(text, StuckLossWarning, stacklevel=2)
 
     def _diverged(self, loss: float, pending: _Pending) -> None:
         samples = [index for part in self._ranks.gather(pending.batch.indices.tolist()) for index in part]

@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 
-from lmdali.model.alexnet import AlexNet
 from lmdali.model.checkpoint import Checkpoint, content_digest, require_same_run
 from lmdali.model.generators import generator_states, restore_generators, seed_generators
 from lmdali.model.parallel import Ranks
 from lmdali.model.schedule import Schedule
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainState
-from lmdali.model.weight_layout import load_layout, velocities_of, weights_of
+from lmdali.model.weight_layout import Network, load_layout, velocities_of, weights_of
 from lmdali.pipeline.batch import Loader
+from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.loader_state import merge_states
-from lmdali.pipeline.rank_agreement import require_agreement
 from lmdali.pipeline.release import lmdali_version
 
 
@@ -39,7 +38,7 @@ class SavedRun:
         ranks: all processes of the run.
     """
 
-    network: AlexNet
+    network: Network
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     state: TrainState
@@ -74,11 +73,10 @@ class SavedRun:
         Raises:
             ConfigError: on every rank; the run directory is not on storage that all machines share.
         """
-        if self.ranks.world_size > 1:
-            facts = {"checkpoint": "none"}
-            if found is not None:
-                facts = {"checkpoint": found[0].name, "weights": content_digest(found[1].model)}
-            require_agreement(self.ranks.rank, facts, self.ranks.gather)
+        facts = {"checkpoint": "none"}
+        if found is not None and self.ranks.world_size > 1:
+            facts = {"checkpoint": found[0].name, "weights": content_digest(found[1].model)}
+        self.ranks.require_same(facts)
 
     def restore(self, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
         """Be where the checkpoint was taken, but for the loader and the generators.
@@ -117,3 +115,19 @@ class SavedRun:
 
     def _devices(self) -> list[torch.device]:
         return list(dict.fromkeys(parameter.device for parameter in self.network.parameters()))
+
+
+def require_same_classes(model: Network, train_loader: Loader, val_loader: Loader) -> None:
+    """Refuse loaders and a network that mean different things by a label.
+
+    Raises:
+        InputError: they do.
+    """
+    train, val = train_loader.class_names, val_loader.class_names
+    if train != val:
+        raise InputError(
+            f"training and validation set have different classes ({len(train)} and {len(val)}): convert the validation "
+            "set with the training set's classes"
+        )
+    if len(train) != model.config.num_classes:
+        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmdali.model.evaluator import EvalResult
+from lmdali.model.stuck_loss import StuckLoss
 from lmdali.pipeline.order_digest import combine, digest_text
 
 
@@ -29,6 +30,7 @@ class TrainState:
         loss_sum: over the epoch's steps, of the batch means.
         top1_sum: same, of the top-1 errors.
         top5_sum: same, of the top-5 errors.
+        stuck_loss: whether the loss has left chance level.
         best_top1_error: lowest validation error so far.
         best_epoch: when it was reached, or -1.
         metrics_bytes: length of the metrics file.
@@ -45,6 +47,7 @@ class TrainState:
     loss_sum: float = 0.0
     top1_sum: float = 0.0
     top5_sum: float = 0.0
+    stuck_loss: StuckLoss = field(default_factory=StuckLoss)
     best_top1_error: float = math.inf
     best_epoch: int = -1
     metrics_bytes: int = 0
@@ -81,10 +84,16 @@ class TrainState:
         self.best_top1_error, self.best_epoch = top1_error, self.epoch
         return True
 
+    @property
+    def ends_best_epoch(self) -> bool:
+        """Whether this is the end of the epoch with the lowest validation error so far."""
+        return self.epoch_steps == 0 and self.best_epoch == self.epoch - 1 >= 0
+
     def restore(self, fields: dict[str, Any]) -> None:
         """Take over the fields that `dataclasses.asdict` gave."""
-        for name, value in dataclasses.asdict(TrainState(**fields)).items():
-            setattr(self, name, value)
+        given = TrainState(**fields | {"stuck_loss": StuckLoss(**fields.get("stuck_loss", {}))})
+        for item in dataclasses.fields(given):
+            setattr(self, item.name, getattr(given, item.name))
 
     def begin_next_epoch(self) -> None:
         """Clear what belongs to one epoch."""

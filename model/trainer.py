@@ -20,13 +20,13 @@ from lmdali.model.parallel import Notice, Ranks
 from lmdali.model.rates import LearningRates
 from lmdali.model.recorder import Recorder
 from lmdali.model.run_lock import run_lock
-from lmdali.model.saved_run import SavedRun
+from lmdali.model.saved_run import SavedRun, require_same_classes
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
 from lmdali.model.train_config import PRECISIONS, TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.train_step import TrainStep
-from lmdali.model.weight_layout import weights_of
+from lmdali.model.weight_layout import Network, weights_of
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import storage_errors
@@ -47,23 +47,24 @@ class Trainer:
     after the same step.
 
     Args:
-        model: the network; moved to `device`.
+        model: the network; moved to `device`, unless it is towers, which stay on their own.
         config: see `TrainConfig`.
         train_loader: one view per sample, shuffled; this rank's part of each global batch.
         val_loader: every sample once, the same classes; this rank's part of them.
         run_dir: gets `metrics.jsonl` and `checkpoints/`.
-        device: where to train.
+        device: where to train; of towers the first one's.
         loader_config: how the training images are made, kept in the checkpoints for whoever evaluates them.
         progress: stream for the progress line, None for silence; of use on the first rank only.
         ranks: all processes that train this network; this one alone by default.
 
     Raises:
         InputError: the classes of model and loaders differ.
+        ConfigError: ranks were given different settings.
     """
 
     def __init__(
         self,
-        model: AlexNet,
+        model: Network,
         config: TrainConfig,
         train_loader: Loader,
         val_loader: Loader,
@@ -74,14 +75,16 @@ class Trainer:
         progress: TextIO | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        _require_same_classes(model, train_loader, val_loader)
+        require_same_classes(model, train_loader, val_loader)
         self.config, self.run_dir, self.device = config, run_dir, torch.device(device)
         self.ranks = Ranks(device=self.device) if ranks is None else ranks
         self.train_loader, self.val_loader = train_loader, val_loader
+        self.ranks.require_same({"network": model.config, "training": config})
         self.state = TrainState()
         self.checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR, keep=config.keep_checkpoints)
+        self.model = model.to(self.device) if isinstance(model, AlexNet) else model
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.model.to(memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = PaperSGD(
             parameter_groups(model, config),
             config.lr,
@@ -96,10 +99,17 @@ class Trainer:
             precision=PRECISIONS[config.precision],
             channels_last=config.channels_last,
             label_smoothing=config.label_smoothing,
-            # Transfers between two devices and between ranks are not for a graph of one device.
-            cuda_graph=config.cuda_graph and self.ranks.world_size == 1 and isinstance(self.model, AlexNet),
+            # A graph holds the work of one device: not what ranks do between them, nor two towers.
+            cuda_graph=config.cuda_graph and self.ranks.world_size == 1 and isinstance(model, AlexNet),
         )
-        self._record = Recorder(run_dir, self.state, log_steps=config.log_steps, progress=progress, ranks=self.ranks)
+        self._record = Recorder(
+            run_dir,
+            self.state,
+            log_steps=config.log_steps,
+            num_classes=model.config.num_classes,
+            progress=progress,
+            ranks=self.ranks,
+        )
         self._run = SavedRun(
             network=self.model,
             optimizer=self.optimizer,
@@ -111,6 +121,7 @@ class Trainer:
             ranks=self.ranks,
         )
         self._resumed: Checkpoint | None = None
+        self._resumed_from: Path | None = None
         self._may_replace = False
         self._val: EvalResult | None = None
         self._saved_at = 0.0
@@ -130,6 +141,7 @@ class Trainer:
         if found is not None:
             path, checkpoint = found
             self.resume(checkpoint)
+            self._resumed_from = path
             self._record.say(f"resuming at step {self.state.step} (epoch {self.state.epoch}) from {path}")
         elif self.checkpoints.paths():
             raise IntegrityError(
@@ -187,6 +199,7 @@ class Trainer:
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         opened.enter_context(run_lock(self.run_dir))
+        self.checkpoints.recover(self._resumed_from if self.state.ends_best_epoch else None)
         resumed = self._resumed is not None
         opened.enter_context(self._record.opened(resumed=resumed, tensorboard=self.config.tensorboard))
 
@@ -303,14 +316,3 @@ class Trainer:
             weights_sha256=content_digest(weights_of(self.model)),
             stopped_by=stopped_by,
         )
-
-
-def _require_same_classes(model: AlexNet, train_loader: Loader, val_loader: Loader) -> None:
-    train, val = train_loader.class_names, val_loader.class_names
-    if train != val:
-        raise InputError(
-            f"training and validation set have different classes ({len(train)} and {len(val)}): convert the validation "
-            "set with the training set's classes"
-        )
-    if len(train) != model.config.num_classes:
-        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")

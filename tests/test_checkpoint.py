@@ -147,6 +147,20 @@ def test_best_is_copied_where_links_are_impossible(tmp_path: Path, monkeypatch: 
     assert load_checkpoint(tmp_path / "best.pt").progress["step"] == 5
 
 
+def test_what_a_killed_save_left_undone_is_done(tmp_path: Path) -> None:
+    directory = CheckpointDirectory(tmp_path, keep=2)
+    for step in (1, 2):
+        directory.save(example(step), step=step, best=step == 1)
+    save_checkpoint(tmp_path / "step-000000003.pt", example(3))  # killed before best.pt, and before 1 was removed
+    (tmp_path / ".step-000000004.pt.0a1b2c3d.tmp").write_bytes(b"cut off")
+    directory.recover(tmp_path / "step-000000003.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "step-000000002.pt", "step-000000003.pt"}
+    assert load_checkpoint(tmp_path / "best.pt").progress["step"] == 3
+    directory.recover(None)
+    assert load_checkpoint(tmp_path / "best.pt").progress["step"] == 3
+    CheckpointDirectory(tmp_path / "none").recover(None)
+
+
 def test_the_newest_whole_checkpoint_is_found_behind_damaged_ones(tmp_path: Path) -> None:
     directory = CheckpointDirectory(tmp_path, keep=5)
     for step in (1, 2, 3):

@@ -15,7 +15,8 @@ from lmdali.model.presets import PRESETS
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError
 from lmdali.tools.evaluate import EvalConfig, command, evaluate_checkpoint, evaluation_augment
-from lmdali.tools.train import TrainJob, TrainReport, train_dataset
+from lmdali.tools.train_job import TrainJob, train_dataset
+from lmdali.tools.train_report import TrainReport
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

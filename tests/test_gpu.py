@@ -149,7 +149,7 @@ def test_the_faster_way_to_decode_is_measured_once(
 
 def test_training_runs_on_the_gpu(jpeg_dataset: Path, tmp_path: Path) -> None:
     from lmdali.model.presets import PRESETS
-    from lmdali.tools.train import TrainJob, train_dataset
+    from lmdali.tools.train_job import TrainJob, train_dataset
 
     recipe = PRESETS["small"].changed(train={"epochs": 3}, batch_size=16)
     job = TrainJob(train=jpeg_dataset, val=jpeg_dataset, run_dir=tmp_path / "run", preset=recipe, device="cuda:0")

@@ -126,6 +126,8 @@ def work(ranks: Ranks, root: Path) -> None:
     seen["more ranks"] = resumed(root / "by one", ranks).fit().to_json()
     elsewhere = root / ("whole" if ranks.is_first else "nowhere")
     seen["not shared"] = refused(lambda: resumed(elsewhere, ranks))
+    other = {"lr": 0.002 + 0.001 * ranks.rank}
+    seen["other lr"] = refused(lambda: trainer(root / "other", ranks, config=other))
     lagging = LaggingLoader(13, ranks, shuffle=False)
     seen["lagging"] = refused(lambda: evaluate(AlexNet(TINY), lagging, ranks=ranks))
     (root / f"{ranks.rank}.json").write_text(json.dumps(seen))
@@ -220,6 +222,7 @@ def test_what_the_first_rank_refuses_all_refuse(seen: list[dict[str, Any]]) -> N
     for one in seen:
         assert one["occupied"].startswith("InputError") and "--resume" in one["occupied"]
         assert "ConfigError: ranks disagree: checkpoint is step-000000006.pt on rank 0, none on" in one["not shared"]
+        assert "ranks disagree: training.lr is 0.002 on rank 0, 0.003 on rank 1" in one["other lr"]
         assert one["lagging"].startswith("IntegrityError") and "sample 0, delivered 2 times" in one["lagging"]
 
 

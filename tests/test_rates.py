@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.rates import LearningRates
 from lmdali.model.schedule import create_schedule
+from lmdali.model.towers import TowerAlexNet
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.trainer import Trainer
 from lmdali.pipeline.errors import ConfigError
@@ -142,6 +145,17 @@ def test_there_are_no_more_groups_than_are_needed() -> None:
     ]
 
 
+def test_both_towers_of_a_layer_are_in_its_group() -> None:
+    config = AlexNetConfig(width=1 / 32, num_classes=4)
+    net = TowerAlexNet(config, (torch.device("cpu"), torch.device("cpu")))
+    named = {id(weight): name for name, weight in net.named_parameters()}
+    groups = parameter_groups(net, TrainConfig(layer_lr="conv1=frozen@3"))
+    of_conv1 = [
+        sorted(named[id(weight)] for weight in group["params"]) for group in groups if group["layer"] == "conv1"
+    ]
+    assert of_conv1 == [["conv1.a.weight", "conv1.b.weight"], ["conv1.a.bias", "conv1.b.bias"]]
+
+
 def test_a_layer_that_the_network_lacks_is_refused() -> None:
     with pytest.raises(ConfigError, match="names conv6, the network has conv1, fc8"):
         parameter_groups(TwoLayers(), TrainConfig(layer_lr="conv6=0.1"))
@@ -171,14 +185,16 @@ EVERYTHING = TrainConfig(
 )
 
 
-def trainer(run_dir: Path, stop_after: int | None = None) -> Trainer:
+def trainer(
+    run_dir: Path, stop_after: int | None = None, *, config: TrainConfig = EVERYTHING, progress: TextIO | None = None
+) -> Trainer:
     def before(epoch: int, position: int) -> None:
         if epoch * 3 + position // 8 == stop_after:
             signal.raise_signal(signal.SIGTERM)
 
     net = AlexNet(AlexNetConfig(width=1 / 32, num_classes=4, init="lecun"), seed=0)
     train = MemoryLoader(24, before_batch=before)
-    return Trainer(net, EVERYTHING, train, MemoryLoader(12, shuffle=False), run_dir=run_dir)
+    return Trainer(net, config, train, MemoryLoader(12, shuffle=False), run_dir=run_dir, progress=progress)
 
 
 def test_a_run_stopped_anywhere_among_cuts_and_freezing_ends_as_if_it_never_was(tmp_path: Path) -> None:
@@ -190,6 +206,18 @@ def test_a_run_stopped_anywhere_among_cuts_and_freezing_ends_as_if_it_never_was(
         resumed.resume_latest()
         assert resumed.fit().weights_sha256 == whole.weights_sha256, step
         assert (tmp_path / str(step) / "metrics.jsonl").read_text().count("\n") == curve
+
+
+def test_a_run_goes_on_under_other_rates(tmp_path: Path) -> None:
+    trainer(tmp_path, stop_after=3).fit()
+    screen = io.StringIO()
+    other = dataclasses.replace(EVERYTHING, layer_lr="fc8=frozen", bias_lr=None, bias_schedule=None)
+    resumed = trainer(tmp_path, config=other, progress=screen)
+    resumed.resume_latest()
+    assert f"changed on resuming: layer_lr {EVERYTHING.layer_lr} -> fc8=frozen" in screen.getvalue()
+    before = resumed.model.fc8.weight.detach().clone()
+    resumed.fit()
+    assert torch.equal(resumed.model.fc8.weight, before)
 
 
 def test_the_frozen_layer_does_not_move_and_its_velocity_stays(tmp_path: Path) -> None:

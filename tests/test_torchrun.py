@@ -19,7 +19,7 @@ from lmdali.model.journal import read_metrics
 from lmdali.model.presets import PRESETS
 from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.errors import ConfigError, MachineError
-from lmdali.tools.train import TrainJob, train_dataset
+from lmdali.tools.train_job import TrainJob, train_dataset
 
 SETTINGS = ["--preset", "small", "--width", "0.03125", "-b", "8", "--schedule", "constant", "-j", "1"]
 FOR_EVER = ["--epochs", "100000", "--log-steps", "1", "--checkpoint-seconds", "0.5", "--device", "cpu"]
@@ -85,7 +85,8 @@ def test_devices_are_those_of_the_way_to_share_the_work(monkeypatch: pytest.Monk
             assert names("ddp", "auto", "", place=second) == rank
     assert names("ddp", "auto", "cuda:3,cuda:2", place=second) == ["cuda:2"]
     assert names("ddp", "cpu", "", place=second) == names("none", "cpu", "") == ["cpu"]
-    assert names("towers", "auto", "cuda:1, cpu") == ["cuda:1", "cpu"]
+    assert names("towers", "auto", "cuda:3, cuda:1") == ["cuda:3", "cuda:1"]
+    assert names("towers", "cuda:2", "") == ["cuda:2", "cuda:2"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_devices_are_those_of_the_way_to_share_the_work(monkeypatch: pytest.Monk
     [
         (("none", "auto", "cpu,cpu"), "--devices cpu,cpu is for --parallel towers and ddp"),
         (("towers", "cpu", "cpu,cpu"), "give one of the two"),
-        (("towers", "auto", "cpu"), "two towers need two devices, found cpu"),
+        (("towers", "auto", "cpu"), "two towers need two devices of a kind"),
         (("ddp", "auto", "cpu"), "2 ranks of this machine need a device each, found cpu"),
         (("ddp", "cuda:1", ""), "--device cuda:1 would be that of every rank"),
     ],

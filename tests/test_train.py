@@ -9,26 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from lmdali.model.checkpoint import load_checkpoint
 from lmdali.model.journal import read_metrics
 from lmdali.model.presets import PRESETS, Preset
-from lmdali.pipeline.errors import InputError
+from lmdali.model.torchrun import TorchrunPlace
+from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.tools.exit_codes import Terminated
-from lmdali.tools.train import TrainJob, command, train_dataset
+from lmdali.tools.train import command
+from lmdali.tools.train_job import TrainJob, train_dataset
 
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
 
 OPTIONS = (
     "--backend --batch-size --bias-decay --bias-lr --bias-schedule --block-shards --channels-last "
     "--checkpoint-seconds --checkpoint-steps --config --crop --crop-chunk --crop-size --cuda-graph --decode "
-    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --epochs --flip "
-    "--half-net --init --init-from --init-layers --json --keep-checkpoints --label-smoothing --layer-lr "
+    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --dry-run --epochs "
+    "--flip --half-net --init --init-from --init-layers --json --keep-checkpoints --label-smoothing --layer-lr "
     "--lighting --lighting-epochs --lighting-rescale --lighting-std --log-steps --lr --lrn-across-towers "
     "--lrn-alpha --lrn-beta --lrn-k --lrn-place --lrn-size --map-norm --mean-window --momentum --normalize "
     "--num-threads --order --parallel --pooling --precision --prefetch --preset --print-config --quiet "
-    "--rank-timeout --readahead-bytes --resume --run-dir --schedule --seed --sixth-layer --tensorboard --towers "
-    "--verify --wd --weight-decay --width --workers -b -j"
+    "--rank-timeout --readahead-bytes --resume --run-dir --schedule --seed --sixth-layer --stages --tensorboard "
+    "--towers --verify --wd --weight-decay --width --workers -b -j"
 )
 
 
@@ -162,3 +166,50 @@ def test_given_options_replace_the_presets_values_only_where_given(
     assert got.train == dataclasses.replace(paper.train, lr=0.5, channels_last=False)
     assert got.augment == dataclasses.replace(paper.augment, lighting="none")
     assert got.batch_size == 7
+
+
+def test_every_setting_is_printed_and_taken_back(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
+    outcome = run(datasets[0], "--preset", "caffe", "--print-config", "--json", "--drop", "conv3", "--bias-lr", "none")
+    assert outcome.exit_code == 0, outcome.output
+    document = json.loads(outcome.stdout)
+    assert (document["preset"], document["model"]["num_classes"]) == ("caffe", 3)
+    assert document["origins"]["model"] | {"drop": "--drop", "init": "preset caffe"} == document["origins"]["model"]
+    assert document["origins"]["model"]["num_classes"] == f"dataset {datasets[0]}"
+    (tmp_path / "c.json").write_text(outcome.stdout)
+    again = json.loads(run(datasets[0], "--config", tmp_path / "c.json", "--print-config", "--json").stdout)
+    assert {**again, "origins": None} == {**document, "origins": None}
+    assert "preset caffe" in run("--preset", "caffe", "--print-config").stdout
+
+
+def test_an_unknown_setting_in_a_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[train]\nweight_deacy = 0.1\n")
+    outcome = run("--config", tmp_path / "c.toml", "--print-config")
+    assert isinstance(outcome.exception, ConfigError)
+    assert "no such field: weight_deacy; did you mean weight_decay?" in str(outcome.exception)
+
+
+def test_a_run_begins_with_another_runs_layers(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(*datasets, "--run-dir", first, *FAST, "--quiet").exit_code == 0
+    given = ["--init-from", first, "--init-layers", "conv", "--layer-lr", "conv=frozen"]
+    outcome = run(*datasets, "--run-dir", second, *FAST, *given, "--seed", "9")
+    assert outcome.exit_code == 0, outcome.output
+    assert "begins with conv1, conv2, conv3, conv4, conv5 from " in outcome.stderr
+    old, new = (load_checkpoint(folder / "checkpoints" / "best.pt").model for folder in (first, second))
+    assert torch.equal(old["conv4.weight"], new["conv4.weight"])
+    assert not torch.equal(old["fc6.weight"], new["fc6.weight"])
+    resumed = run(*datasets, "--run-dir", second, *FAST, *given, "--seed", "9", "--resume", "--epochs", "3")
+    assert resumed.exit_code == 0, resumed.output
+    assert "begins with" not in resumed.stderr
+
+
+def test_the_last_smaller_batch_is_trained_on_where_the_recipe_says_so(
+    tmp_path: Path, datasets: tuple[Path, Path]
+) -> None:
+    preset = dataclasses.replace(small_preset(epochs=1), batch_size=7, drop_last=False, order="shuffled_once")
+    job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=preset, num_threads=1)
+    assert (job.loader_configs()[0].order, job.loader_configs()[1].order) == ("shuffled_once", "sequential")
+    assert dataclasses.replace(job, order="block").loader_configs()[0].order == "block"
+    assert train_dataset(job).result.steps == 4  # of 24 samples: three times seven, and three
+    with pytest.raises(ConfigError, match="--drop-last"):
+        job.loader_configs(TorchrunPlace(rank=0, world_size=7, local_rank=0, local_world_size=7))

@@ -30,7 +30,7 @@ from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 from lmdali.tools.sources import open_source
 from lmdali.tools.throughput import ThroughputReport
-from lmdali.tools.train import TrainJob, train_dataset
+from lmdali.tools.train_job import TrainJob, train_dataset
 from lmdali.tools.train_report import TrainReport
 
 _SUMMARY_FILE = "demo.json"

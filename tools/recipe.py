@@ -102,8 +102,13 @@ def resolve_recipe(sources: Sequence[GivenSettings], *, train: Path | None = Non
     )
 
 
-def print_recipe(recipe: Recipe) -> None:
-    """One table per section: field, value, origin; then what else the loaders are told, and why."""
+def print_recipe(recipe: Recipe, *, title: str = "") -> None:
+    """One table per section: field, value, origin; then what else the loaders are told, and why.
+
+    Args:
+        recipe: what to show.
+        title: before each section's name.
+    """
     train, values = recipe.preset.train, recipe.values()
     values["model"] = {"num_classes": recipe.num_classes or "not known", **values["model"]}
     for section, fields in values.items():
@@ -112,7 +117,7 @@ def print_recipe(recipe: Recipe) -> None:
             rows.append(("seed", str(train.seed), "follows train.seed"))
             rows.append(("layout", "NHWC" if train.channels_last else "NCHW", "follows train.channels_last"))
             rows.append(("basis", "the training set", "always, for validation too"))
-        print_table(f"{section} (preset {recipe.name})", ("field", "value", "from"), rows, align="left")
+        print_table(f"{title} {section} (preset {recipe.name})".strip(), ("field", "value", "from"), rows, align="left")
 
 
 def _shown(value: object) -> str:

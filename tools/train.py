@@ -1,187 +1,25 @@
-"""`lmdali train`: from two datasets to a trained network, its metrics and its pictures."""
+"""`lmdali train`: one training, or a chain of them, from the command line."""
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
 import click
-import torch
 
-from lmdali.model.alexnet import AlexNet
-from lmdali.model.device import pick_devices
-from lmdali.model.parallel import Ranks, process_group
-from lmdali.model.presets import PRESETS, Preset
-from lmdali.model.torchrun import Parallel, TorchrunPlace, torchrun_place
-from lmdali.model.trainer import Trainer
-from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.eigenbasis import load_moments, save_statistics
-from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.tools.evaluate import evaluation_augment
+from lmdali.model.torchrun import Parallel, torchrun_place
+from lmdali.tools.chain import print_chain, print_plan, run_chain
 from lmdali.tools.exit_codes import Terminated
-from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
-from lmdali.tools.loader_options import EpochOptions, epoch_options, loader_options
+from lmdali.tools.loader_options import epoch_options, loader_options
 from lmdali.tools.preset_options import RecipeCommand, given_settings, preset_options
 from lmdali.tools.recipe import print_recipe, resolve_recipe
 from lmdali.tools.report_table import print_json
-from lmdali.tools.train_report import TrainReport, make_report, print_report
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainJob(EpochOptions):
-    """Everything that `lmdali train` is told; what `EpochOptions` says is for both loaders.
-
-    The order and the decoded cache are for the training loader alone: validation goes through its set in storage order,
-    and a second cache would need as much memory again.
-
-    Attributes:
-        train: training set made by `lmdali convert`.
-        val: validation set of the same classes; it is normalised with the training set's statistics.
-        run_dir: gets checkpoints, metrics, the statistics, and the pictures.
-        preset: network, training and augmentation; its batch is that of all ranks together.
-        resume: continue the run in `run_dir`, if there is one.
-        init_from: checkpoint, or run directory and its best one, whose layers the network begins with.
-        init_layers: which of them, see `weight_transfer.select_layers`; the others begin at random.
-        device: auto, cpu or cuda:N.
-        parallel: one device, two with a tower each, or one process per device under torchrun.
-        devices: of the towers, or of this machine's ranks, with commas between them; empty leaves it to `device`.
-        rank_timeout: seconds that a rank waits for the others before it gives the job up.
-    """
-
-    train: Path
-    val: Path
-    run_dir: Path
-    preset: Preset = PRESETS["paper"]
-    resume: bool = False
-    init_from: Path | None = None
-    init_layers: str = ALL_BUT_THE_HEAD
-    device: str = "auto"
-    parallel: Parallel = "none"
-    devices: str = ""
-    rank_timeout: float = 600.0
-
-    def loader_configs(self, place: TorchrunPlace | None = None) -> tuple[LoaderConfig, LoaderConfig]:
-        """Of the training and the validation loader of one rank, which has its part of the batch and of the CPUs.
-
-        Raises:
-            ConfigError: the batch, or the last one of an epoch, cannot be divided equally among the ranks.
-        """
-        place = place or TorchrunPlace()
-        if place.world_size > 1 and self.preset.drop_last is False:
-            raise ConfigError("several ranks cannot share an epoch's last, smaller batch: leave it out, --drop-last")
-        arguments = self.loader_arguments()
-        if arguments["num_threads"] is None and place.local_world_size > 1:
-            arguments["num_threads"] = max(1, usable_cpus() // place.local_world_size)
-        train = LoaderConfig(
-            dataset=self.train,
-            batch_size=place.share_of(self.preset.batch_size),
-            seed=self.preset.train.seed,
-            augment=self.preset.augment,
-            layout="NHWC" if self.preset.train.channels_last else "NCHW",
-            drop_last=self.preset.drop_last,
-            **{"order": self.preset.order, **arguments},
-        )
-        val = dataclasses.replace(
-            train,
-            dataset=self.val,
-            augment=evaluation_augment(self.preset.augment, views=1),
-            order="sequential",
-            drop_last=None,
-            decoded_cache_bytes=0,
-            basis=self.train,
-        )
-        return train, val
-
-
-def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
-    """Train until the end or a signal, and draw the pictures; with several ranks, all of them call this.
-
-    Args:
-        job: what to do.
-        progress: stream for progress lines, usually stderr; None for silence.
-
-    Returns:
-        The same on every rank.
-
-    Raises:
-        ConfigError: options that do not go together, or with what torchrun says.
-        InputError: a dataset, its classes or the run directory cannot be used.
-        IntegrityError: a dataset or all checkpoints are damaged.
-        StorageError: the run directory cannot be written.
-        MachineError: a device is not there, or another rank is gone.
-        LmdaliError: the loss became infinite or NaN.
-    """
-    place = torchrun_place(job.parallel)
-    devices = pick_devices(job.parallel, job.device, job.devices, place)
-    configs = job.loader_configs(place)
-    with process_group(place, devices[0], timeout_seconds=job.rank_timeout) as ranks:
-        return _train(job, devices, configs, ranks, progress if ranks.is_first else None)
-
-
-def _train(
-    job: TrainJob,
-    devices: tuple[torch.device, ...],
-    configs: tuple[LoaderConfig, LoaderConfig],
-    ranks: Ranks,
-    progress: TextIO | None,
-) -> TrainReport:
-    rank = {"rank": ranks.rank, "world_size": ranks.world_size}
-    with (
-        create_loader(configs[0], device=devices[0], **rank) as train_loader,
-        create_loader(configs[1], device=devices[0], **rank) as val_loader,
-    ):
-        model_config = dataclasses.replace(job.preset.model, num_classes=len(train_loader.class_names))
-        trainer = Trainer(
-            AlexNet(model_config, seed=job.preset.train.seed),
-            job.preset.train,
-            train_loader,
-            val_loader,
-            run_dir=job.run_dir,
-            device=devices[0],
-            loader_config=_describe(job),
-            progress=progress,
-            ranks=ranks,
-        )
-        if job.resume:
-            trainer.resume_latest()
-        trainer.require_vacant()
-        if progress is not None:
-            print(_opening(job, trainer, train_loader), file=progress, flush=True)
-        if job.init_from is not None and not trainer.checkpoints.paths():
-            begun = begin_from(trainer, job.init_from, job.init_layers)
-            if progress is not None:
-                print(f"begins with {begun}", file=progress, flush=True)
-        if job.preset.augment.needs_basis:
-            # Whoever evaluates the run later needs the training set's mean, not the training set.
-            ranks.on_first(lambda: save_statistics(job.run_dir, *load_moments(job.train)))
-        result = trainer.fit()
-        # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
-        return ranks.on_first(lambda: make_report(trainer, result, train_loader.backend_name, progress))
-
-
-def _describe(job: TrainJob) -> dict[str, Any]:
-    return {
-        "dataset": str(job.train.resolve()),
-        "batch_size": job.preset.batch_size,
-        "augment": dataclasses.asdict(job.preset.augment),
-    }
-
-
-def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    ranks = f", the first of {trainer.ranks.world_size} ranks" if trainer.ranks.world_size > 1 else ""
-    return (
-        f"{loader.num_samples:,} training and {trainer.val_loader.num_samples:,} validation samples of "
-        f"{len(loader.class_names)} classes; {parameters:,} parameters on {trainer.device}{ranks}; "
-        f"loader {loader.backend_name} ({loader.backend_reason}), order {loader.order_text}; "
-        f"{len(loader)} steps of {job.preset.batch_size} per epoch"
-    )
+from lmdali.tools.stages import Stage, load_stages
+from lmdali.tools.train_job import TrainJob, train_dataset
+from lmdali.tools.train_report import print_report
 
 
 @click.command("train", cls=RecipeCommand)
@@ -223,9 +61,15 @@ def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
 @epoch_options
 @preset_options
 @click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and end.")
+@click.option(
+    "--stages",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file of trainings that begin with each other's layers, in place of TRAIN and VAL.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what the stages would do, and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, print_config: bool, **given: Any) -> None:
+def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Train AlexNet on the dataset TRAIN, validating on VAL.
 
     SIGINT and SIGTERM finish the step, save a checkpoint, and exit with 130 or 143; --resume continues there, with as
@@ -234,22 +78,67 @@ def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, pr
     Several devices with a copy of the network each:
     torchrun --nproc-per-node 2 -m lmdali.tools train TRAIN VAL --run-dir DIR --parallel ddp
     """
-    recipe = resolve_recipe(given_settings(click.get_current_context(), given), train=train)
-    if print_config:
+    asked = {name: given.pop(name) for name in ("stages", "dry_run", "print_config")}
+    settings = given_settings(click.get_current_context(), given)
+    progress = None if quiet else sys.stderr
+    if asked["stages"] is not None:
+        if train is not None or given["init_from"] is not None:
+            raise click.UsageError(
+                "--stages names all datasets and beginnings itself: leave TRAIN and --init-from out."
+            )
+        _train_chain(load_stages(asked["stages"], settings), asked, given, as_json=as_json, progress=progress)
+        return
+    if asked["dry_run"]:
+        raise click.UsageError("--dry-run is for --stages; --print-config shows one training.")
+    if not asked["print_config"]:
+        _require({"TRAIN": train, "VAL": val, "--run-dir": given["run_dir"]})
+    recipe = resolve_recipe(settings, train=train)
+    if asked["print_config"]:
         print_json(recipe.to_json()) if as_json else print_recipe(recipe)
         return
-    for name, value in (("TRAIN", train), ("VAL", val), ("--run-dir", given["run_dir"])):
+    assert train is not None and val is not None
+    report = train_dataset(TrainJob(train=train, val=val, preset=recipe.preset, **recipe.loader, **given), progress)
+    if not _prepare_end(given["parallel"], report.result.stopped_by):
+        print_json(report.to_json()) if as_json else print_report(report)
+    _end_as(report.result.stopped_by)
+
+
+def _train_chain(
+    stages: Sequence[Stage], asked: Mapping[str, Any], given: dict[str, Any], *, as_json: bool, progress: TextIO | None
+) -> None:
+    if asked["print_config"] or asked["dry_run"]:
+        if as_json:
+            print_json({"stages": [stage.to_json() for stage in stages]})
+        elif asked["dry_run"]:
+            print_plan(stages)
+        else:
+            for stage in stages:
+                print_recipe(stage.recipe, title=stage.name)
+        return
+    _require({"--run-dir": given["run_dir"]})
+    report = run_chain(stages, given, writes=not torchrun_place(given["parallel"]).rank, progress=progress)
+    if not _prepare_end(given["parallel"], report.stopped_by):
+        print_json(report.to_json()) if as_json else print_chain(report)
+    _end_as(report.stopped_by)
+
+
+def _require(values: Mapping[str, object]) -> None:
+    for name, value in values.items():
         if value is None:
             raise click.UsageError(f"Missing {name}.")
-    assert train is not None and val is not None
-    job = TrainJob(train=train, val=val, preset=recipe.preset, **recipe.loader, **given)
-    report = train_dataset(job, None if quiet else sys.stderr)
-    if report.world_size > 1 and report.result.stopped_by is not None:
+
+
+def _prepare_end(parallel: Parallel, stopped_by: int | None) -> int:
+    """This process's rank, which may have to outlive a signal until it has said what there is to say."""
+    place = torchrun_place(parallel)
+    if place.world_size > 1 and stopped_by is not None:
         # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if not torchrun_place(job.parallel).rank:
-        print_json(report.to_json()) if as_json else print_report(report)
-    if report.result.stopped_by == signal.SIGINT:
+    return place.rank
+
+
+def _end_as(stopped_by: int | None) -> None:
+    if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
-    if report.result.stopped_by is not None:
+    if stopped_by is not None:
         raise Terminated

@@ -1,4 +1,4 @@
-"""How a training went, where everything is, and how people are told."""
+"""What `lmdali train` leaves and says at its end: the pictures, the report, the table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from lmdali.model.checkpoint import BEST_NAME
 from lmdali.model.figures import save_kernels, save_learning_curve
 from lmdali.model.journal import METRICS_FILE
+from lmdali.model.towers import TowerAlexNet
 from lmdali.model.train_state import TrainResult
 from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
 from lmdali.model.weight_layout import weights_of
@@ -52,41 +53,35 @@ class TrainReport:
         return {**self.result.to_json(), **paths, "world_size": self.world_size}
 
 
-def make_report(trainer: Trainer, result: TrainResult, backend: str, progress: TextIO | None) -> TrainReport:
-    """Draw the pictures of a run, and say where everything is.
+def device_names(trainer: Trainer) -> str:
+    """The devices of this process that train."""
+    return ",".join(map(str, trainer.model.devices)) if isinstance(trainer.model, TowerAlexNet) else str(trainer.device)
 
-    Args:
-        trainer: after `fit`.
-        result: what that gave.
-        backend: of the training loader.
-        progress: told if a picture cannot be drawn; None for silence.
 
-    Raises:
-        StorageError: a picture cannot be written.
-    """
-    run_dir = trainer.run_dir
+def finished_report(trainer: Trainer, result: TrainResult, backend: str, progress: TextIO | None) -> TrainReport:
+    """Draw a run's pictures, and say where everything is; `progress` is told what could not be drawn."""
     curve: Path | None = None
     try:
         if result.epochs:
-            curve = save_learning_curve(run_dir / METRICS_FILE, run_dir / LEARNING_CURVE_FILE)
+            curve = save_learning_curve(trainer.run_dir / METRICS_FILE, trainer.run_dir / LEARNING_CURVE_FILE)
     except MissingExtraError as error:
         if progress is not None:
             print(error, file=progress)
-    best = run_dir / CHECKPOINT_DIR / BEST_NAME
+    best = trainer.run_dir / CHECKPOINT_DIR / BEST_NAME
     return TrainReport(
         result=result,
-        run_dir=run_dir,
+        run_dir=trainer.run_dir,
         best_checkpoint=best if best.exists() else None,
         learning_curve=curve,
-        kernels=save_kernels(weights_of(trainer.model)["conv1.weight"], run_dir / KERNELS_FILE),
-        device=str(trainer.device),
+        kernels=save_kernels(weights_of(trainer.model)["conv1.weight"], trainer.run_dir / KERNELS_FILE),
+        device=device_names(trainer),
         backend=backend,
         world_size=trainer.ranks.world_size,
     )
 
 
 def print_report(report: TrainReport) -> None:
-    """A table on stdout."""
+    """The table for people."""
     result = report.result
     rows: list[tuple[str, object]] = [
         ("epochs, steps, time", f"{result.epochs}, {result.steps:,}, {result.seconds:.0f} s"),
