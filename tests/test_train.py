@@ -25,7 +25,7 @@ FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "
 
 OPTIONS = (
     "-b -j --backend --batch-size --bias-decay --block-shards --channels-last --checkpoint-seconds --checkpoint-steps "
-    "--decode --decoded-cache-bytes --device --devices --dropout --epochs --init --json --keep-checkpoints "
+    "--cuda-graph --decode --decoded-cache-bytes --device --devices --dropout --epochs --init --json --keep-checkpoints "
     "--label-smoothing --lighting --lighting-std --log-steps --lr --momentum --normalize --num-threads --order "
     "--parallel --precision --prefetch --preset --quiet --rank-timeout --readahead-bytes --resume --run-dir "
     "--schedule --seed --tensorboard --verify --wd "
