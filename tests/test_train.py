@@ -27,8 +27,8 @@ OPTIONS = (
     "-b -j --backend --batch-size --bias-decay --block-shards --channels-last --checkpoint-seconds --checkpoint-steps "
     "--cuda-graph --decode --decoded-cache-bytes --device --devices --dropout --epochs --init --json "
     "--keep-checkpoints --label-smoothing --lighting --lighting-std --log-steps --lr --momentum --normalize "
-    "--num-threads --order --parallel --precision --prefetch --preset --quiet --rank-timeout --readahead-bytes --resume "
-    "--run-dir --schedule --seed --tensorboard --verify --wd "
+    "--num-threads --order --parallel --precision --prefetch --preset --quiet --rank-timeout --readahead-bytes "
+    "--resume --run-dir --schedule --seed --tensorboard --verify --wd "
     "--weight-decay --width --workers"
 )
 
