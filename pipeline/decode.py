@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import cv2
@@ -134,7 +133,7 @@ def decode_source(
         oddities.append("damaged")
     if header.format != "jpeg":
         oddities.append("not_jpeg")
-    if name is not None and PurePosixPath(name).suffix.rstrip().lower() not in _EXTENSIONS[header.format]:
+    if name is not None and not name.rstrip().lower().endswith(_EXTENSIONS[header.format]):
         oddities.append("misnamed")
     return DecodedSource(pixels, header.width, header.height, header.format, tuple(oddities))
 
