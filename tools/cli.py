@@ -23,6 +23,7 @@ VERBS = {
     "order": "order",
     "train": "train",
     "eval": "evaluate",
+    "figure": "figure",
     "profile": "profiler",
 }
 """Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
@@ -41,6 +42,7 @@ _SUMMARIES = {
     "order": "List which samples an epoch delivers, and measure its order.",
     "train": "Train an AlexNet.",
     "eval": "Measure a checkpoint with 1 or 10 views.",
+    "figure": "Draw the paper's figures for a checkpoint.",
     "profile": "Measure where the time goes.",
 }
 
