@@ -24,6 +24,8 @@ VERBS = {
     "train": "train",
     "eval": "evaluate",
     "figure": "figure",
+    "features": "features",
+    "search": "search",
     "profile": "profiler",
 }
 """Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
@@ -43,6 +45,8 @@ _SUMMARIES = {
     "train": "Train an AlexNet.",
     "eval": "Measure a checkpoint with 1 or 10 views.",
     "figure": "Draw the paper's figures for a checkpoint.",
+    "features": "Compute the last hidden layer for every record.",
+    "search": "Find the records nearest to a record or a picture.",
     "profile": "Measure where the time goes.",
 }
 
