@@ -157,7 +157,7 @@ def command(dataset: Path, checkpoint: str, out: Path, as_json: bool, **options:
         str(out),
         [
             ("records, dimensions", f"{plan.num_records:,}, {plan.dims:,}"),
-            ("size", f"{megabytes(size)} of {plan.precision} in {len(plan.shards())} shards"),
+            ("size", f"{megabytes(size)} of {plan.precision}, shards: {len(plan.shards())}"),
             ("of", f"{plan.dataset}, by {plan.source}"),
             ("digest", features.digest),
         ],

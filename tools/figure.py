@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lmdali.tools.figure_kernels import kernels_command
+from lmdali.tools.figure_neighbours import neighbours_command
 from lmdali.tools.figure_predictions import predictions_command
 
 
@@ -15,3 +16,4 @@ def command() -> None:
 
 command.add_command(kernels_command)
 command.add_command(predictions_command)
+command.add_command(neighbours_command)
