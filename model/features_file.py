@@ -124,18 +124,6 @@ class Features:
             found[here] = self._shards[number][row_of[here]]
         return found
 
-    def require_dataset(self, digest: str, dataset: Path) -> None:
-        """Refuse a dataset that these are not the features of.
-
-        Raises:
-            InputError: naming both.
-        """
-        if digest != self.plan.dataset_digest:
-            raise InputError(
-                f"{self.directory}: features of dataset {self.plan.dataset_digest[:12]} ({self.plan.dataset}), and "
-                f"{dataset} is {digest[:12]}: use the dataset that they were made of, or make new ones"
-            )
-
     def require_same_source(self, other: FeaturesPlan, where: Path) -> None:
         """Refuse features of another network: distances between the two mean nothing.
 

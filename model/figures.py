@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lmdali.model.journal import read_metrics
 from lmdali.model.picture_file import save_picture
-from lmdali.pipeline.errors import InputError, MissingExtraError
+from lmdali.model.plot_file import open_plot, save_plot, tidy_axes
+from lmdali.pipeline.errors import InputError
 
 KERNELS_PER_ROW = 16
 _TRAIN_COLOR, _VAL_COLOR = "#0072b2", "#d55e00"  # apart for every kind of colour vision
@@ -73,13 +74,7 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
     epochs = [record for record in read_metrics(metrics) if record["kind"] == "epoch"]
     if not epochs:
         raise InputError(f"{metrics}: no finished epoch, so there is no curve to draw")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report", "the learning curve") from None
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss, error = figure.subplots(1, 2)
+    figure, (loss, error) = open_plot("the learning curve", width=10, height=4, columns=2)
     _draw(loss, epochs, "loss", 1.0)
     _draw(error, epochs, "top1_error", 100.0)
     loss.set(xlabel="epoch", ylabel="cross-entropy, nats", title="loss")
@@ -89,10 +84,7 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
     error.set(xlabel="epoch", ylabel="top-1 error, %", title=f"lowest validation error {percent:.1f} %")
     error.set_ylim(0, 100)
     loss.legend(frameon=False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    save_picture(np.asarray(canvas.buffer_rgba())[:, :, :3], path)
-    return path
+    return save_plot(figure, path)
 
 
 def _draw(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float) -> None:
@@ -102,5 +94,4 @@ def _draw(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float) -> 
         values = [factor * record[f"{kind}_{name}"] for record in epochs]
         axes.plot(at, values, color=color, label=label, marker=mark, linewidth=1.5)
     axes.locator_params(axis="x", integer=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    tidy_axes(axes)

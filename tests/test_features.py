@@ -168,7 +168,7 @@ def test_bad_input_is_one_line(
         (3, "not_an_image", found, tmp_path / "text.jpg"),
         (3, "both must come from one checkpoint", found, 1, "--queries", tmp_path / "foreign"),
         (3, "a checkpoint of another model", found, picture, "--checkpoint", other, "--device", "cpu"),
-        (3, "features of dataset", found, 1, "--dataset", jpeg_dataset),
+        (3, "made of dataset", found, 1, "--dataset", jpeg_dataset),
         (3, "no features.json here", tmp_path, 1),
         (8, "pip install 'lmdali[faiss]'", found, 1, "--index", "faiss"),
     ):

@@ -51,11 +51,8 @@ def test_shards_hold_whole_batches() -> None:
         assert all(count == plan.shard_records for _, count in plan.shards()[:-1])
 
 
-def test_another_dataset_or_model_is_refused(tmp_path: Path) -> None:
+def test_another_model_is_refused(tmp_path: Path) -> None:
     features = write_features(tmp_path / "f", ROWS)
-    features.require_dataset("d" * 64, Path("x"))
-    with pytest.raises(InputError, match="features of dataset dddddd"):
-        features.require_dataset("e" * 64, Path("x"))
     features.require_same_source(plan_for(ROWS[:5]), Path("x"))
     with pytest.raises(InputError, match="both must come from one checkpoint"):
         features.require_same_source(plan_for(ROWS, source_digest="t" * 64), Path("x"))

@@ -113,7 +113,7 @@ def test_bad_input_is_one_line(
     out = tmp_path / "n.png"
     for code, part, *arguments in (
         (3, "is no longer there", gone.directory),
-        (3, "features of dataset", gone.directory, "--dataset", raw_dataset),
+        (3, "made of dataset", gone.directory, "--dataset", raw_dataset),
         (2, "there is no record 37", features.directory, 37),
         (2, "a picture's name ends in", features.directory, "--out", tmp_path / "n.txt"),
         (3, "n.txt", features.directory, "--names", tmp_path / "n.txt"),

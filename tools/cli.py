@@ -26,6 +26,7 @@ VERBS = {
     "figure": "figure",
     "features": "features",
     "search": "search",
+    "codes": "codes",
     "profile": "profiler",
 }
 """Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
@@ -47,6 +48,7 @@ _SUMMARIES = {
     "figure": "Draw the paper's figures for a checkpoint.",
     "features": "Compute the last hidden layer for every record.",
     "search": "Find the records nearest to a record or a picture.",
+    "codes": "Compress features to binary codes, and search them.",
     "profile": "Measure where the time goes.",
 }
 

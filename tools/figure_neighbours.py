@@ -21,12 +21,13 @@ from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.neighbour_list import dataset_at, describe_neighbours
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.record_pictures import central_crop, read_records, spread_indices
 from lmdali.tools.report_table import print_json
-from lmdali.tools.search import SearchConfig, describe_neighbours, nearest_records, query_options
-from lmdali.tools.search_queries import Queries, find_dataset, resolve_queries
+from lmdali.tools.search import SearchConfig, nearest_records
+from lmdali.tools.search_queries import Queries, query_options, resolve_queries
 
 _CROP_SIZE = 224
 _QUERIES = 5
@@ -81,7 +82,7 @@ def figure_neighbours(
     query_facts, query_pixels = _query_pictures(asked, dataset if asked is features else None, queries, config)
     found = nearest_records(features, queries, config)
     order = _pixel_order(dataset, query_pixels, found, queries, config) if config.pixels else None
-    described = describe_neighbours(dataset, queries, found)
+    described = describe_neighbours(dataset, queries.texts, found)
     for entry, facts, row in zip(described, query_facts, range(len(texts)), strict=True):
         entry.update(facts)
         for place, neighbour in enumerate(entry["neighbours"]):
@@ -102,7 +103,7 @@ def figure_neighbours(
 
 
 def _require_dataset(features: Features, given: Path | None) -> Path:
-    place = find_dataset(features, given)
+    place = dataset_at(features.plan.dataset, features.plan.dataset_digest, given, features.directory)
     if place is None:
         raise InputError(
             f"{features.plan.dataset}: the dataset of {features.directory} is no longer there, and its pictures are "

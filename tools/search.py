@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,10 +13,9 @@ from lmdali.model.exact_search import Neighbours, search_exact
 from lmdali.model.faiss_search import search_faiss
 from lmdali.model.features_file import Features, load_features
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.manifest import load_manifest
-from lmdali.tools.record_pictures import record_rows
-from lmdali.tools.report_table import print_json, print_table
-from lmdali.tools.search_queries import Queries, QueryOptions, find_dataset, resolve_queries
+from lmdali.tools.neighbour_list import dataset_at, describe_neighbours, print_neighbours
+from lmdali.tools.report_table import print_json
+from lmdali.tools.search_queries import Queries, QueryOptions, query_options, resolve_queries
 
 IndexName = Literal["exact", "faiss"]
 
@@ -76,37 +75,7 @@ def nearest_records(features: Features, queries: Queries, config: SearchConfig) 
     return found.without(queries.own) if is_own else found
 
 
-def describe_neighbours(dataset: Path | None, queries: Queries, found: Neighbours) -> list[dict[str, Any]]:
-    """For each query its neighbours as JSON: record, distance and, where the dataset is at hand, key and class."""
-    described = []
-    for text, indices, distances in zip(queries.texts, found.indices.tolist(), found.distances.tolist(), strict=True):
-        neighbours = [
-            {"record": index, "distance": distance, "key": None, "label": None, "class": None}
-            for index, distance in zip(indices, distances, strict=True)
-        ]
-        if dataset is not None:
-            names = load_manifest(dataset).class_names
-            for neighbour, (key, label) in zip(neighbours, record_rows(dataset, indices), strict=True):
-                neighbour.update({"key": key, "label": label, "class": names[label]})
-        described.append({"query": text, "neighbours": neighbours})
-    return described
-
-
 _DEFAULTS = SearchConfig()
-
-
-def query_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a click command with the fields of `QueryOptions`."""
-    path = click.Path(path_type=Path)
-    for option in (
-        click.option("--dataset", type=path, help="Where the searched dataset is.  [default: where it was]"),
-        click.option("--basis", type=path, help="For pictures: directory with the training set's statistics.json."),
-        click.option("--device", default=_DEFAULTS.device, show_default=True, help="For pictures: auto, cpu, cuda:N."),
-        click.option("--checkpoint", help="For pictures: encodes them.  [default: the one that made FEATURES]"),
-        click.option("--queries", type=path, help="Feature file whose records the numbers are.  [default: FEATURES]"),
-    ):
-        function = option(function)
-    return function
 
 
 @click.command("search")
@@ -131,18 +100,10 @@ def command(features: Path, query: tuple[str, ...], as_json: bool, **options: An
     order; with --index exact the answer is that of a full sort of float64 distances.
     """
     config, opened = SearchConfig(**options), load_features(features)
-    dataset = find_dataset(opened, config.dataset)
+    dataset = dataset_at(opened.plan.dataset, opened.plan.dataset_digest, config.dataset, features)
     queries, found = search_features(opened, query, config)
-    described = describe_neighbours(dataset, queries, found)
+    described = describe_neighbours(dataset, queries.texts, found)
     if as_json:
         print_json({"features": str(features), "index": config.index, "queries": described})
         return
-    for entry in described:
-        print_table(
-            entry["query"],
-            ("class", "distance", "record", "key"),
-            [
-                (near["class"] or "", f"{near['distance']:.6g}", str(near["record"]), near["key"] or "")
-                for near in entry["neighbours"]
-            ],
-        )
+    print_neighbours(described, "distance")

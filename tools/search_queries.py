@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.features_file import Features
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.feature_encoder import open_encoder, require_encoder
 from lmdali.tools.record_pictures import read_picture_file, require_records
 
@@ -67,11 +67,8 @@ def resolve_queries(features: Features, texts: Sequence[str], asked: Features, o
         ConfigError: no query, or a record that is not there.
         InputError: a file is no picture, or the checkpoint or the feature file is of another model.
     """
-    if not texts:
-        raise ConfigError("no query: give record numbers or picture files")
+    numbers, files = split_queries(texts, len(asked), asked.directory)
     features.require_same_source(asked.plan, asked.directory)
-    numbers = {place: int(text) for place, text in enumerate(texts) if text.isdecimal()}
-    require_records(list(numbers.values()), len(asked), asked.directory)
     vectors = np.empty((len(texts), features.plan.dims), np.float64)
     own = np.full(len(texts), -1, np.int64)
     if numbers:
@@ -79,11 +76,23 @@ def resolve_queries(features: Features, texts: Sequence[str], asked: Features, o
         vectors[list(numbers)] = asked.rows(records)
         if asked.digest == features.digest:
             own[list(numbers)] = records
-    files = {place: Path(text) for place, text in enumerate(texts) if place not in numbers}
     pictures = {place: read_picture_file(path, features.plan.image_size) for place, path in files.items()}
     if pictures:
         vectors[list(pictures)] = _encode(features, list(pictures.values()), options)
     return Queries(tuple(texts), vectors, own, pictures)
+
+
+def split_queries(texts: Sequence[str], num_records: int, where: Path) -> tuple[dict[int, int], dict[int, Path]]:
+    """Record numbers and picture files among what was typed, by place.
+
+    Raises:
+        ConfigError: nothing was typed, or a record that is not there.
+    """
+    if not texts:
+        raise ConfigError("no query: give record numbers or picture files")
+    numbers = {place: int(text) for place, text in enumerate(texts) if text.isdecimal()}
+    require_records(list(numbers.values()), num_records, where)
+    return numbers, {place: Path(text) for place, text in enumerate(texts) if place not in numbers}
 
 
 def _encode(features: Features, pictures: Sequence[Pixels], options: QueryOptions) -> NDArray[np.float64]:
@@ -97,14 +106,17 @@ def _encode(features: Features, pictures: Sequence[Pixels], options: QueryOption
     return vectors
 
 
-def find_dataset(features: Features, given: Path | None) -> Path | None:
-    """The dataset that features were made of: where `given` says, or where it was then; None where it is gone.
-
-    Raises:
-        InputError: there is another dataset in that place, or none where `given` says.
-    """
-    place = given or Path(features.plan.dataset)
-    if given is None and not place.is_dir():
-        return None
-    features.require_dataset(load_manifest(place).digest, place)
-    return place
+def query_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command with the fields of `QueryOptions`."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--dataset", type=path, help="Where the searched dataset is.  [default: where it was]"),
+        click.option("--basis", type=path, help="For pictures: directory with the training set's statistics.json."),
+        click.option(
+            "--device", default=QueryOptions.device, show_default=True, help="For pictures: auto, cpu, cuda:N."
+        ),
+        click.option("--checkpoint", help="For pictures: encodes them.  [default: the one it was made with]"),
+        click.option("--queries", type=path, help="Whose records the numbers are.  [default: what is searched]"),
+    ):
+        function = option(function)
+    return function
