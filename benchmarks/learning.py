@@ -33,7 +33,7 @@ from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.tools.evaluate import evaluation_augment
+from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.report_table import print_table
 
