@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmdali.model.alexnet_config import AlexNetConfig
-from lmdali.model.device import has_gpu_kernels
+from lmdali.model.gpu_kernels import has_gpu_kernels
 from lmdali.model.layer_plan import LayerPlan, feature_steps, layer_plans
 from lmdali.model.layers import KERNEL_MAX_SIZE
 

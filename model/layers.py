@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmdali.model.device import has_gpu_kernels
+from lmdali.model.gpu_kernels import has_gpu_kernels
 from lmdali.pipeline.errors import ConfigError
 
 KERNEL_MAX_SIZE = 5

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmdali.model.device import has_gpu_kernels
+from lmdali.model.gpu_kernels import has_gpu_kernels
 
 _SIZE, _ALPHA = 5, 1e-3
 
