@@ -25,6 +25,7 @@ CORE = [
 TRAIN = ["torch>=2.10", "numba>=0.61"]
 REPORT = ["matplotlib>=3.9"]
 IMAGENET = ["scipy>=1.11"]  # reads the class table of the development kits, a MATLAB file
+FAISS = ["faiss-cpu>=1.8"]  # `lmdali search --index faiss`
 DASK = ["dask>=2024.8", "distributed>=2024.8"]  # shards made by many machines
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6"]
 # torch brings it wherever there is a GPU; its interpreter runs the GPU kernels in the tests where there is none.
@@ -50,6 +51,7 @@ setup(
         # `pip install nvidia-dali` is a placeholder package; the real ones are named by CUDA major version.
         "dali-cuda12": ["nvidia-dali-cuda120>=1.50"],
         "dali-cuda13": ["nvidia-dali-cuda130>=2.0"],
+        "faiss": FAISS,
         "dask": DASK,
         "dev": DEV,
     },

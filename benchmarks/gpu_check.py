@@ -22,6 +22,7 @@ from typing import Any
 
 import gpu_exactness
 import gpu_rates
+import gpu_training
 import torch
 
 from lmdali.pipeline.backend import BackendName
@@ -84,6 +85,8 @@ def all_parts(arguments: argparse.Namespace, datasets: list[Path]) -> dict[str, 
         "ceilings": of_each(lambda dataset: gpu_rates.ceilings(dataset, device, batch_size, plan, limits)),
         "loaders": of_each(lambda dataset: gpu_rates.loader_rates(dataset, device, batch_size, plan, limits, backends)),
         "auto": lambda: gpu_rates.automatic_choice(datasets[0], device, batch_size),
+        "network": lambda: gpu_training.step_rates(device, plan),
+        "towers": lambda: gpu_training.towers(device, plan),
         "training": of_each(
             lambda dataset: gpu_rates.training_stall(
                 dataset, arguments.device, batch_size, plan, 1.0 if on_gpu else 0.125, backends
@@ -92,6 +95,8 @@ def all_parts(arguments: argparse.Namespace, datasets: list[Path]) -> dict[str, 
     }
     if arguments.skip_tests or not on_gpu:
         del parts["tests"]
+    if not on_gpu:
+        del parts["network"], parts["towers"]
     if not has_dali:
         parts |= dict.fromkeys(("parity", "decode all"), _dali_is_missing)
     return {name: part for name, part in parts.items() if not arguments.only or name in arguments.only}

@@ -1,9 +1,11 @@
 """What follows a convolution, on a GPU, in one pass: bias, rectifier, response normalisation. Triton, any layout.
 
 With `x = max(c + b, 0)`, `d = k + alpha/size * S(x*x)` and `y = x * d**-beta`, S the sum over neighbouring channels of
-one tower, `dL/dx = g * d**-beta - 2 * beta * alpha/size * x * S(g * x * d**-(beta + 1))`. A tile holds all channels of
-a tower for some positions, so S is a product with a banded matrix of ones: on tensor cores it costs less than the
-memory traffic does. Nothing but the convolution's output is kept for the way back.
+one tower, `dL/dx = g * d**-beta - 2 * beta * alpha/size * x * S(g * x * d**-(beta + 1))`. Nothing but the convolution's
+output is kept for the way back. That has two passes, because a channel's slope needs its neighbours' terms, and those
+need their own neighbours: in one pass, nine channels for each one written, it took five times as long as the way there
+on an H100, with registers for one block per processor. A product with a banded matrix on tensor cores took half of
+that, but minutes to compile in float32.
 
 Eager torch takes nine passes over the largest activations of the network forward; this takes one.
 """
@@ -18,18 +20,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_CHANNELS = 512
-"""A tower's channels must fit one tile; wider layers are left to the eager path."""
-
-_MIN_POSITIONS = 64
-"""Rows of a tile: the fewest that Hopper's matrix instructions take."""
-
+_TILE_ELEMENTS = 1024
 _PROGRAMS_PER_PROCESSOR = 8
 
 
 @dataclass(frozen=True)
 class NormConstants:
-    """Of a response normalisation: see `layers.ResponseNorm`."""
+    """Of a response normalisation: see `layers.ResponseNorm`; `size` is at most `layers.KERNEL_MAX_SIZE`."""
 
     size: int
     alpha: float
@@ -73,7 +70,11 @@ class Activation(torch.autograd.Function):
         gradient = gradients[0].contiguous(memory_format=_format(maps))
         slope = torch.empty_like(maps)
         partial = torch.empty((_num_programs(maps), maps.shape[1]), dtype=torch.float32, device=maps.device)
-        _launch(_backward, maps, bias, (gradient, slope, partial), gradient, norm, rectify, towers)
+        term = slope
+        if norm is not None:
+            term = torch.empty_like(maps)
+            _launch(_terms, maps, bias, (gradient, slope, term), gradient, norm, rectify, towers)
+        _launch(_slopes, maps, bias, (gradient, term, slope, partial), gradient, norm, rectify, towers)
         return slope, partial.sum(0).to(bias.dtype), None, None, None
 
 
@@ -100,100 +101,158 @@ def _launch(
     """Run over all tiles; `towered` is the tensor that has the towers one behind the other."""
     batch, channels, height, width = maps.shape
     per_tower = channels // towers
+    block_channels = triton.next_power_of_2(per_tower)
     chosen = norm or NormConstants(1, 0.0, 0.0, 1.0)
-    kernel[(_num_programs(maps), towers)](
-        maps,
-        bias,
-        *others,
-        batch * height * width,
-        height * width,
-        per_tower,
-        *(maps.stride(0), maps.stride(3), maps.stride(1)),
-        *(towered.stride(0), towered.stride(3), towered.stride(1)),
-        towered.stride(0) * batch,
-        chosen.alpha / chosen.size,
-        chosen.beta,
-        chosen.k,
-        HALF=chosen.size // 2,
-        NORMALIZE=norm is not None,
-        RECTIFY=rectify,
-        # Half-precision maps have fewer digits than the sum has in bfloat16; float32 ones keep theirs. The interpreter
-        # takes the bits of a bfloat16 for a number.
-        HALF_PRECISION=maps.dtype != torch.float32 and maps.is_cuda,
-        BLOCK_P=_MIN_POSITIONS,
-        BLOCK_C=max(16, triton.next_power_of_2(per_tower)),
-        num_warps=4,
-    )
+    # Triton launches on the current device.
+    with torch.cuda.device_of(maps):  # type: ignore[no-untyped-call]
+        kernel[(_num_programs(maps), towers)](
+            maps,
+            bias,
+            *others,
+            batch * height * width,
+            height * width,
+            per_tower,
+            *(maps.stride(0), maps.stride(3), maps.stride(1)),
+            *(towered.stride(0), towered.stride(3), towered.stride(1)),
+            towered.stride(0) * batch,
+            chosen.alpha / chosen.size,
+            chosen.beta,
+            chosen.k,
+            HALF=chosen.size // 2,
+            NORMALIZE=norm is not None,
+            RECTIFY=rectify,
+            BLOCK_P=max(1, _TILE_ELEMENTS // block_channels),
+            BLOCK_C=block_channels,
+            num_warps=8,
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _window_sum(values, HALF: tl.constexpr, HALF_PRECISION: tl.constexpr, BLOCK_C: tl.constexpr):  # type: ignore[no-untyped-def]
-    channel = tl.arange(0, BLOCK_C)
-    band = tl.abs(channel[:, None] - channel[None, :]) <= HALF
-    if HALF_PRECISION:
-        total = tl.dot(values.to(tl.bfloat16), band.to(tl.bfloat16))
-    else:
-        total = tl.dot(values, band.to(tl.float32), input_precision="ieee")
-    return total
+def _near(pointer, at, channel, SHIFT: tl.constexpr, per_tower, stride_c, exists):  # type: ignore[no-untyped-def]
+    """The values `SHIFT` channels further on, float32; zeros outside the tower."""
+    inside = (channel + SHIFT >= 0) & (channel + SHIFT < per_tower)
+    return tl.load(pointer + at + SHIFT * stride_c, mask=exists & inside[None, :], other=0.0).to(tl.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rectified(  # type: ignore[no-untyped-def]
+    maps, bias, at, channel, SHIFT: tl.constexpr, per_tower, stride_c, exists, RECTIFY: tl.constexpr
+):
+    inside = (channel + SHIFT >= 0) & (channel + SHIFT < per_tower)
+    b = tl.load(bias + channel + SHIFT, mask=inside, other=0.0).to(tl.float32)
+    x = _near(maps, at, channel, SHIFT, per_tower, stride_c, exists) + b[None, :]
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) if RECTIFY else x
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _denominator(a, b, c, d, e, weight, k, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+    total = c * c
+    if HALF >= 1:
+        total += b * b + d * d
+    if HALF >= 2:
+        total += a * a + e * e
+    return k + weight * total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
     maps, bias, out, positions, area, per_tower, stride_n, stride_p, stride_c, out_n, out_p, out_c, out_tower,
-    weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr, RECTIFY: tl.constexpr, HALF_PRECISION: tl.constexpr,
+    weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr, RECTIFY: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     tower = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, BLOCK_C)
-    b = tl.load(bias + tower * per_tower + channel, mask=channel < per_tower, other=0.0).to(tl.float32)
+    bias += tower * per_tower
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
-        position = (tl.zeros((BLOCK_P,), tl.int64) + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, place = position // area, position % area
+        # Divisions of 64 bits would cost more than everything else here.
+        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
         exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
-        x = tl.load(maps + at, mask=exists, other=0.0).to(tl.float32) + b[None, :]
-        if RECTIFY:
-            x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
         if NORMALIZE:
-            denominator = k + weight * _window_sum(x * x, HALF, HALF_PRECISION, BLOCK_C)
-            x = x * tl.exp2(-beta * tl.log2(denominator))
+            d = _denominator(
+                _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY),
+                _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY),
+                x,
+                _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY),
+                _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY),
+                weight,
+                k,
+                HALF,
+            )
+            x = x * tl.exp2(-beta * tl.log2(d))
         at = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
         tl.store(out + at, x.to(out.dtype.element_ty), mask=exists)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _backward(  # type: ignore[no-untyped-def]
-    maps, bias, gradient, slope, partial, positions, area, per_tower, stride_n, stride_p, stride_c,
+def _terms(  # type: ignore[no-untyped-def]
+    maps, bias, gradient, direct, term, positions, area, per_tower, stride_n, stride_p, stride_c,
     out_n, out_p, out_c, out_tower, weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr,
-    RECTIFY: tl.constexpr, HALF_PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    RECTIFY: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """`direct = g * d**-beta`, and what every neighbour's slope needs of a channel, `g * x * d**-(beta + 1)`."""
     tower = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, BLOCK_C)
-    b = tl.load(bias + tower * per_tower + channel, mask=channel < per_tower, other=0.0).to(tl.float32)
-    bias_slope = tl.zeros((BLOCK_C,), tl.float32)
+    bias += tower * per_tower
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
-        position = (tl.zeros((BLOCK_P,), tl.int64) + tile) * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, place = position // area, position % area
+        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
         exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
-        at = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
-        g = tl.load(gradient + at, mask=exists, other=0.0).to(tl.float32)
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
-        given = tl.load(maps + at, mask=exists, other=0.0).to(tl.float32) + b[None, :]
-        x = tl.where(exists, given, 0.0)
-        if RECTIFY:
-            x = tl.maximum(x, 0.0)
+        above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
+        x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
+        d = _denominator(
+            _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY),
+            _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY),
+            x,
+            _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY),
+            _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY),
+            weight,
+            k,
+            HALF,
+        )
+        g = tl.load(gradient + above, mask=exists, other=0.0).to(tl.float32) * tl.exp2(-beta * tl.log2(d))
+        tl.store(direct + at, g.to(direct.dtype.element_ty), mask=exists)
+        tl.store(term + at, (g * x / d).to(term.dtype.element_ty), mask=exists)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _slopes(  # type: ignore[no-untyped-def]
+    maps, bias, gradient, term, slope, partial, positions, area, per_tower, stride_n, stride_p, stride_c,
+    out_n, out_p, out_c, out_tower, weight, beta, k, HALF: tl.constexpr, NORMALIZE: tl.constexpr,
+    RECTIFY: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The slope of each element, and the sums over positions that a bias gets, one row per program."""
+    tower = tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, BLOCK_C)
+    bias += tower * per_tower
+    bias_slope = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
+        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
+        exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
+        at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
+        x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
         if NORMALIZE:
-            denominator = k + weight * _window_sum(x * x, HALF, HALF_PRECISION, BLOCK_C)
-            direct = g * tl.exp2(-beta * tl.log2(denominator))
-            crossed = _window_sum(direct * x / denominator, HALF, HALF_PRECISION, BLOCK_C)
-            g = direct - 2.0 * beta * weight * x * crossed
+            # What `_terms` left: the gradient is in the place of the slope already.
+            g = tl.load(slope + at, mask=exists, other=0.0).to(tl.float32)
+            crossed = _near(term, at, channel, 0, per_tower, stride_c, exists)
+            if HALF >= 1:
+                crossed += _near(term, at, channel, -1, per_tower, stride_c, exists)
+                crossed += _near(term, at, channel, 1, per_tower, stride_c, exists)
+            if HALF >= 2:
+                crossed += _near(term, at, channel, -2, per_tower, stride_c, exists)
+                crossed += _near(term, at, channel, 2, per_tower, stride_c, exists)
+            g -= 2.0 * beta * weight * x * crossed
+        else:
+            above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
+            g = tl.load(gradient + above, mask=exists, other=0.0).to(tl.float32)
         if RECTIFY:
-            g = tl.where(given > 0.0, g, 0.0)
+            g = tl.where(x > 0.0, g, 0.0)
         g = tl.where(exists, g, 0.0)
-        bias_slope += tl.sum(g, axis=0)
+        bias_slope += g
         tl.store(slope + at, g.to(slope.dtype.element_ty), mask=exists)
-    tl.store(
-        partial + tl.program_id(0) * (per_tower * tl.num_programs(1)) + tower * per_tower + channel,
-        bias_slope,
-        mask=channel < per_tower,
-    )
+    row = partial + tl.program_id(0) * (per_tower * tl.num_programs(1)) + tower * per_tower
+    tl.store(row + channel, tl.sum(bias_slope, axis=0), mask=channel < per_tower)

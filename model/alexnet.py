@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lmdali.model import fused_features
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.dropout import Dropout
 from lmdali.model.initialisation import INITIALISATIONS, initial_parameters
@@ -63,6 +64,8 @@ class AlexNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Maps `(B, 256 * width, 6, 6)` that fc6 sees; `feature_steps` says what happens on the way."""
+        if fused_features.suits(self, self.config, images):
+            return fused_features.features(self, self.config, images)
         x = images
         for step in self._steps:
             x = self.get_submodule(step)(x)

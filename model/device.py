@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-
 import torch
 
 from lmdali.model.torchrun import Parallel, TorchrunPlace
@@ -79,13 +76,3 @@ def _both_towers(device: str) -> str:
     if device not in ("auto", "cuda"):
         return f"{device},{device}"
     return "cuda:0,cuda:0" if gpus == 1 else "cuda:0,cuda:1"
-
-
-def has_gpu_kernels(device: torch.device) -> bool:
-    """Whether this project's Triton kernels run on `device`: on a GPU, where torch brought Triton along."""
-    return device.type == "cuda" and _triton_is_there()
-
-
-@cache
-def _triton_is_there() -> bool:
-    return importlib.util.find_spec("triton") is not None

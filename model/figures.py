@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lmdali.model.journal import read_metrics
-from lmdali.pipeline.errors import InputError, MissingExtraError, StorageError
-from lmdali.pipeline.files import write_atomic
+from lmdali.model.picture_file import save_picture
+from lmdali.model.plot_file import open_plot, save_plot, tidy_axes
+from lmdali.pipeline.errors import InputError
 
 KERNELS_PER_ROW = 16
 _TRAIN_COLOR, _VAL_COLOR = "#0072b2", "#d55e00"  # apart for every kind of colour vision
 
 
-def kernel_grid(weights: Tensor) -> NDArray[np.uint8]:
+def kernel_grid(weights: Tensor, *, levels: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """All kernels of the first layer in one image, 16 per row, a black line of one pixel around each.
 
     Gray levels are comparable between kernels: the smallest weight of all is black, the largest white. Kernels are in
@@ -26,6 +26,7 @@ def kernel_grid(weights: Tensor) -> NDArray[np.uint8]:
 
     Args:
         weights: `(N, 3, h, w)` floating point, channels R, G, B.
+        levels: weights that are drawn black and white; default: the smallest and the largest of `weights`.
 
     Returns:
         `(rows * (h + 1) + 1, 16 * (w + 1) + 1, 3)` uint8 RGB; for 96 kernels of 11 x 11 that is 73 x 193.
@@ -34,11 +35,11 @@ def kernel_grid(weights: Tensor) -> NDArray[np.uint8]:
     count, height, width, channels = kernels.shape
     if channels != 3:
         raise InputError(f"kernels of {channels} input channels have no colours: give the weights of conv1")
-    low, high = float(kernels.min()), float(kernels.max())
-    levels = np.rint((kernels - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+    low, high = levels or (float(kernels.min()), float(kernels.max()))
+    pixels = np.rint((kernels - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
     rows = -(-count // KERNELS_PER_ROW)
     grid = np.zeros((rows * (height + 1) + 1, KERNELS_PER_ROW * (width + 1) + 1, 3), np.uint8)
-    for number, kernel in enumerate(levels):
+    for number, kernel in enumerate(pixels):
         top = 1 + (height + 1) * (number // KERNELS_PER_ROW)
         left = 1 + (width + 1) * (number % KERNELS_PER_ROW)
         grid[top : top + height, left : left + width] = kernel
@@ -51,12 +52,7 @@ def save_kernels(weights: Tensor, path: Path, *, scale: int = 6) -> Path:
     Raises:
         StorageError: the file cannot be written.
     """
-    grid = kernel_grid(weights)[:, :, ::-1]  # OpenCV writes BGR
-    enlarged = np.ascontiguousarray(grid.repeat(scale, axis=0).repeat(scale, axis=1))
-    whole, encoded = cv2.imencode(".png", enlarged)
-    if not whole:
-        raise StorageError(f"{path}: OpenCV could not encode a picture of {enlarged.shape}")
-    write_atomic(path, encoded.tobytes())
+    save_picture(kernel_grid(weights).repeat(scale, axis=0).repeat(scale, axis=1), path)
     return path
 
 
@@ -78,13 +74,7 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
     epochs = [record for record in read_metrics(metrics) if record["kind"] == "epoch"]
     if not epochs:
         raise InputError(f"{metrics}: no finished epoch, so there is no curve to draw")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report", "the learning curve") from None
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss, error = figure.subplots(1, 2)
+    figure, (loss, error) = open_plot("the learning curve", width=10, height=4, columns=2)
     _draw(loss, epochs, "loss", 1.0)
     _draw(error, epochs, "top1_error", 100.0)
     loss.set(xlabel="epoch", ylabel="cross-entropy, nats", title="loss")
@@ -94,12 +84,7 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
     error.set(xlabel="epoch", ylabel="top-1 error, %", title=f"lowest validation error {percent:.1f} %")
     error.set_ylim(0, 100)
     loss.legend(frameon=False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[:, :, 2::-1]
-    encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1]
-    write_atomic(path, encoded.tobytes())
-    return path
+    return save_plot(figure, path)
 
 
 def _draw(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float) -> None:
@@ -109,5 +94,4 @@ def _draw(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float) -> 
         values = [factor * record[f"{kind}_{name}"] for record in epochs]
         axes.plot(at, values, color=color, label=label, marker=mark, linewidth=1.5)
     axes.locator_params(axis="x", integer=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    tidy_axes(axes)

@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmdali.model.gpu_kernels import has_gpu_kernels
 from lmdali.pipeline.errors import ConfigError
+
+KERNEL_MAX_SIZE = 5
+"""Channels in a sum that the GPU kernel takes; wider ones are left to torch."""
 
 
 class ResponseNorm(nn.Module):
@@ -37,12 +41,22 @@ class ResponseNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise `(B, C, H, W)` maps, any floating dtype; the arithmetic is float32 or better."""
+        if has_gpu_kernels(maps.device) and maps.dtype != torch.float64 and self.size <= KERNEL_MAX_SIZE:
+            return self._on_gpu(maps)
         # Squares of activations overflow float16 and keep three digits in bfloat16.
         wide = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
         out: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
             wide, self.groups, self.size, self.alpha, self.beta, self.k
         )
         return out.to(maps.dtype)
+
+    def _on_gpu(self, maps: Tensor) -> Tensor:
+        from lmdali.model.activation_kernel import Activation, NormConstants  # Triton is there
+
+        constants = NormConstants(self.size, self.alpha, self.beta, self.k)
+        no_bias = torch.zeros(maps.shape[1], device=maps.device)
+        towers: Tensor = Activation.apply(maps, no_bias, constants, False, self.groups)  # type: ignore[no-untyped-call]
+        return torch.cat(towers.chunk(self.groups), 1) if self.groups > 1 else towers
 
     def extra_repr(self) -> str:
         """The arguments, for `print(model)`."""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmdali.model.gpu_kernels import has_gpu_kernels
+
 _SIZE, _ALPHA = 5, 1e-3
 
 
@@ -19,6 +21,11 @@ class MapNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise `(B, C, H, W)` maps, any floating dtype; the arithmetic is float32 or better."""
+        if has_gpu_kernels(maps.device) and maps.is_contiguous(memory_format=torch.channels_last):
+            from lmdali.model.map_norm_kernel import KernelMapNorm  # Triton is there
+
+            normalised: Tensor = KernelMapNorm.apply(maps, _SIZE, _ALPHA)  # type: ignore[no-untyped-call]
+            return normalised
         wide = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
         out: Tensor = _Normalize.apply(wide)  # type: ignore[no-untyped-call]
         return out.to(maps.dtype)

@@ -29,10 +29,7 @@ class MaxPool(torch.autograd.Function):
         shape = (batch, channels, (height - 3) // 2 + 1, (width - 3) // 2 + 1)
         out = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
         which = torch.empty(shape, dtype=torch.uint8, device=maps.device, memory_format=torch.channels_last)
-        count = out.numel()
-        _pool[(triton.cdiv(count, _BLOCK),)](
-            maps, out, which, count, channels, height, width, shape[2], shape[3], BLOCK=_BLOCK
-        )
+        _launch(_pool, out.numel(), (maps, out, which), channels, height, width, shape[2], shape[3])
         ctx.save_for_backward(which)
         ctx.shape = maps.shape
         return out
@@ -42,11 +39,7 @@ class MaxPool(torch.autograd.Function):
         (which,) = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         slope = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
-        count = slope.numel()
-        _, channels, height, width = ctx.shape
-        _unpool[(triton.cdiv(count, _BLOCK),)](
-            gradient, which, slope, count, channels, height, width, which.shape[2], which.shape[3], BLOCK=_BLOCK
-        )
+        _launch(_unpool, slope.numel(), (gradient, which, slope), *ctx.shape[1:], which.shape[2], which.shape[3])
         return (slope,)
 
 
@@ -66,14 +59,30 @@ def blocked_images(images: Tensor, blocks: int, dtype: torch.dtype) -> Tensor:
     """
     batch, _, height, width = images.shape
     out = torch.empty((batch, 48, blocks, blocks), dtype=dtype, device=images.device, memory_format=torch.channels_last)
-    count = out.numel()
-    _cut[(triton.cdiv(count, _BLOCK),)](images, out, count, blocks, height, width, *images.stride(), BLOCK=_BLOCK)
+    _launch(_cut, out.numel(), (images, out), blocks, height, width, *images.stride())
     return out
 
 
+def _launch(kernel: Any, count: int, tensors: tuple[Tensor, ...], *numbers: int) -> None:
+    large = max(tensor.numel() for tensor in tensors) >= 2**31
+    # Triton launches on the current device.
+    with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
+        kernel[(triton.cdiv(count, _BLOCK),)](*tensors, count, *numbers, WIDE=large, BLOCK=_BLOCK)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
-def _pool(maps, out, which, count, channels, height, width, out_height, out_width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _elements(WIDE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Numbers of a program's elements; in 64 bits only where they must be, because divisions of those are slow."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK if WIDE else tl.program_id(0) * BLOCK
+    return start + tl.arange(0, BLOCK)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _pool(  # type: ignore[no-untyped-def]
+    maps, out, which, count, channels, height, width, out_height, out_width,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = _elements(WIDE, BLOCK)
     exists = at < count
     channel, position = at % channels, at // channels
     column, rest = position % out_width, position // out_width
@@ -92,8 +101,11 @@ def _pool(maps, out, which, count, channels, height, width, out_height, out_widt
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _unpool(gradient, which, slope, count, channels, height, width, out_height, out_width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _unpool(  # type: ignore[no-untyped-def]
+    gradient, which, slope, count, channels, height, width, out_height, out_width,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = _elements(WIDE, BLOCK)
     exists = at < count
     channel, position = at % channels, at // channels
     column, rest = position % width, position // width
@@ -113,8 +125,11 @@ def _unpool(gradient, which, slope, count, channels, height, width, out_height, 
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _cut(images, out, count, blocks, height, width, stride_n, stride_c, stride_y, stride_x, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _cut(  # type: ignore[no-untyped-def]
+    images, out, count, blocks, height, width, stride_n, stride_c, stride_y, stride_x,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = _elements(WIDE, BLOCK)
     part, position = at % 48, at // 48
     x = 4 * (position % blocks) + (part % 12) // 3
     rest = position // blocks

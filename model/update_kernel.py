@@ -7,6 +7,7 @@ captured CUDA graph follows the schedule.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -26,9 +27,9 @@ def update(weight: Tensor, velocity: Tensor, gradient: Tensor, rate: Tensor, mom
         decay: weight decay.
     """
     count = weight.numel()
-    _update[(triton.cdiv(count, _BLOCK),)](
-        weight, velocity, gradient, rate, count, momentum, decay, BLOCK=_BLOCK, num_warps=4
-    )
+    # Triton launches on the current device.
+    with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
+        _update[(triton.cdiv(count, _BLOCK),)](weight, velocity, gradient, rate, count, momentum, decay, BLOCK=_BLOCK)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -25,14 +25,13 @@ from lmdali.pipeline.manifest import (
     ShardInfo,
     load_manifest,
 )
+from lmdali.pipeline.output_check import already_holds, is_leftover, refuse_content, refuse_foreign
 from lmdali.pipeline.output_lock import LOCK_FILE, STAGING_DIRECTORY, hold_part, hold_plan, hold_whole, part_lock_name
 from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE, ShardOutput
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX
 from lmdali.pipeline.table_reader import count_values
-
-_OURS = (MANIFEST_FILE, STATISTICS_FILE, MEAN_FILE, RECORDS_FILE, REJECTS_FILE, SHARDS_DIRECTORY, STAGING_DIRECTORY)
 
 
 class DatasetWriter(ShardOutput):
@@ -59,7 +58,7 @@ class DatasetWriter(ShardOutput):
             LockedError: another run holds it.
             StorageError: it cannot be written.
         """
-        self._refuse_foreign(resume=resume, overwrite=overwrite)
+        self._refuse(resume=resume, overwrite=overwrite)
         if self.part is not None:
             with hold_part(self.directory, self.part):
                 self._prepare_part(overwrite=overwrite)
@@ -176,39 +175,20 @@ class DatasetWriter(ShardOutput):
             tables={name: file_sha256(self.directory / name) for name in (RECORDS_FILE, REJECTS_FILE)},
         )
 
-    def _refuse_foreign(self, *, resume: bool, overwrite: bool) -> None:
-        if not self.directory.exists():
+    def _refuse(self, *, resume: bool, overwrite: bool) -> None:
+        """What is there that this run must not touch: for a part without flags, only what it left there itself."""
+        refuse_foreign(self.directory, is_part=self.part is not None, overwrite=overwrite)
+        if resume or overwrite:
             return
-        if not self.directory.is_dir():
-            raise InputError(f"{self.directory}: exists and is not a directory: choose another output")
-        found = sorted(entry.name for entry in self.directory.iterdir())
-        foreign = [name for name in found if name not in _OURS and not _is_leftover(name)]
-        if foreign:
-            raise InputError(f"{self.directory}: has files that are not ours ({foreign[0]!r}): choose an empty output")
-        if self.part is not None and overwrite and MANIFEST_FILE in found:
-            raise InputError(
-                f"{self.directory}: holds a finished dataset, which no part may take apart: use --overwrite without "
-                "--part, or choose another output"
-            )
-        if not (resume or overwrite):
-            self._refuse_content(found)
-
-    def _refuse_content(self, found: list[str]) -> None:
-        """What needs --resume or --overwrite: anything; for a part only what it left there itself."""
-        state = "a finished dataset" if MANIFEST_FILE in found else "an unfinished conversion"
-        if self.part is not None and MANIFEST_FILE not in found:
-            begun = (self.staging / part_lock_name(self.part)).exists()
-            if not begun and len(self.unfinished()) == len(self.shards()):
-                return
-            state = f"some of part {self.part}"
-        if not found:
+        if self.part is None or (self.directory / MANIFEST_FILE).exists():
+            refuse_content(self.directory)
             return
-        if (self.staging / LOCK_FILE).exists():
-            with hold_whole(self.directory) if self.part is None else hold_part(self.directory, self.part):
-                pass
-        raise InputError(
-            f"{self.directory}: already holds {state}: add --resume or --overwrite, or choose another output"
-        )
+        begun = (self.staging / part_lock_name(self.part)).exists()
+        if begun or len(self.unfinished()) < len(self.shards()):
+            if (self.staging / LOCK_FILE).exists():
+                with hold_part(self.directory, self.part):
+                    pass
+            raise already_holds(self.directory, f"some of part {self.part}")
 
     def _check_plan(self) -> None:
         """Refuse a plan that is not the one begun or published here, naming what differs."""
@@ -263,11 +243,5 @@ def clear_leftovers(directory: Path) -> None:
         for leftover in shards.glob(f"*/.{name}.*{TEMPORARY_SUFFIX}"):
             leftover.unlink()
     for leftover in [*directory.iterdir(), *staging.iterdir()]:
-        if _is_leftover(leftover.name):
+        if is_leftover(leftover.name):
             leftover.unlink()
-
-
-def _is_leftover(name: str) -> bool:
-    """A file that a killed run had not yet renamed to one of ours."""
-    ours = (*_OURS, PLAN_FILE)
-    return name.endswith(TEMPORARY_SUFFIX) and any(name.startswith(f".{final}.") for final in ours)

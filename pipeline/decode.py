@@ -7,7 +7,7 @@ What a source becomes, whatever its name says:
   and YCCK. CMYK is taken as inverted, as Adobe writes it and every common reader assumes. A file cut off is
   `truncated`, never filled with gray. One that is whole but damaged inside gives what libjpeg makes of it, as it does
   in every other training pipeline, and the oddity `damaged`.
-* PNG, WebP, BMP, GIF, TIFF, binary PNM: OpenCV. The first frame or page.
+* PNG, WebP, BMP, GIF, TIFF, binary PNM: OpenCV. The first frame or page; of an animated PNG the default image.
 * Gray, palette and 1-bit become RGB; deeper samples become round(255 * value / maximum).
 * Alpha is dropped, not blended: the colour that lies under it is what is stored.
 * ICC profiles and gamma are ignored. Exif orientation is ignored unless the policy applies it.
@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import cv2
@@ -31,6 +30,7 @@ import simplejpeg
 from lmdali.pipeline.errors import ConfigError, RecordError
 from lmdali.pipeline.image_header import ImageHeader, read_header
 from lmdali.pipeline.pixel_layout import rgb_from_bgr, rgb_from_inverted_cmyk, rgb_from_samples
+from lmdali.pipeline.png_chunks import without_animation
 from lmdali.pipeline.rejection import Rejection as Rejection
 from lmdali.pipeline.rejection import SourceRejected as SourceRejected
 
@@ -133,7 +133,7 @@ def decode_source(
         oddities.append("damaged")
     if header.format != "jpeg":
         oddities.append("not_jpeg")
-    if name is not None and PurePosixPath(name).suffix.rstrip().lower() not in _EXTENSIONS[header.format]:
+    if name is not None and not name.rstrip().lower().endswith(_EXTENSIONS[header.format]):
         oddities.append("misnamed")
     return DecodedSource(pixels, header.width, header.height, header.format, tuple(oddities))
 
@@ -197,6 +197,8 @@ def _decode_with_cv2(data: bytes, header: ImageHeader) -> Pixels:
         encoded = bytearray(data)
         for offset, replacement in header.patches:
             encoded[offset : offset + len(replacement)] = replacement
+    elif header.format == "png":
+        encoded = without_animation(data)
     is_deep = header.maximum > 255
     decoded = _imdecode(encoded, _CV2_FLAGS | cv2.IMREAD_ANYDEPTH if is_deep else _CV2_FLAGS)
     if decoded is None:

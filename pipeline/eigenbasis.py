@@ -24,6 +24,9 @@ from lmdali.pipeline.files import npy_bytes, read_json, seal, write_atomic, writ
 
 STATISTICS_FILE = "statistics.json"
 MEAN_FILE = "mean.npy"
+_EXACT_IN_FLOAT32 = 2**24 // 255
+"""So many uint8 images can be added up in float32 without rounding."""
+
 _FORMAT = "lmdali-statistics"
 _VERSION = 1
 
@@ -49,16 +52,19 @@ class Moments:
     ) -> None:
         self.num_images, self.num_pixels, self.sums, self.products = num_images, num_pixels, sums, products
         self.image_sums = image_sums
+        self._planes = [np.empty((0, 0), np.uint8)] * 3
 
     @property
     def image_sums(self) -> NDArray[np.int64] | None:
         """(H, W, 3) int64, per-position sums, or None where images differ in size."""
-        return None if self._position_sums is None else self._position_sums.astype(np.int64)
+        self._settle()
+        return self._older_sums
 
     @image_sums.setter
     def image_sums(self, image_sums: NDArray[np.int64] | None) -> None:
-        # In floating point because OpenCV adds to that three times as fast; exact for 35 million million images.
-        self._position_sums = None if image_sums is None else image_sums.astype(np.float64)
+        # Images are added up in float32 first, plane by plane: a third of the time that OpenCV needs with float64.
+        self._older_sums, self._num_recent = image_sums, 0
+        self._recent_sums = np.zeros((3, *(image_sums.shape[:2] if image_sums is not None else (0, 0))), np.float32)
 
     @classmethod
     def zero(cls, height: int | None = None, width: int | None = None) -> Moments:
@@ -70,23 +76,36 @@ class Moments:
         """Add one (H, W, 3) uint8 RGB image; returns the largest standard deviation of a channel, gray levels."""
         # OpenCV's squared norms of uint8 planes add integers, a tenth of the time of a float64 product; rounding undoes
         # what their square root and square may change. Exact below 2**51, which is 34 billion pixels.
-        planes = cv2.split(pixels)
-        own = [_squared_norm(plane) for plane in planes]
-        for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
-            shared = own[i] if i == j else (own[i] + own[j] - _squared_distance(planes[i], planes[j])) // 2
-            self.products[i, j] += shared
-            self.products[j, i] += shared if i != j else 0
+        if self._planes[0].shape != pixels.shape[:2]:
+            self._planes = [np.empty(pixels.shape[:2], np.uint8) for _ in range(3)]
+        r, g, b = planes = cv2.split(pixels, self._planes)
+        rr, gg, bb = own = _squared_norm(r), _squared_norm(g), _squared_norm(b)
+        rg, rb, gb = (
+            rr + gg - _squared_distance(r, g),
+            rr + bb - _squared_distance(r, b),
+            gg + bb - _squared_distance(g, b),
+        )
+        self.products += np.array([[2 * rr, rg, rb], [rg, 2 * gg, gb], [rb, gb, 2 * bb]], np.int64) // 2
         sums, count = [int(total) for total in cv2.sumElems(pixels)[:3]], pixels.shape[0] * pixels.shape[1]
         self.sums += np.array(sums, np.int64)
         self.num_pixels += count
         self.num_images += 1
-        if self._position_sums is not None:
-            if self._position_sums.shape != pixels.shape:
-                raise ValueError(f"an image of shape {pixels.shape} among sums of {self._position_sums.shape}")
-            cv2.accumulate(pixels, self._position_sums)
+        if self._older_sums is not None:
+            if self._older_sums.shape != pixels.shape:
+                raise ValueError(f"an image of shape {pixels.shape} among sums of {self._older_sums.shape}")
+            for plane, recent in zip(planes, self._recent_sums, strict=True):
+                cv2.accumulate(plane, recent)
+            self._num_recent += 1
+            if self._num_recent == _EXACT_IN_FLOAT32:
+                self._settle()
         return float(
             max(math.sqrt(squares * count - total * total) / count for squares, total in zip(own, sums, strict=True))
         )
+
+    def _settle(self) -> None:
+        if self._older_sums is not None and self._num_recent:
+            self._older_sums = self._older_sums + self._recent_sums.transpose(1, 2, 0).astype(np.int64)
+            self._recent_sums[:], self._num_recent = 0, 0
 
     def merge(self, other: Moments) -> None:
         """Add another set of moments; images of different sizes leave no mean image."""
@@ -94,11 +113,11 @@ class Moments:
         self.num_pixels += other.num_pixels
         self.sums += other.sums
         self.products += other.products
-        mine, others = self._position_sums, other._position_sums
+        mine, others = self.image_sums, other.image_sums
         if mine is not None and others is not None and mine.shape == others.shape:
-            self._position_sums = mine + others
+            self.image_sums = mine + others
         else:
-            self._position_sums = None
+            self.image_sums = None
 
     def to_json(self) -> dict[str, Any]:
         """The sums without `image_sums`, exact."""

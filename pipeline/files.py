@@ -121,7 +121,7 @@ def _json_bytes(document: dict[str, Any], **form: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, **form).encode("utf-8", "backslashreplace")
 
 
-def npy_bytes(array: NDArray[np.int64]) -> bytes:
+def npy_bytes(array: NDArray[Any]) -> bytes:
     """An array as the content of a `.npy` file."""
     out = io.BytesIO()
     np.lib.format.write_array(out, array, allow_pickle=False)

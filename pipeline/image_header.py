@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from lmdali.pipeline.png_chunks import SIGNATURE, chunks
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.tiff_tags import Tag, exif_orientation, orientation, read_tags
 
@@ -153,19 +154,16 @@ def _jpeg(data: bytes) -> ImageHeader:
 
 def _png(data: bytes) -> ImageHeader:
     width, height, bits, kind = struct.unpack_from(">IIBB", data, 16)
-    position, turn, alpha, animated = 8, 1, kind in (4, 6), False
-    while True:
-        length, name = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            raise SourceRejected(Rejection.TRUNCATED, f"{len(data)} bytes end before the PNG does")
-        if name == b"IEND" or not name.isalpha():
+    turn, alpha, animated = 1, kind in (4, 6), False
+    for name, first, stop in chunks(data):
+        if stop <= len(data) and (name == b"IEND" or not name.isalpha()):
             break
         alpha |= name == b"tRNS"
         animated |= name == b"acTL"
         if name == b"eXIf":
-            turn = exif_orientation(data[position + 8 : end - 4])
-        position = end
+            turn = exif_orientation(data[first + 8 : stop - 4])
+    else:
+        raise SourceRejected(Rejection.TRUNCATED, f"{len(data)} bytes end before the PNG does")
     oddities = _flags(
         gray=kind in (0, 4),
         palette=kind == 3,
@@ -298,7 +296,7 @@ def _pnm(data: bytes) -> ImageHeader:
 
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], ImageHeader]], ...] = (
     (lambda data: data.startswith(b"\xff\xd8"), _jpeg),
-    (lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png),
+    (lambda data: data.startswith(SIGNATURE), _png),
     (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
     (lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp),
     (lambda data: data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES, _bmp),

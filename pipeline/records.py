@@ -70,7 +70,7 @@ def pack_record(data: bytes, *, label: int, height: int, width: int) -> bytes:
     """Bytes of the Datum for one encoded RGB image file."""
     head = b"\x08\x03\x10" + _varint(height) + b"\x18" + _varint(width) + b"\x22" + _varint(len(data))
     tail = b"\x28" + _varint(label) + TAIL_AFTER_LABEL + record_crc(data, label).to_bytes(4, "little")
-    return head + data + tail
+    return b"".join((head, data, tail))
 
 
 def parse_record(value: bytes | memoryview) -> Record:

@@ -162,4 +162,6 @@ def concatenate(parts: list[Path], target: Path, kind: type[Row], *, index: bool
 def printable(path: str) -> str:
     """A path as UTF-8 text: undecodable bytes as backslash escapes, control characters as well."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

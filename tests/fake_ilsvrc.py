@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 GOLDEN_TRUTH = (490, 361, 171, 822, 297, 482)
 """How the ground truth of the validation images of 2012 begins."""
@@ -95,8 +96,7 @@ def write_train_folder(path: Path, images: Mapping[str, Mapping[str, bytes]]) ->
 
 def meta_mat(by_id: Sequence[str], challenge: str = "ILSVRC2012", *, internal: int = 40, seed: int = 4) -> bytes:
     """The class table: `by_id` has ids from 1 on, and inner synsets those after them."""
-    from scipy.io import savemat
-
+    savemat = pytest.importorskip("scipy.io", reason="scipy is the extra 'imagenet'").savemat
     fields = (f"{challenge}_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height")
     rows = [(float(n), wnid, f"word {n}", "what it is", 0.0, np.zeros(0), 0.0) for n, wnid in enumerate(by_id, 1)]
     rows += [

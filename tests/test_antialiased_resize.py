@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -86,3 +87,23 @@ def test_without_torch_the_line_that_installs_it_is_named(monkeypatch: pytest.Mo
     with pytest.raises(MissingExtraError, match=r"filter 'bicubic' needs the package 'torch'.*lmdali\[train\]"):
         resize_and_crop(noise(70, 70), BICUBIC)
     antialiased_resize._torch.cache_clear()
+
+
+def test_the_version_of_torch_is_known_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import sys\n"
+        "import lmdali.tools.convert\n"
+        "from lmdali.tools.conversion import ConvertConfig\n"
+        "resizer = ConvertConfig(filter='bicubic').recipe()['resizer']\n"
+        "assert 'torch' not in sys.modules, 'a second and a half for a number'\n"
+        "import torch\n"
+        "assert resizer == 'torch ' + torch.__version__.partition('+')[0], resizer\n"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=100, check=True)
+
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(antialiased_resize, "version", absent)
+    with pytest.raises(MissingExtraError, match=r"lmdali\[train\]"):
+        antialiased_resize.torch_version()

@@ -24,7 +24,6 @@ import quality
 from peers import CONTESTANTS, find, opencv_view
 from peers.task import Task, check_batch, make_task
 from process_tree import cpu_seconds, memory_bytes
-from rates_plot import plot
 from ratios import Row, results
 
 from lmdali.pipeline.decode import decode_stored
@@ -208,6 +207,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_run_prints_every_contestant_or_why_it_is_missing(
     measured: None, jpeg_dataset: Path, raw_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is the extra 'report'")
+    from rates_plot import plot
+
     documents = []
     for dataset in (jpeg_dataset, raw_dataset):
         report, figure = tmp_path / "report.json", tmp_path / "figure.png"

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import dask
-import distributed
 import pytest
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
@@ -21,6 +19,9 @@ from lmdali.tools.dask_executor import DaskExecutor
 from lmdali.tools.dask_shard import Surroundings, installed_versions, refuse_other_versions
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.sources import Source, SourceReader, open_source
+
+dask = pytest.importorskip("dask", reason="dask is the extra 'dask'")
+distributed = pytest.importorskip("distributed", reason="distributed is of the extra 'dask'")
 
 CONFIG = ConvertConfig(size=16)
 

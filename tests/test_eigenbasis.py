@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lmdali.pipeline import eigenbasis
 from lmdali.pipeline.eigenbasis import (
     MEAN_FILE,
     STATISTICS_FILE,
@@ -163,6 +164,26 @@ def test_images_of_different_sizes_leave_no_mean_image_in_either_order() -> None
         assert merged.image_sums is None
         assert merged.num_pixels == 13
         assert solve(merged).mean_image is None
+
+
+def test_position_sums_stay_exact_past_the_whole_numbers_of_float32() -> None:
+    white, moments = np.full((1, 1, 3), 255, np.uint8), Moments.zero(1, 1)
+    count = eigenbasis._EXACT_IN_FLOAT32 + 2
+    assert 255 * eigenbasis._EXACT_IN_FLOAT32 < 2**24 < 255 * count
+    for _ in range(count):
+        moments.add_image(white)
+    assert moments.image_sums is not None and moments.image_sums.tolist() == [[[255 * count] * 3]]
+
+
+def test_position_sums_that_were_asked_for_do_not_change_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigenbasis, "_EXACT_IN_FLOAT32", 3)
+    moments, expected = Moments.zero(64, 64), np.zeros((64, 64, 3), np.int64)
+    for number in range(8):
+        before = moments.image_sums
+        assert before is not None and (before == expected).all() and before.dtype == np.int64
+        moments.add_image(formula_image(number))
+        assert (before == expected).all()
+        expected += formula_image(number)
 
 
 def test_the_mean_image_is_the_mean_of_each_pixel() -> None:

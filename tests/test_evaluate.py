@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from lmdali.model.presets import PRESETS
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError
-from lmdali.tools.evaluate import EvalConfig, command, evaluate_checkpoint, evaluation_augment
+from lmdali.tools.checkpoint_network import evaluation_augment
+from lmdali.tools.evaluate import EvalConfig, command, evaluate_checkpoint
 from lmdali.tools.train_job import TrainJob, train_dataset
 from lmdali.tools.train_report import TrainReport
 

@@ -17,6 +17,7 @@ def test_the_local_executor_is_the_default_and_keeps_its_limits() -> None:
 
 
 def test_dask_runs_here_or_at_a_scheduler() -> None:
+    pytest.importorskip("distributed", reason="distributed is of the extra 'dask'")
     here, there = make_executor("dask", workers=2), make_executor("dask", scheduler="tcp://a:1")
     assert isinstance(here, DaskExecutor) and (here.workers, here.scheduler) == (2, None)
     assert isinstance(there, DaskExecutor) and there.scheduler == "tcp://a:1"

@@ -9,14 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from lmdali.model.pen import Pen
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, apply_params, draw_params, pixel_transform
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.tools.contact_sheet import GAP, MARGIN, Pen, Tile, draw_sheet
+from lmdali.tools.contact_sheet import GAP, MARGIN, Tile, draw_sheet
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
-from lmdali.tools.preview import command, draw_preview, readable_class, undo_normalization
+from lmdali.tools.preview import command, draw_preview, undo_normalization
 from lmdali.tools.sources import open_source
 
 NUM_IMAGES = 12
@@ -175,12 +176,6 @@ def test_wrong_arguments_are_named_before_anything_is_read(dataset: Path, tmp_pa
         draw_preview(dataset, tmp_path / "sheet.png", rows=0)
     with pytest.raises(InputError):
         draw_preview(tmp_path / "nothing", tmp_path / "sheet.png")
-
-
-def test_a_class_is_called_by_the_first_of_its_names() -> None:
-    assert readable_class("great_white_shark, white shark, man-eater") == "great white shark"
-    assert readable_class("n01491361") == "n01491361"
-    assert readable_class("_") == "_"
 
 
 def test_the_command_writes_the_picture_and_one_json_document(dataset: Path, tmp_path: Path) -> None:

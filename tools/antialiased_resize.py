@@ -7,6 +7,7 @@ other. Vectorised and plain builds of torch round alike (tests/test_antialiased_
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,12 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError:
-        raise MissingExtraError("torch", "train", "the filter 'bicubic'") from None
+        raise _missing() from None
     return torch
+
+
+def _missing() -> MissingExtraError:
+    return MissingExtraError("torch", "train", "the filter 'bicubic'")
 
 
 def torch_version() -> str:
@@ -31,7 +36,11 @@ def torch_version() -> str:
     Raises:
         MissingExtraError: torch is not installed.
     """
-    return str(_torch().__version__).partition("+")[0]
+    # Not by importing it: whoever plans and publishes resizes nothing, and torch takes more than a second.
+    try:
+        return version("torch").partition("+")[0]
+    except PackageNotFoundError:
+        raise _missing() from None
 
 
 def resize_antialiased(pixels: Pixels, size: int) -> Pixels:

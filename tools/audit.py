@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.pipeline.errors import ConfigError, ThresholdError
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.tables import DuplicateRow, write_rows
 from lmdali.tools.audit_report import audit_facts, duplicate_rows, pairs_sheet, report_audit
-from lmdali.tools.contact_sheet import check_suffix, save_sheet
 from lmdali.tools.duplicates import DISTANCE, find_duplicates
 from lmdali.tools.hash_search import MAX_DISTANCE
 from lmdali.tools.record_catalog import RecordCatalog
@@ -63,7 +63,7 @@ def command(
                 out.parent.mkdir(parents=True, exist_ok=True)
             write_rows(out, DuplicateRow, duplicate_rows(catalog, found))
         if sheet is not None and found.pairs:
-            save_sheet(pairs_sheet(catalog, found), sheet)
+            save_picture(pairs_sheet(catalog, found), sheet)
     finally:
         catalog.close()
     facts = audit_facts(catalog, found)

@@ -23,6 +23,10 @@ VERBS = {
     "order": "order",
     "train": "train",
     "eval": "evaluate",
+    "figure": "figure",
+    "features": "features",
+    "search": "search",
+    "codes": "codes",
     "profile": "profiler",
 }
 """Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
@@ -41,6 +45,10 @@ _SUMMARIES = {
     "order": "List which samples an epoch delivers, and measure its order.",
     "train": "Train an AlexNet.",
     "eval": "Measure a checkpoint with 1 or 10 views.",
+    "figure": "Draw the paper's figures for a checkpoint.",
+    "features": "Compute the last hidden layer for every record.",
+    "search": "Find the records nearest to a record or a picture.",
+    "codes": "Compress features to binary codes, and search them.",
     "profile": "Measure where the time goes.",
 }
 

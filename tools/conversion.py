@@ -261,17 +261,19 @@ def _store(
     content: ShardContent,
     buffer: Pixels,
 ) -> None:
-    data: bytes | None = None
+    known: tuple[int, str] | tuple[()] = ()
     try:
         with guard(position):
             data = job.reader.read(entry)
+            # Each thing is done while its bytes are still in the core's cache: the source, then the stored pixels.
+            known = len(data), hashlib.sha256(data).hexdigest()
             stored, pixels, source = convert_image(data, own_name(entry), job.config, buffer)
     except SourceRejected as rejected:
-        known = () if data is None else (len(data), hashlib.sha256(data).hexdigest())
         content.rejects.append(reject_row(position, entry, rejected, *known))
         return
-    shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
+    phash = picture_hash(pixels)
     spread = content.moments.add_image(pixels)
+    shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
     content.records.append(
         RecordRow(
             position=position,
@@ -280,14 +282,14 @@ def _store(
             key=printable(record_key(position, entry.path).decode("utf-8", "surrogateescape")),
             label=entry.label,
             source=printable(entry.path),
-            source_bytes=len(data),
-            source_sha256=hashlib.sha256(data).hexdigest(),
+            source_bytes=known[0],
+            source_sha256=known[1],
             source_width=source.width,
             source_height=source.height,
             oddities=",".join(_oddities(source, job.config.size, spread)),
             stored_bytes=len(stored),
             crc32c=record_crc(stored, entry.label),
-            phash=picture_hash(pixels),
+            phash=phash,
         )
     )
 

@@ -13,6 +13,7 @@ from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import ConfigError, ThresholdError
 from lmdali.pipeline.manifest import REJECTS_FILE
+from lmdali.pipeline.output_check import check_output
 from lmdali.tools.audit_report import duplicate_facts
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
@@ -137,6 +138,8 @@ def command(
     chosen_part = Part.parse(part) if part else None
     if chosen_part is not None and check_duplicates:
         raise ConfigError("--check-duplicates needs the whole dataset: run `lmdali audit` after `lmdali merge`")
+    if not dry_run:
+        check_output(out, is_part=chosen_part is not None, resume=resume, overwrite=overwrite)
     names = read_class_names(classes) if classes else None
     opened = open_source(source, source_format, classes=names, **options)
     if not quiet and sys.stderr.isatty():

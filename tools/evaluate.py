@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lmdali.model.alexnet import AlexNet, AlexNetConfig
-from lmdali.model.checkpoint import BEST_NAME, Checkpoint, load_checkpoint
-from lmdali.model.device import pick_device
 from lmdali.model.evaluator import EvalResult, evaluate
-from lmdali.model.trainer import CHECKPOINT_DIR
-from lmdali.pipeline.augment import AugmentConfig
-from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.tools.checkpoint_network import open_network
 from lmdali.tools.loader_options import LoaderOptions, loader_options
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs
@@ -73,13 +68,6 @@ class EvalReport:
         }
 
 
-def evaluation_augment(training: AugmentConfig, views: int) -> AugmentConfig:
-    """Centre or ten crops with the training images' size and normalisation, and nothing that is drawn."""
-    chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
-    kept = ("crop_size", "normalize", "mean_window")
-    return replace(chosen, **{name: getattr(training, name) for name in kept})
-
-
 def evaluate_checkpoint(dataset: Path, checkpoint: Path, config: EvalConfig | None = None) -> EvalReport:
     """Evaluate a checkpoint on a dataset.
 
@@ -94,54 +82,29 @@ def evaluate_checkpoint(dataset: Path, checkpoint: Path, config: EvalConfig | No
         MachineError: the device is not there.
     """
     config = config or EvalConfig()
-    path = checkpoint / CHECKPOINT_DIR / BEST_NAME if checkpoint.is_dir() else checkpoint
-    stored = load_checkpoint(path)
-    device = pick_device(config.device)
-    augment = evaluation_augment(AugmentConfig(**stored.loader_config["augment"]), config.views)
+    network = open_network(checkpoint, device=config.device, basis=config.basis)
     loader_config = LoaderConfig(
         dataset=dataset,
         batch_size=config.batch_size or max(1, _VIEWS_PER_BATCH // config.views),
-        augment=augment,
+        augment=network.augment(config.views),
         order="sequential",
         layout="NHWC",
-        basis=_find_basis(stored, path, config.basis) if augment.needs_basis else None,
+        basis=network.basis,
         **config.loader_arguments(),
     )
-    with create_loader(loader_config, device=device, rank=0, world_size=1) as loader:
-        if loader.class_names != stored.class_names:
-            raise InputError(
-                f"{dataset}: its {len(loader.class_names)} classes are not the {len(stored.class_names)} that {path} "
-                "was trained on: convert it with the training set's classes"
-            )
-        model = AlexNet(AlexNetConfig.from_json(stored.model_config)).to(device)
-        model.load_state_dict(stored.model)
+    with create_loader(loader_config, device=network.device, rank=0, world_size=1) as loader:
+        network.require_classes(loader.class_names, dataset)
         with progress_bar("eval", loader.num_samples, quiet=config.quiet) as progress:
-            result = evaluate(model, loader, device, on_progress=progress)
+            result = evaluate(network.model, loader, network.device, on_progress=progress)
         return EvalReport(
             result=result,
-            checkpoint=path,
+            checkpoint=network.path,
             dataset=dataset,
-            epoch=stored.progress["epoch"],
-            step=stored.progress["step"],
-            device=str(device),
+            epoch=network.stored.progress["epoch"],
+            step=network.stored.progress["step"],
+            device=str(network.device),
             backend=loader.backend_name,
         )
-
-
-def _find_basis(stored: Checkpoint, path: Path, given: Path | None) -> Path:
-    """Directory with the statistics that the training images were normalised with."""
-    places = [given] if given is not None else [path.parent.parent, Path(stored.loader_config["dataset"])]
-    for place in places:
-        if (place / STATISTICS_FILE).is_file():
-            digest = load_moments(place)[1]
-            if digest != stored.manifest_digest:
-                raise InputError(
-                    f"{place / STATISTICS_FILE}: of dataset {digest[:12]}, the network was trained on "
-                    f"{stored.manifest_digest[:12]}: give that training set with --basis"
-                )
-            return place
-    looked = " and ".join(str(place) for place in places)
-    raise InputError(f"no {STATISTICS_FILE} of the training set in {looked}: give its directory with --basis")
 
 
 _DEFAULTS = EvalConfig()

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
-from lmdali.tools.contact_sheet import Tile, check_suffix, draw_sheet, save_sheet
+from lmdali.tools.contact_sheet import Tile, draw_sheet
+from lmdali.tools.readable_names import readable_class
 from lmdali.tools.report_table import print_json
 
 
@@ -86,7 +88,7 @@ def draw_preview(
         detail=f"{manifest.num_records:,} records, digest {manifest.digest[:12]}    augment {augment}    "
         f"seed {seed}    epoch {epoch}",
     )
-    save_sheet(sheet, out)
+    save_picture(sheet, out)
     return PreviewSummary(out, sheet.shape[1], sheet.shape[0], tuple(batch.indices.tolist()))
 
 
@@ -139,12 +141,6 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
         note = f"#{int(batch.indices[sample])}   y {y}  x {x}" + ("   mirrored" if params.flip[view] else "")
         tiles.append(Tile(picture, name, note))
     return tiles
-
-
-def readable_class(name: str) -> str:
-    """The first of several names of a class, without underscores."""
-    first = name.split(",")[0].replace("_", " ").strip()
-    return first or name
 
 
 @click.command("preview")

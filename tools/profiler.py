@@ -187,7 +187,8 @@ def _place(
 
 def _training_step(model: nn.Module, config: ProfileConfig, device: torch.device) -> Step:
     optimizer = PaperSGD(parameter_groups(model, TrainConfig(weight_decay=0.0)), _LEARNING_RATE)
-    return TrainStep(model, optimizer, device=device, precision=_AUTOCAST.get(config.dtype, torch.float32))
+    precision = _AUTOCAST.get(config.dtype, torch.float32)
+    return TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=True)  # as training is by default
 
 
 def _measure(probes: Mapping[str, Probe], plan: WindowPlan, device: torch.device, *, quiet: bool) -> dict[str, Rate]:

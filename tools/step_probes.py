@@ -24,7 +24,7 @@ class LoaderProbe:
     def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
         self._loader, self._step = loader, step
         # Until the queue is as full as it will be, a step pays for more or fewer batches than the one it takes.
-        self.warmup_steps = prefetch + 1
+        self.warmup_steps = max(prefetch + 1, ModelProbe.warmup_steps)
         self.epoch_gaps_seconds: list[float] = []
 
     def run(self) -> Iterator[int]:
@@ -58,7 +58,7 @@ class ModelProbe:
         batch: on the model's device.
     """
 
-    warmup_steps = 2
+    warmup_steps = 6  # on a GPU the first few are ordinary, and one captures the graph of the others
 
     def __init__(self, step: Step, batch: Batch) -> None:
         self._step, self._batch = step, batch

@@ -23,7 +23,7 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.tools.evaluate import evaluation_augment
+from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
 from lmdali.tools.loader_options import EpochOptions
 from lmdali.tools.train_report import TrainReport, device_names, finished_report

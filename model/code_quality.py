@@ -1,0 +1,126 @@
+"""How good codes are: their neighbours beside the exact ones, and what a query costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.model.codes_file import Codes
+from lmdali.model.exact_search import Neighbours, search_exact
+from lmdali.model.features_file import Features
+from lmdali.model.hamming import search_hamming
+
+_TIMED_QUERIES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchQuality:
+    """One way to search.
+
+    Attributes:
+        name: of it.
+        source: "features" or "pixels": what the codes were made from.
+        bits: length of a code; None for the exact search.
+        precision: part of the k neighbours that is among the k exact ones; 1 for the exact search.
+        label_precision: part of the k neighbours that has the query's label.
+        ms_per_query: median over single queries, milliseconds.
+        bytes_per_record: read for a query.
+    """
+
+    name: str
+    source: str
+    bits: int | None
+    precision: float
+    label_precision: float
+    ms_per_query: float
+    bytes_per_record: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+def precision_at_k(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
+    """Mean part of each row of `(Q, k)` found records that is in the same row of `(Q, k)` wanted ones."""
+    hits = (found[:, :, None] == wanted[:, None, :]).any(axis=2)
+    return float(hits.mean())
+
+
+def measure_exact(
+    features: Features, queries: NDArray[np.int64], k: int, labels: NDArray[np.int64]
+) -> tuple[Neighbours, SearchQuality]:
+    """The exact neighbours of some records, themselves left out, and what they cost.
+
+    Args:
+        features: to search.
+        queries: `(Q,)` record numbers.
+        k: neighbours of each.
+        labels: `(N,)` class of each record.
+    """
+    vectors = features.rows(queries).astype(np.float64)
+    found = search_exact(features.blocks(), vectors, k + 1).without(queries)
+
+    def one(place: int) -> None:
+        search_exact(features.blocks(), vectors[place : place + 1], k + 1)
+
+    size = features.plan.dims * np.dtype(features.plan.precision).itemsize
+    quality = SearchQuality(
+        name="exact search of features",
+        source="features",
+        bits=None,
+        precision=1.0,
+        label_precision=_label_precision(found.indices, queries, labels),
+        ms_per_query=_median_ms(one, len(queries)),
+        bytes_per_record=float(size),
+    )
+    return found, quality
+
+
+def measure_codes(
+    codes: Codes, queries: NDArray[np.int64], exact: Neighbours, labels: NDArray[np.int64], *, from_pixels: bool
+) -> SearchQuality:
+    """Codes beside the exact neighbours.
+
+    Args:
+        codes: of the same dataset.
+        queries: `(Q,)` record numbers.
+        exact: their exact neighbours, themselves left out.
+        labels: `(N,)` class of each record.
+        from_pixels: whether the codes were made from pixels.
+    """
+    words = np.asarray(codes.words)
+    k = exact.indices.shape[1]
+    found = search_hamming(words, words[:, queries], k + 1).without(queries)
+
+    def one(place: int) -> None:
+        search_hamming(words, words[:, queries[place : place + 1]], k + 1)
+
+    source = "pixels" if from_pixels else "features"
+    return SearchQuality(
+        name=f"{codes.info.bits}-bit codes of {source}",
+        source=source,
+        bits=codes.info.bits,
+        precision=precision_at_k(found.indices, exact.indices),
+        label_precision=_label_precision(found.indices, queries, labels),
+        ms_per_query=_median_ms(one, len(queries)),
+        bytes_per_record=8.0 * len(words),
+    )
+
+
+def _label_precision(found: NDArray[np.int64], queries: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    return float((labels[found] == labels[queries][:, None]).mean())
+
+
+def _median_ms(search: Callable[[int], None], count: int) -> float:
+    seconds = []
+    for place in range(min(_TIMED_QUERIES, count)):
+        start = perf_counter()
+        search(place)
+        seconds.append(perf_counter() - start)
+    return 1000 * median(seconds)

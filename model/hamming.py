@@ -1,0 +1,81 @@
+"""Codes as 64-bit words, and the nearest of them by Hamming distance: exclusive or and population count.
+
+Words of all records lie together, first words first: `(words, N)` uint64, bit j of a code being bit j % 64 of word
+j // 64. So a pass over N codes reads memory in order and does nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.model.exact_search import Neighbours, check_queries
+from lmdali.pipeline.errors import ConfigError, InputError
+
+WORD_BITS = 64
+_BLOCK_RECORDS = 16_384
+"""128 kB of words: they and what is computed of them stay in a core's own cache."""
+
+
+def pack_codes(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """`(words, N)` uint64 of `(N, bits)` bool."""
+    count, length = bits.shape
+    words = -(-length // WORD_BITS)
+    padded = np.zeros((count, words * WORD_BITS), np.bool_)
+    padded[:, :length] = bits
+    packed = np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+    return np.ascontiguousarray(packed.T)
+
+
+def unpack_codes(words: NDArray[np.uint64], length: int) -> NDArray[np.bool_]:
+    """`(N, length)` bool: inverse of `pack_codes`."""
+    octets = np.ascontiguousarray(words.T).astype("<u8").view(np.uint8)
+    return np.unpackbits(octets, axis=1, count=length, bitorder="little").astype(np.bool_)
+
+
+def hamming_distances(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """`(N,)` uint16: bits in which each of `(words, N)` codes differs from a `(words,)` query."""
+    distances = np.empty(words.shape[1], np.uint16)
+    for start in range(0, len(distances), _BLOCK_RECORDS):
+        part = slice(start, start + _BLOCK_RECORDS)
+        # A population count is a uint8; the sum over words needs more.
+        total = np.bitwise_count(words[0, part] ^ query[0]).astype(np.uint16)
+        for row, word in zip(words[1:, part], query[1:], strict=True):
+            total += np.bitwise_count(row ^ word)
+        distances[part] = total
+    return distances
+
+
+def search_hamming(words: NDArray[np.uint64], queries: NDArray[np.uint64], k: int) -> Neighbours:
+    """The k codes nearest to each query, equal distances by record number.
+
+    Args:
+        words: `(words, N)` uint64.
+        queries: `(words, Q)` uint64.
+        k: codes wanted; fewer come back where there are fewer.
+
+    Raises:
+        ConfigError: k is below 1.
+        InputError: no query, or queries of another length.
+    """
+    if k < 1:
+        raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
+    check_queries(queries.T)
+    if len(queries) != len(words):
+        raise InputError(f"queries of {len(queries)} words for codes of {len(words)}")
+    found = [_nearest(hamming_distances(words, query), k) for query in queries.T]
+    return Neighbours(np.stack([indices for indices, _ in found]), np.stack([distances for _, distances in found]))
+
+
+def _nearest(distances: NDArray[np.uint16], k: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    k = min(k, len(distances))
+    limit = np.partition(distances, k - 1)[k - 1]
+    # All below the limit, and of those at it, which may be very many, the first.
+    below = np.flatnonzero(distances < limit)
+    at = np.flatnonzero(distances == limit)[: k - len(below)]
+    indices = np.concatenate([below, at])
+    order = np.lexsort((indices, distances[indices]))
+    indices = indices[order].astype(np.int64)
+    return indices, distances[indices].astype(np.int64)

@@ -1,0 +1,123 @@
+"""From a checkpoint file to a network that can be asked, with the normalisation that it was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lmdali.model.alexnet import AlexNet, AlexNetConfig
+from lmdali.model.checkpoint import BEST_NAME, Checkpoint, content_digest, load_checkpoint
+from lmdali.model.device import pick_device
+from lmdali.model.trainer import CHECKPOINT_DIR
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
+from lmdali.pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class CheckpointNetwork:
+    """A trained network.
+
+    Attributes:
+        path: the checkpoint file.
+        stored: its content.
+        model: the network in evaluation mode, on `device`.
+        device: where it is.
+        basis: directory with the training set's statistics; None where the normalisation needs none.
+    """
+
+    path: Path
+    stored: Checkpoint
+    model: AlexNet
+    device: torch.device
+    basis: Path | None
+
+    def augment(self, views: int = 1) -> AugmentConfig:
+        """Centre or ten crops, normalised as the training images were."""
+        return evaluation_augment(_training_augment(self.stored), views)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of everything that an image's activations depend on; progress and optimiser are no part of it."""
+        content = {
+            "model": self.stored.model,
+            "model_config": self.stored.model_config,
+            "augment": self.stored.loader_config["augment"],
+            "manifest_digest": self.stored.manifest_digest,
+        }
+        return content_digest(content)
+
+    def require_classes(self, class_names: tuple[str, ...], dataset: Path) -> None:
+        """Refuse a dataset of other classes.
+
+        Raises:
+            InputError: naming both.
+        """
+        if class_names != self.stored.class_names:
+            raise InputError(
+                f"{dataset}: its {len(class_names)} classes are not the {len(self.stored.class_names)} that "
+                f"{self.path} was trained on: convert it with the training set's classes"
+            )
+
+
+def open_network(checkpoint: Path, *, device: str = "auto", basis: Path | None = None) -> CheckpointNetwork:
+    """Read a checkpoint and build its network.
+
+    Args:
+        checkpoint: a checkpoint file, or a run directory, which means its best checkpoint.
+        device: auto, cpu or cuda:N.
+        basis: directory with the training set's statistics; None means the run's own copy.
+
+    Raises:
+        ConfigError: no such device name.
+        InputError: no such checkpoint, or the training set's statistics are not at hand.
+        IntegrityError: the checkpoint is damaged.
+        MachineError: the device is not there.
+    """
+    path, stored = read_checkpoint(checkpoint)
+    target = pick_device(device)
+    place = _find_basis(stored, path, basis) if _training_augment(stored).normalize != "none" else None
+    model = AlexNet(AlexNetConfig.from_json(stored.model_config)).to(target)
+    model.load_state_dict(stored.model)
+    return CheckpointNetwork(path, stored, model.eval(), target, place)
+
+
+def read_checkpoint(checkpoint: Path) -> tuple[Path, Checkpoint]:
+    """The file and content of a checkpoint, or of a run directory's best one.
+
+    Raises:
+        InputError: no such checkpoint.
+        IntegrityError: it is damaged.
+    """
+    path = checkpoint / CHECKPOINT_DIR / BEST_NAME if checkpoint.is_dir() else checkpoint
+    return path, load_checkpoint(path)
+
+
+def evaluation_augment(training: AugmentConfig, views: int) -> AugmentConfig:
+    """Centre or ten crops with the training images' size and normalisation, and nothing that is drawn."""
+    chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
+    kept = ("crop_size", "normalize", "mean_window")
+    return replace(chosen, **{name: getattr(training, name) for name in kept})
+
+
+def _training_augment(stored: Checkpoint) -> AugmentConfig:
+    return AugmentConfig(**stored.loader_config["augment"])
+
+
+def _find_basis(stored: Checkpoint, path: Path, given: Path | None) -> Path:
+    """Directory with the statistics that the training images were normalised with."""
+    places = [given] if given is not None else [path.parent.parent, Path(stored.loader_config["dataset"])]
+    for place in places:
+        if (place / STATISTICS_FILE).is_file():
+            digest = load_moments(place)[1]
+            if digest != stored.manifest_digest:
+                raise InputError(
+                    f"{place / STATISTICS_FILE}: of dataset {digest[:12]}, the network was trained on "
+                    f"{stored.manifest_digest[:12]}: give that training set with --basis"
+                )
+            return place
+    looked = " and ".join(str(place) for place in places)
+    raise InputError(f"no {STATISTICS_FILE} of the training set in {looked}: give its directory with --basis")

@@ -1,0 +1,123 @@
+"""`lmdali codes compare`: codes beside the exact search: precision, time per query, and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from lmdali.model.code_figure import save_code_plot
+from lmdali.model.code_quality import SearchQuality, measure_codes, measure_exact
+from lmdali.model.codes_file import Codes, load_codes
+from lmdali.model.features_file import Features, load_features
+from lmdali.model.picture_file import check_suffix
+from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.files import write_json
+from lmdali.pipeline.manifest import RECORDS_FILE
+from lmdali.pipeline.table_reader import read_integers
+from lmdali.tools.feature_encoder import PIXELS
+from lmdali.tools.neighbour_list import dataset_at
+from lmdali.tools.record_pictures import spread_indices
+from lmdali.tools.report_table import print_json, print_table
+
+
+def compare_codes(
+    directory: Path,
+    codes: Sequence[Path],
+    *,
+    k: int = 10,
+    num_queries: int = 200,
+    dataset: Path | None = None,
+) -> list[SearchQuality]:
+    """Search features exactly and codes by Hamming distance, for some records of their own.
+
+    Args:
+        directory: feature file, whose exact neighbours are the truth.
+        codes: of the same dataset, made from these features or from others, such as pixels.
+        k: neighbours of each query.
+        num_queries: records at even distances.
+        dataset: where the dataset is; None means where it was.
+
+    Returns:
+        The exact search first, then the codes in the order given.
+
+    Raises:
+        ConfigError: k or the number of queries is too small.
+        InputError: no such file, codes of another dataset, or the dataset is gone.
+        IntegrityError: a file is damaged.
+    """
+    if k < 1 or num_queries < 1:
+        raise ConfigError(f"k and the number of queries must be at least 1, found {k} and {num_queries}")
+    features, opened = load_features(directory), [load_codes(path) for path in codes]
+    for one in opened:
+        _require_same_dataset(features, one)
+    plan = features.plan
+    place = dataset_at(plan.dataset, plan.dataset_digest, dataset, directory)
+    if place is None:
+        raise InputError(f"{plan.dataset}: the dataset is no longer there, and its labels are needed: give --dataset")
+    labels = read_integers(place / RECORDS_FILE, "label")
+    queries = np.array(spread_indices(num_queries, len(features)), np.int64)
+    exact, quality = measure_exact(features, queries, k, labels)
+    return [
+        quality,
+        *(measure_codes(one, queries, exact, labels, from_pixels=one.info.source == PIXELS) for one in opened),
+    ]
+
+
+def _require_same_dataset(features: Features, codes: Codes) -> None:
+    if codes.info.dataset_digest != features.plan.dataset_digest:
+        raise InputError(
+            f"{codes.directory}: codes of dataset {codes.info.dataset_digest[:12]}, and {features.directory} are "
+            f"features of {features.plan.dataset_digest[:12]}: both must be of one dataset"
+        )
+
+
+@click.command("compare")
+@click.argument("features", type=click.Path(path_type=Path))
+@click.argument("codes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of each query.")
+@click.option("--num-queries", type=click.IntRange(1), default=200, show_default=True, help="At even distances.")
+@click.option("--dataset", type=click.Path(path_type=Path), help="Where the dataset is.  [default: where it was]")
+@click.option("--out", type=click.Path(path_type=Path), help="Picture to draw of bits and precision; and .json.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def compare_command(
+    features: Path,
+    codes: tuple[Path, ...],
+    k: int,
+    num_queries: int,
+    dataset: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare searching CODES with searching FEATURES exactly.
+
+    CODES are of the same dataset, made from these features or from others (`lmdali features DATASET pixels OUT`).
+    Precision is the part of the neighbours by code that is among the exact ones; label precision the part that has the
+    query's label. The time is that of one query by itself.
+    """
+    if out is not None:
+        check_suffix(out)
+    found = compare_codes(features, codes, k=k, num_queries=num_queries, dataset=dataset)
+    document = {"features": str(features), "k": k, "searches": [quality.to_json() for quality in found]}
+    if out is not None:
+        save_code_plot(found, k, out)
+        write_json(out.with_suffix(".json"), document)
+    if as_json:
+        print_json(document)
+        return
+    print_table(
+        str(features),
+        ("search", f"precision@{k}", f"label precision@{k}", "ms per query", "bytes per record"),
+        [
+            (
+                quality.name,
+                f"{quality.precision:.3f}",
+                f"{quality.label_precision:.3f}",
+                f"{quality.ms_per_query:.3g}",
+                f"{quality.bytes_per_record:,.0f}",
+            )
+            for quality in found
+        ],
+    )

@@ -1,0 +1,66 @@
+"""What a search found, told with the keys and classes of the dataset that was searched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmdali.model.exact_search import Neighbours
+from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.record_pictures import record_rows
+from lmdali.tools.report_table import print_table
+
+
+def dataset_at(recorded: str, digest: str, given: Path | None, where: Path) -> Path | None:
+    """The dataset that features or codes were made of; None where it is gone and nobody says where to.
+
+    Args:
+        recorded: where it was then.
+        digest: its identity.
+        given: where it is now, if it moved.
+        where: the features or codes, for the message.
+
+    Raises:
+        InputError: there is another dataset in that place, or none where `given` says.
+    """
+    place = given or Path(recorded)
+    if given is None and not place.is_dir():
+        return None
+    found = load_manifest(place).digest
+    if found != digest:
+        raise InputError(
+            f"{where}: made of dataset {digest[:12]} ({recorded}), and {place} is {found[:12]}: say with --dataset "
+            "where that one is, or make it again"
+        )
+    return place
+
+
+def describe_neighbours(dataset: Path | None, texts: Sequence[str], found: Neighbours) -> list[dict[str, Any]]:
+    """For each query its neighbours as JSON: record, distance and, where the dataset is at hand, key and class."""
+    described = []
+    for text, indices, distances in zip(texts, found.indices.tolist(), found.distances.tolist(), strict=True):
+        neighbours = [
+            {"record": index, "distance": distance, "key": None, "label": None, "class": None}
+            for index, distance in zip(indices, distances, strict=True)
+        ]
+        if dataset is not None:
+            names = load_manifest(dataset).class_names
+            for neighbour, (key, label) in zip(neighbours, record_rows(dataset, indices), strict=True):
+                neighbour.update({"key": key, "label": label, "class": names[label]})
+        described.append({"query": text, "neighbours": neighbours})
+    return described
+
+
+def print_neighbours(described: Sequence[dict[str, Any]], unit: str) -> None:
+    """A table for each query; `unit` heads the column of distances."""
+    for entry in described:
+        print_table(
+            entry["query"],
+            ("class", unit, "record", "key"),
+            [
+                (near["class"] or "", f"{near['distance']:.6g}", str(near["record"]), near["key"] or "")
+                for near in entry["neighbours"]
+            ],
+        )
