@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lmdali.model.features_file import Features
+from lmdali.model.features_file import Features, as_float32
 from lmdali.pipeline.errors import ConfigError, InputError
 
 _HIDDEN = (1024, 256)
@@ -177,7 +177,7 @@ def encode_features(
     codes = np.empty((len(features), network.norm.num_features), np.bool_)
     done = 0
     for block in features.blocks(_ENCODE_RECORDS):
-        rows = torch.from_numpy(np.array(block, np.float32)).to(device)
+        rows = torch.from_numpy(as_float32(block)).to(device)
         codes[done : done + len(block)] = network.bits(rows).cpu().numpy()
         done += len(block)
         on_progress(done)
@@ -188,9 +188,9 @@ def _moments(features: Features) -> tuple[NDArray[np.float32], float]:
     """Mean `(D,)`, and the mean square of what is left without it."""
     sums, squares = np.zeros(features.plan.dims), 0.0
     for block in features.blocks():
-        wide = block.astype(np.float64)
-        sums += wide.sum(axis=0)
-        squares += float(np.square(wide).sum())
+        rows = as_float32(block)
+        sums += rows.sum(axis=0, dtype=np.float64)
+        squares += float(np.square(rows.astype(np.float64)).sum())
     mean = sums / len(features)
     mean_square = squares / (len(features) * len(mean)) - float(np.square(mean).mean())
     # What is left of equal numbers is rounding.
