@@ -42,7 +42,7 @@ def test_features_and_gradients_are_those_of_the_steps(fields: dict[str, Any], m
     weights = torch.randn(want.shape, generator=torch.Generator().manual_seed(1))
     want_slopes = torch.autograd.grad((want * weights).sum(), [plain.get_parameter(name) for name in names])
     got = fused_features.features(model, config, images.to(DEVICE))
-    difference = float((got.cpu() - want).abs().max())
+    difference = float((got.detach().cpu() - want.detach()).abs().max())
     assert difference <= 1e-5 * float(want.detach().abs().max())
     got_slopes = torch.autograd.grad((got * weights.to(DEVICE)).sum(), [model.get_parameter(name) for name in names])
     for name, got_slope, want_slope in zip(names, got_slopes, want_slopes, strict=True):
