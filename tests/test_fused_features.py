@@ -52,4 +52,4 @@ def test_features_and_gradients_are_those_of_the_steps(fields: dict[str, Any], m
 
 def test_a_cpu_takes_the_steps() -> None:
     model = AlexNet(AlexNetConfig(width=0.06)).to(memory_format=torch.channels_last)
-    assert not fused_features.suits(model, model.config, torch.zeros(1, 3, 64, 64))
+    assert not fused_features.suits(model, torch.zeros(1, 3, 64, 64))
