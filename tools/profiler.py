@@ -27,6 +27,7 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
 from lmdali.tools.loader_options import BACKENDS, EpochOptions, epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
@@ -278,6 +279,7 @@ def command() -> None:
 
 command.add_command(compare_command)
 command.add_command(report_command)
+command.add_command(au_command)
 
 
 @command.command("run")
