@@ -27,10 +27,13 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
 from lmdali.tools.loader_options import BACKENDS, EpochOptions, epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate, WindowPlan, measure
+from lmdali.tools.profile_compare import compare_command
+from lmdali.tools.profile_page import report_command
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step
@@ -272,6 +275,11 @@ def _cautions(manifest: Manifest, machine: Mapping[str, Any], config: ProfileCon
 @click.group("profile")
 def command() -> None:
     """Say where a training run's time goes."""
+
+
+command.add_command(compare_command)
+command.add_command(report_command)
+command.add_command(au_command)
 
 
 @command.command("run")

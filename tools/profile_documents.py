@@ -1,0 +1,124 @@
+"""Reports of `lmdali profile run --json`, read back: values by their path, rates, and what two of them do not share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.files import read_json
+from lmdali.tools.throughput import SCHEMA_VERSION
+
+MACHINE_FACTS = ("cpu", "num_cpus", "memory_bytes", "gpu", "gpu_memory_bytes")
+"""What makes another machine; its name is not known, and its load is told by the cautions."""
+
+DATASET_FACTS = ("dataset_digest", "num_samples", "encoding")
+"""What makes another dataset; it may lie elsewhere."""
+
+RATE_WORDS = {
+    "read": "LMDB read",
+    "decode": "decode (libjpeg-turbo)",
+    "memory_copy": "memory copy",
+    "loader": "loader",
+    "model": "model on a cached batch",
+    "together": "training step fed by the loader",
+}
+"""What the rates of a report are called."""
+
+
+def load_profile(path: Path) -> dict[str, Any]:
+    """Read a report.
+
+    Raises:
+        InputError: no such file, or another document than a report of this version.
+        IntegrityError: not JSON.
+    """
+    document = read_json(path)
+    if not isinstance(document.get("setting"), dict) or not isinstance(document.get("machine"), dict):
+        raise InputError(f"{path}: not a profile: write one with `lmdali profile run DATASET --json > {path.name}`")
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: a profile of schema version {version}, this program reads {SCHEMA_VERSION}")
+    return document
+
+
+def is_rate(value: object) -> bool:
+    """Whether a value of a report is a measured rate, with its windows."""
+    return isinstance(value, Mapping) and "images_per_second" in value and bool(value.get("per_window"))
+
+
+def rates(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every rate of a report with its path, in the order of the report."""
+    for key, value in document.items():
+        path = f"{prefix}{key}"
+        if is_rate(value):
+            yield path, value
+        elif isinstance(value, Mapping):
+            yield from rates(value, f"{path}.")
+
+
+def rate_name(path: str) -> str:
+    """What a rate is called; one that is not known here, by its path."""
+    return RATE_WORDS.get(path, path.replace("_", " ").replace(".", ": "))
+
+
+def number_at(document: Mapping[str, Any], path: str, origin: str) -> float:
+    """The number at a path such as `loader.images_per_second`.
+
+    Args:
+        document: a report.
+        path: keys with dots between them.
+        origin: of the report, for errors.
+
+    Raises:
+        ConfigError: there is no such number in a report.
+        InputError: it was not measured in this one.
+    """
+    found: Any = document
+    for key in path.split("."):
+        if found is None:
+            break
+        if not isinstance(found, Mapping) or key not in found:
+            known = ", ".join(map(str, found)) if isinstance(found, Mapping) else "nothing"
+            raise ConfigError(f"{origin} has no {path}: below {key!r} there is nothing; where it would be: {known}")
+        found = found[key]
+    if found is None:
+        raise InputError(f"{origin}: {path} was not measured (null), so no limit can be checked on it")
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ConfigError(f"{origin}: {path} is no number but {type(found).__name__}: name a number below it")
+    return float(found)
+
+
+def windows_at(document: Mapping[str, Any], path: str) -> tuple[list[float], bool] | None:
+    """The windows behind a number: of a rate, or of a time that is its inverse.
+
+    Returns:
+        The rates of all windows, and whether the number falls where they rise; None where windows do not tell.
+    """
+    *parents, name = path.split(".")
+    if name not in ("images_per_second", "step_seconds"):
+        return None
+    found: Any = document
+    for key in parents:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return (list(found["per_window"]), name == "step_seconds") if is_rate(found) else None
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """What differs between two reports, by kind: machine, dataset, setting, packages."""
+    machines, settings = (first["machine"], second["machine"]), (first["setting"], second["setting"])
+    other = sorted({*settings[0], *settings[1]} - {*DATASET_FACTS, "dataset", "mean_record_bytes", "steps_per_epoch"})
+    packages = machines[0].get("packages") or {}, machines[1].get("packages") or {}
+    return {
+        "machine": _differing(*machines, MACHINE_FACTS),
+        "dataset": _differing(*settings, DATASET_FACTS),
+        "setting": _differing(*settings, other),
+        "packages": _differing(*packages, sorted({*packages[0], *packages[1]})),
+    }
+
+
+def _differing(
+    first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, ...] | list[str]
+) -> dict[str, tuple[Any, Any]]:
+    return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}

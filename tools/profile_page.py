@@ -1,0 +1,271 @@
+"""`lmdali profile report`: profiles as one HTML page that needs no network and no program but a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.files import write_atomic
+from lmdali.tools.html_page import (
+    KeyFigure,
+    Section,
+    Tone,
+    bullets,
+    callout,
+    details,
+    figure,
+    heading,
+    key_figures,
+    page,
+    pairs,
+    paragraph,
+    table,
+)
+from lmdali.tools.profile_documents import load_profile, rate_name, rates
+from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
+
+_TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "INVALID": "bad", None: "plain"}
+_SERIES = {"loader": 2, "model": 3, "together": 4}
+"""Colours of the bars and lines; ceilings have the first and the last ones."""
+
+_MOVES_RECORDS = ("read", "loader")  # whose rate is also one of stored bytes
+_ALL_ROUNDS = 20  # up to which every round has its number below the plot
+
+
+def profile_page(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The page of one profile, or of several side by side and then one after the other.
+
+    Args:
+        reports: names and documents of `lmdali profile run --json`; at least one.
+    """
+    if not reports:
+        raise ConfigError("a page needs at least one profile")
+    versions = {document["machine"].get("packages", {}).get("lmdali", "?") for _, document in reports}
+    footer = f"Written by lmdali profile report from measurements of lmdali {', '.join(sorted(versions))}."
+    if len(reports) == 1:
+        ((_, document),) = reports
+        title = f"Profile of {document['setting'].get('dataset') or document['setting'].get('loader')}"
+        return page(title, profile_sections(document), subtitle=_subtitle(document), footer=footer)
+    sections = [Section(title="Side by side", body=_side_by_side(reports))]
+    for name, document in reports:
+        parts = [heading(part.title) + part.body for part in profile_sections(document)]
+        sections.append(Section(title=name, body=paragraph(_subtitle(document)) + "".join(parts)))
+    return page(f"{len(reports)} profiles", sections, footer=footer)
+
+
+def profile_sections(document: Mapping[str, Any]) -> list[Section]:
+    """What a page says of one profile, the outcome first."""
+    found = dict(rates(document))
+    sections = [
+        Section(title="Verdict", body=_verdict(document)),
+        Section(title="Rates, each alone and then together", body=_ladder(document, found)),
+    ]
+    if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
+        sections.append(Section(title="Inside the loader", body=_stages(stages)))
+    if any(len(rate["per_window"]) > 1 for rate in found.values()):
+        sections.append(Section(title="Over time", body=_windows(found)))
+    sections += [
+        Section(title="Setting", body=pairs(_flat(document["setting"]))),
+        Section(title="Machine", body=pairs(_flat(document["machine"]))),
+        Section(title="Cautions", body=bullets(document.get("cautions") or ["none"])),
+        Section(title="All numbers", body=details("Every field of the profile", pairs(_flat(document)))),
+    ]
+    return sections
+
+
+def _subtitle(document: Mapping[str, Any]) -> str:
+    setting, machine = document["setting"], document["machine"]
+    device = machine.get("gpu") or f"{machine.get('num_cpus')} CPUs"
+    facts = [
+        f"{setting['num_samples']:,} {setting.get('encoding') or ''} records".replace("  ", " ")
+        if setting.get("num_samples") is not None
+        else "",
+        f"batch {setting.get('batch_size')}",
+        f"{setting.get('backend')} loader, {setting.get('num_threads')} threads",
+        f"{machine.get('cpu')}, {device}",
+    ]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    verdict = document["verdict"]
+    box = callout(_word(verdict), _sentences(verdict), tone=_TONES.get(verdict.get("bound"), "warn"))
+    return box + key_figures(_key_figures(document))
+
+
+def _word(verdict: Mapping[str, Any]) -> str:
+    bound, stage = verdict.get("bound"), verdict.get("stage")
+    if bound is None:
+        return "No verdict without a model"
+    return f"{bound} ({stage})" if bound == "INPUT-BOUND" and stage else str(bound)
+
+
+def _sentences(verdict: Mapping[str, Any]) -> list[str]:
+    reason, advice = str(verdict.get("reason") or ""), verdict.get("advice")
+    return [text for text in (f"{reason[:1].upper()}{reason[1:]}.", advice and f"What to do: {advice}") if text]
+
+
+def _key_figures(document: Mapping[str, Any]) -> Iterator[KeyFigure]:
+    stall = document["verdict"].get("data_stall")
+    if stall is not None:
+        yield KeyFigure(label="data stall", value=f"{stall:.0%}", note="of a step is input")
+    for path, label in (("loader", "loader alone"), ("model", "model alone"), ("together", "both together")):
+        if rate := document.get(path):
+            note = f"images/s, ± {_spread(rate):.0%}"
+            yield KeyFigure(label=label, value=f"{rate['images_per_second']:,.0f}", note=note)
+    first = document.get("time_to_first_batch_seconds")
+    if first is not None:
+        yield KeyFigure(label="first batch after", value=f"{first:.2f} s")
+    gap = document.get("epoch_gap_seconds")
+    if gap is not None:
+        yield KeyFigure(label="epoch gap", value=f"{1e3 * gap:.0f} ms")
+
+
+def _spread(rate: Mapping[str, Any]) -> float:
+    windows = rate["per_window"]
+    return float((max(windows) - min(windows)) / 2 / rate["images_per_second"])
+
+
+def _ladder(document: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
+    bars = [_rate_bar(rate_name(path), rate, _SERIES.get(path, 1)) for path, rate in found.items()]
+    plot = bar_chart(bars, unit="images/s", description="Rates of the parts alone and together, images/s")
+    caption = "Medians; whiskers from the slowest window to the fastest. Blue are the parts alone."
+    record_bytes, shares = document["setting"].get("mean_record_bytes"), document.get("shares") or {}
+    rows = [
+        (
+            rate_name(path),
+            f"{rate['images_per_second']:,.0f}",
+            f"± {_spread(rate):.0%}",
+            f"{rate['images_per_second'] * record_bytes / 1e6:,.0f}" if record_bytes and path in _MOVES_RECORDS else "",
+            "" if shares.get(path) is None else f"{shares[path]:.0%}",
+            _milliseconds(rate.get("cpu_seconds_per_image")),
+        )
+        for path, rate in found.items()
+    ]
+    columns = ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image")
+    return figure(plot, caption) + table(columns, rows)
+
+
+def _rate_bar(label: str, rate: Mapping[str, Any], series: int) -> Bar:
+    windows = rate["per_window"]
+    return Bar(
+        label=label,
+        value=rate["images_per_second"],
+        text=f"{rate['images_per_second']:,.0f}",
+        low=min(windows),
+        high=max(windows),
+        series=series,
+    )
+
+
+def _stages(stages: Mapping[str, float | None]) -> str:
+    timed = {stage: seconds for stage, seconds in stages.items() if seconds is not None}
+    busy = sum(seconds for stage, seconds in timed.items() if stage != "wait")
+    rows = [
+        (
+            stage,
+            "not timed" if seconds is None else f"{1e3 * seconds:.3f}",
+            "" if seconds is None or stage == "wait" or not busy else f"{seconds / busy:.0%}",
+        )
+        for stage, seconds in stages.items()
+    ]
+    numbers = table(("stage", "ms/image", "of thread time"), rows)
+    if not timed:
+        return numbers
+    bars = [
+        Bar(label=stage, value=1e3 * seconds, text=f"{1e3 * seconds:.3f}", series=6 if stage == "wait" else 2)
+        for stage, seconds in timed.items()
+    ]
+    what = "Thread time of the loader's stages, ms/image"
+    plot = bar_chart(bars, unit="thread time, ms per image", description=what, linear=True)
+    return figure(plot, "Time of all threads together; wait is the consumer's, in grey, and is no work.") + numbers
+
+
+def _windows(found: Mapping[str, Mapping[str, Any]]) -> str:
+    ceilings = iter((1, 5, 6) * len(found))
+    lines = [
+        Line(
+            name=rate_name(path),
+            points=_of_median(rate["per_window"]),
+            series=_SERIES.get(path) or next(ceilings),
+        )
+        for path, rate in found.items()
+    ]
+    rounds = max(len(line.points) for line in lines)
+    plot = line_chart(
+        lines,
+        x_label="round",
+        y_label="% of its median",
+        description="Rates of all windows over the rounds of the measurement, in percent of their median",
+        x_ticks=range(1, rounds + 1) if rounds <= _ALL_ROUNDS else None,
+    )
+    caption = (
+        "In a round each part is measured once, one after the other: lines that fall together show a machine that "
+        "became slower, one that jumps alone shows noise."
+    )
+    return figure(plot, caption)
+
+
+def _of_median(windows: Sequence[float]) -> list[tuple[float, float]]:
+    """Rounds, from 1, and what each has of the median, %."""
+    middle = median(windows)
+    return [(number, 100 * window / middle) for number, window in enumerate(windows, 1)]
+
+
+def _side_by_side(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    bars, rows = [], []
+    for name, document in reports:
+        cells = [name, _word(document["verdict"])]
+        for path in ("loader", "model", "together"):
+            rate = document.get(path)
+            cells.append("" if rate is None else f"{rate['images_per_second']:,.0f}")
+            if rate is not None and path != "model":
+                bars.append(_rate_bar(f"{name}: {'loader' if path == 'loader' else 'step'}", rate, _SERIES[path]))
+        stall = document["verdict"].get("data_stall")
+        rows.append([*cells, "" if stall is None else f"{stall:.0%}"])
+    plot = bar_chart(bars, unit="images/s", description="Rates of the loaders, and of training steps fed by them")
+    columns = ("", "verdict", "loader, images/s", "model", "together", "data stall")
+    caption = "Loaders alone, and training steps fed by them; whiskers from the slowest window to the fastest."
+    return figure(plot, caption) + table(columns, rows, text_columns=2)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.3f}"
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every number and word below a mapping, with its path; null is what was not measured."""
+    for key, found in value.items():
+        path = f"{prefix}{key}"
+        if isinstance(found, Mapping):
+            yield from _flat(found, f"{path}.")
+        elif isinstance(found, list):
+            yield path, ", ".join(map(_shown, found)) or "none"
+        else:
+            yield path, _shown(found)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
+@click.command("report")
+@click.argument("reports", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
+def report_command(reports: tuple[Path, ...], out: Path) -> None:
+    """Write one HTML page on REPORTS, files of `profile run --json`; several are also shown side by side.
+
+    The page holds everything it shows: no network, no JavaScript, for screen (light and dark) and paper.
+    """
+    documents = [(path.stem, load_profile(path)) for path in reports]
+    write_atomic(out, profile_page(documents).encode())
+    print(out)
