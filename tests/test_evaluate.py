@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from page_parts import parse_page
 from ranked_loader import start_ranks
 
 from lmdali.model.checkpoint import load_checkpoint, save_checkpoint
@@ -233,3 +234,20 @@ def test_ranks_put_together_what_one_process_finds(trained: TrainReport, val: Pa
         assert np.array_equal(found.labels, want.probabilities.labels)
         np.testing.assert_allclose(found.values, want.probabilities.values, rtol=1e-5)
         assert analyse(found.values, found.labels).top1_error == want.analysis.top1_error
+
+
+def test_the_page_shows_everything_and_loads_nothing(
+    trained: TrainReport, second: Path, val: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "page.html"
+    done = run(val, trained.run_dir, second, "--html", out, "--quiet", "-j", 1)
+    assert done.exit_code == 0, done.output
+    assert str(out) in done.stdout
+    parts = parse_page(out.read_text())
+    expected = ["Errors", "Classes", "Confusions", "Calibration", "Worst mistakes", "What was measured"]
+    assert parts.headings == [f"Evaluation on {val.name}", *expected]
+    assert len(parts.pictures) == 1 and parts.pictures[0].startswith("data:image/webp;base64,")
+    assert len(parts.plots) == 2
+    report = evaluate_networks(val, [trained.run_dir, second], QUIET)
+    assert f"{100 * report.analysis.top1_error:.2f} %" in parts.text
+    assert report.probabilities.class_list_hash in parts.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lmdali.model.torchrun import torchrun_place
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.evaluation_page import save_evaluation_page
 from lmdali.tools.evaluation_report import EvalReport, MemberFigures, print_evaluation
 from lmdali.tools.loader_options import LoaderOptions, loader_options
 from lmdali.tools.member_probabilities import EvaluationSet, agreed_views, member_probabilities
@@ -199,9 +199,17 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
     default=_DEFAULTS.save_probabilities,
     help="Write each image's averaged probabilities to this .npz file, which eval takes in place of a checkpoint.",
 )
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path),
+    help="Write a page with plots and the worst mistakes to this file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, default=_DEFAULTS.quiet, help="No progress.")
-def command(val: Path, checkpoint: tuple[Path, ...], views: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    val: Path, checkpoint: tuple[Path, ...], views: str | None, page: Path | None, as_json: bool, **options: Any
+) -> None:
     """Evaluate CHECKPOINT on the dataset VAL, or several of them and the average of their probabilities.
 
     CHECKPOINT is a checkpoint file, a run directory, which means its best checkpoint, or an .npz file of probabilities
@@ -211,9 +219,12 @@ def command(val: Path, checkpoint: tuple[Path, ...], views: str | None, as_json:
     report = evaluate_networks(val, checkpoint, config)
     if torchrun_place(config.parallel).rank:
         return
+    if page is not None:
+        save_evaluation_page(report, page)
     if as_json:
         print_json(report.to_json())
         return
     print_evaluation(report)
-    if config.save_probabilities is not None:
-        print(f"probabilities of {report.analysis.num_samples:,} images: {config.save_probabilities}", file=sys.stdout)
+    for name, written in (("page", page), ("probabilities", config.save_probabilities)):
+        if written is not None:
+            print(f"{name}: {written}")
