@@ -35,12 +35,12 @@ def save_evaluation_page(report: EvalReport, out: Path) -> None:
         IntegrityError: a picture of the dataset is damaged.
         StorageError: the file cannot be written.
     """
-    names = ", ".join(member.path.name for member in report.members)
+    names, count = ", ".join(member.path.name for member in report.members), len(report.members)
     sections = [Section(title="Errors", body=errors_part(report)), *evaluation_sections(report), _about(report)]
     document = page(
         f"Evaluation on {report.dataset.name}",
         sections,
-        subtitle=f"{len(report.members)} network(s): {names}; {report.num_views} view(s) of each image",
+        subtitle=f"{count} network{'s' if count > 1 else ''}: {names}; views of each image: {report.num_views}",
         footer=f"lmdali {lmdali_version()}",
     )
     with storage_errors(out):

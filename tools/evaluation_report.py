@@ -97,7 +97,7 @@ def print_evaluation(report: EvalReport) -> None:
     """The tables for people."""
     if len(report.members) > 1:
         print_table(
-            f"{len(report.members)} networks on {report.dataset}, {report.num_views} view(s)",
+            f"{len(report.members)} networks on {report.dataset}, views of each image: {report.num_views}",
             ("network", "weight", "top-1 error, %", "top-5 error, %", "loss, nats"),
             table_rows(report),
         )
@@ -120,7 +120,7 @@ def print_evaluation(report: EvalReport) -> None:
 
 def table_rows(report: EvalReport) -> list[tuple[str, ...]]:
     """One row per network and one for the average: name, weight, errors, loss."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (str(m.path), f"{m.weight:.3g}", percent(m.top1_error), percent(m.top5_error), f"{m.loss:.4f}")
         for m in report.members
     ]

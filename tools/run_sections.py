@@ -74,14 +74,14 @@ def result_section(run: RunRecord) -> Section:
         last = epochs[-1]
         figures += [
             KeyFigure(
-                label="best validation top-1 error",
+                label="best top-1 error",
                 value=f"{100 * best['val_top1_error']:.2f} %",
-                note=f"top-5 {100 * best['val_top5_error']:.2f} %, epoch {best['epoch'] + 1}",
+                note=f"validation, epoch {best['epoch'] + 1}; top-5 {100 * best['val_top5_error']:.2f} %",
             ),
             KeyFigure(
-                label="last validation top-1 error",
+                label="last top-1 error",
                 value=f"{100 * last['val_top1_error']:.2f} %",
-                note=f"top-5 {100 * last['val_top5_error']:.2f} %, loss {last['val_loss']:.4f}",
+                note=f"validation; top-5 {100 * last['val_top5_error']:.2f} %, loss {last['val_loss']:.4f}",
             ),
         ]
     if run.records:
@@ -139,7 +139,8 @@ def curves_section(run: RunRecord) -> Section:
                 x_label="epoch",
                 y_label="at the epoch's end",
                 description="learning rate over epochs",
-                logarithmic=all(record["lr"] > 0 for record in epochs),
+                logarithmic=_in_steps([record["lr"] for record in epochs]),
+                from_zero=not _in_steps([record["lr"] for record in epochs]),
                 height=200,
             )
         ),
@@ -180,10 +181,12 @@ def data_section(run: RunRecord) -> Section:
         rows.append(("classes", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"))
     told = (
         "One number for the samples, crops, flips and lighting of an epoch, of all ranks together. Equal numbers mean "
-        "equal input, in the same order; `lmdali order TRAIN --epoch N --digest` says them in advance."
+        "equal input, in the same order; lmdali order TRAIN --epoch N --digest says them in advance."
     )
     digests = [(record["epoch"], record["digest"]) for record in run.epochs if record.get("digest")]
-    order = paragraph(told) + details(f"order digests of {len(digests)} epochs", table(("epoch", "digest"), digests))
+    order = paragraph(told) + details(
+        f"order digests of {len(digests)} epochs", table(("epoch, from 0", "digest"), digests, text_columns=2)
+    )
     return Section(title="Data and order", body=pairs(rows) + (order if digests else ""))
 
 
@@ -222,6 +225,11 @@ def machine_section(facts: RunFacts) -> Section:
         rows.append(("packages", ", ".join(f"{name} {found}" for name, found in packages.items())))
         parts += [heading(f"Session from step {session['step']:,}"), pairs(rows)]
     return Section(title="Machine", body="".join(parts))
+
+
+def _in_steps(rates: Sequence[float]) -> bool:
+    """Whether rates fall in a few steps, each a factor: a curve like the cosine's would drown in its last decades."""
+    return len(set(rates)) <= 6 and min(rates) > 0
 
 
 def _both(epochs: Sequence[Mapping[str, Any]], name: str, factor: float) -> list[Line]:
