@@ -30,6 +30,7 @@ from lmdali.model.rates import LearningRates
 from lmdali.model.schedule import create_schedule
 from lmdali.model.train_config import PRECISIONS
 from lmdali.model.train_step import TrainStep
+from lmdali.model.variants import BASELINE, choose_variants
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
@@ -42,21 +43,10 @@ _CACHE_BYTES = 4_000_000_000
 
 
 def recipes() -> dict[str, Preset]:
-    """Name -> recipe; the ablations change one thing of `original2012`."""
+    """Name -> recipe; the paper's experiments change one thing of `original2012`."""
     base = PRESETS["original2012"]
-    removed = {
-        f"without {layer}": base.changed(model={"drop": (layer,)}) for layer in ("conv2", "conv3", "conv4", "conv5")
-    }
-    return {
-        **{name: PRESETS[name] for name in ("paper", "original2012", "caffe", "fast")},
-        "no lighting": base.changed(augment={"lighting": "none"}),
-        "no dropout": base.changed(model={"dropout_rule": "scale_only"}),
-        "no normalisation": base.changed(model={"lrn_place": "none", "map_norm": False}),
-        "separate pooling": base.changed(model={"pooling": "separate"}),
-        "sixth layer": base.changed(model={"sixth_layer": True}),
-        "half net": base.changed(model={"half_net": True}),
-        **removed,
-    }
+    changed = {variant.name: recipe for variant, recipe in choose_variants(None, base) if variant.name != BASELINE}
+    return {**{name: PRESETS[name] for name in ("paper", "original2012", "caffe", "fast")}, **changed}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ class EvalResult:
         loss: mean of -log p(label), p averaged over the views; nats.
         num_samples: samples counted.
         num_views: views per sample, 1 or 10.
-        probabilities: `(N, C)` float32 on the CPU, row i for sample i, where asked for.
+        probabilities: `(N, C)` float32 on the CPU, row i for sample i, of all ranks, where asked for.
+        labels: `(N,)` int64 on the CPU, of the same samples.
     """
 
     top1_error: float
@@ -35,11 +36,12 @@ class EvalResult:
     num_samples: int
     num_views: int
     probabilities: Tensor | None = field(default=None, repr=False, compare=False)
+    labels: Tensor | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, without the probabilities."""
+        """The numbers, without what there is for each sample."""
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return {name: value for name, value in fields.items() if name != "probabilities"}
+        return {name: value for name, value in fields.items() if not isinstance(value, Tensor | None)}
 
 
 def network_input(images: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
@@ -78,7 +80,7 @@ def evaluate(
         device: where the model is.
         channels_last: memory format of the input; the answer does not depend on it.
         precision: float32, or bfloat16 for autocast; softmax and averages are float32 in any case.
-        keep_probabilities: return the averaged probabilities of every sample; zeros for samples of other ranks.
+        keep_probabilities: return the averaged probabilities and the label of every sample, to each rank.
         on_progress: told the number of samples done on this rank, after each batch.
         ranks: that share the dataset; each gets the result of all of it.
 
@@ -92,6 +94,7 @@ def evaluate(
     done = 0
     seen = torch.zeros(loader.num_samples, dtype=torch.int64)
     kept: Tensor | None = None
+    known = torch.zeros_like(seen)
     was_training = model.training
     model.eval()
     try:
@@ -111,12 +114,14 @@ def evaluate(
             seen.index_add_(0, batch.indices, torch.ones_like(batch.indices))
             if keep_probabilities:
                 kept = torch.zeros(loader.num_samples, log_p.shape[1]) if kept is None else kept
-                kept[batch.indices] = log_p.exp().cpu()
+                kept[batch.indices], known[batch.indices] = log_p.exp().cpu(), labels.cpu()
             done += len(labels)
             on_progress(done)
     finally:
         model.train(was_training)
     _require_once(ranks.sum(seen))
+    if keep_probabilities:
+        kept, known = _of_all_ranks(kept, known, ranks)
     loss_mean, top1, top5 = (ranks.sum(sums) / loader.num_samples).tolist()
     return EvalResult(
         top1_error=top1,
@@ -125,7 +130,15 @@ def evaluate(
         num_samples=loader.num_samples,
         num_views=loader.num_views,
         probabilities=kept,
+        labels=known if keep_probabilities else None,
     )
+
+
+def _of_all_ranks(kept: Tensor | None, known: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Each sample has zeros on all ranks but one, so sums are exact; a rank may have had no sample at all."""
+    num_classes = max(ranks.gather(0 if kept is None else kept.shape[1]))
+    kept = torch.zeros(len(known), num_classes) if kept is None else kept
+    return ranks.sum(kept), ranks.sum(known)
 
 
 def _require_labels(labels: Tensor, num_classes: int) -> None:

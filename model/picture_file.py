@@ -30,8 +30,20 @@ def save_picture(pixels: Pixels, out: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    done, encoded = cv2.imencode(out.suffix.lower(), np.ascontiguousarray(pixels[:, :, ::-1]))
-    assert done
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, encoded.tobytes())
+    write_atomic(out, encode_picture(pixels, out.suffix.lower()))
+
+
+def encode_picture(pixels: Pixels, suffix: str, *, quality: int | None = None) -> bytes:
+    """`(H, W, 3)` uint8 RGB as the content of a picture file.
+
+    Args:
+        pixels: the picture.
+        suffix: `.png`, `.jpg`, `.jpeg` or `.webp`.
+        quality: 1..100 of a WebP file; None for OpenCV's default.
+    """
+    options = [] if quality is None else [cv2.IMWRITE_WEBP_QUALITY, quality]
+    done, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels[:, :, ::-1]), options)
+    assert done
+    return encoded.tobytes()

@@ -2,7 +2,8 @@
 
 Threads, not processes: everything that takes time releases the GIL, and nothing is copied between address spaces. Each
 task takes a run of samples, so that Python's cost per task is shared by several images. When the batch goes to a GPU,
-threads cut uint8 patches into pinned memory and the arithmetic happens on the device.
+threads cut uint8 patches into pinned memory and the arithmetic happens on the device; of several views of an image,
+they deliver the whole image, once, and the views are cut there too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -28,9 +29,13 @@ from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.transfer import DeviceTransfer, torch_dtype
 from lmdali.pipeline.verify_policy import CrcPolicy
+from lmdali.pipeline.view_cutter import ViewCutter
 
 # Half precision is made from float32 at the end: the 2012 arithmetic is float32. NumPy has no bfloat16: bits.
 _BUFFER_DTYPES = {"uint8": np.uint8, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
+
+_Draws: TypeAlias = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]
+"""Crops, flips and lighting shifts."""
 
 _NO_BYTES: NDArray[np.uint8] = np.empty(0, np.uint8)
 
@@ -73,6 +78,9 @@ class CpuBackend:
         self._threads = RecordThreads(reader, crc, num_threads, "lmdali-cpu")
         # What follows on the device wants pixels next to each other, whatever layout it delivers.
         cut_form = replace(spec, dtype="uint8", layout="NHWC") if on_gpu else spec
+        self._views_on_device = on_gpu and spec.num_views > 1
+        if self._views_on_device:
+            cut_form = replace(cut_form, num_views=1, crop_size=reader.manifest.image_size)
         cut_only = on_gpu or spec.holds_pixels
         self._cutter = PatchCutter(
             reader.manifest,
@@ -82,13 +90,14 @@ class CpuBackend:
             cache=cache,
             timers=timers,
         )
-        shape = (spec.num_images, *cut_form.image_shape())
+        shape = (cut_form.num_images, *cut_form.image_shape())
         self._ring = BufferRing(shape, _BUFFER_DTYPES[cut_form.dtype], pinned=on_gpu)
-        self._transfer = DeviceTransfer(transform, spec) if on_gpu else None
+        cut = ViewCutter(reader.manifest.image_size, spec.crop_size) if self._views_on_device else None
+        self._transfer = DeviceTransfer(transform, spec, cut) if on_gpu else None
 
     def start(self, plan: BatchPlan) -> _Pending:
         """Queue the batch's samples on the threads."""
-        images, tensor = self._ring.take(len(plan.params))
+        images, tensor = self._ring.take(len(plan.indices if self._views_on_device else plan.params))
         pending = _Pending(plan, images, tensor, np.empty(len(plan.indices), np.int64), [])
         pending.tasks = self._threads.submit(len(plan.indices), partial(self._fill, pending))
         return pending
@@ -127,9 +136,17 @@ class CpuBackend:
         run = self._find(indices)
         pending.labels[first:stop] = run.labels
         self._timers.add("read", perf_counter() - start)
+        where, draws = self._draws(plan, first, stop)
+        self._cutter.cut(Samples(run, indices, *draws, plan.scale, pending.images[where]))
+
+    def _draws(self, plan: BatchPlan, first: int, stop: int) -> tuple[slice, _Draws]:
+        """Where samples first..stop-1 go in the buffer, and the draws of what is cut of them here."""
+        if self._views_on_device:
+            count = stop - first
+            whole = np.zeros((count, 2), np.int64), np.zeros(count, np.bool_), np.zeros((count, 3), np.float32)
+            return slice(first, stop), whole
         views = slice(first * self._spec.num_views, stop * self._spec.num_views)
-        draws = plan.params.crop_yx[views], plan.params.flip[views], plan.shifts[views], plan.scale
-        self._cutter.cut(Samples(run, indices, *draws, pending.images[views]))
+        return views, (plan.params.crop_yx[views], plan.params.flip[views], plan.shifts[views])
 
     def _find(self, indices: NDArray[np.int64]) -> ImageRun:
         """Where images lie, and their labels; of cached ones nothing is read, and where they lie is not said."""

@@ -202,10 +202,16 @@ class DeviceTransfer:
     Args:
         transform: the arithmetic.
         spec: form and place of the batches; the device is a GPU.
+        cut: makes the patches of a plan on the device, from whole images; None where they come as patches.
     """
 
-    def __init__(self, transform: PixelTransform, spec: OutputSpec) -> None:
-        self._device = spec.device
+    def __init__(
+        self,
+        transform: PixelTransform,
+        spec: OutputSpec,
+        cut: Callable[[torch.Tensor, BatchPlan], torch.Tensor] | None = None,
+    ) -> None:
+        self._device, self._cut = spec.device, cut
         self._normalize = DeviceNormalizer(transform, spec)
         self._stream = torch.cuda.Stream(spec.device)  # type: ignore[no-untyped-call]
         self._held = HeldMemory(spec.device)
@@ -216,8 +222,8 @@ class DeviceTransfer:
         """Start the copy of a batch. The consumer's current stream waits for it; the host does not.
 
         Args:
-            patches: (B * V, S, S, 3) uint8 in pinned memory, held here until the copy has read it: whoever owns the
-                memory may use it again when the tensor is gone.
+            patches: (B, S, S, 3) uint8 in pinned memory, or (B, H, H, 3) whole images where there is a `cut`. Held
+                here until the copy has read it: whoever owns the memory may use it again when the tensor is gone.
             labels: (B,) int64.
             plan: of the batch.
 
@@ -226,7 +232,8 @@ class DeviceTransfer:
         """
         self._held.let_go()
         with torch.cuda.stream(self._stream):
-            images = self._normalize(patches.to(self._device, non_blocking=True), plan)
+            patches_there = patches.to(self._device, non_blocking=True)
+            images = self._normalize(patches_there if self._cut is None else self._cut(patches_there, plan), plan)
             on_device_labels = upload(labels, self._device)
             self._held.hold(patches)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]

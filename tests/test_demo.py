@@ -48,7 +48,7 @@ def test_it_leaves_three_pictures_and_one_summary(report: DemoReport) -> None:
 
 
 def test_evaluations_count_every_picture_once(report: DemoReport) -> None:
-    assert [(e.result.num_samples, e.result.num_views) for e in report.evaluated] == [(20, 1), (20, 10)]
+    assert [(e.analysis.num_samples, e.num_views) for e in report.evaluated] == [(20, 1), (20, 10)]
 
 
 def test_the_report_is_one_table(report: DemoReport, capsys: pytest.CaptureFixture[str]) -> None:

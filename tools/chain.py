@@ -160,6 +160,7 @@ def _job(stage: Stage, stages: Sequence[Stage], given: Mapping[str, Any]) -> Tra
         "val": stage.val_set,
         "run_dir": run_dir / stage.name,
         "preset": stage.recipe.preset,
+        "recipe": stage.recipe.to_json(),
         "init_from": _beginning(stage, stages, run_dir),
         "init_layers": stage.init_layers,
     }

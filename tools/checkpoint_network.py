@@ -11,6 +11,7 @@ import torch
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import BEST_NAME, Checkpoint, content_digest, load_checkpoint
 from lmdali.model.device import pick_device
+from lmdali.model.probabilities_file import require_same_labels
 from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
@@ -51,16 +52,12 @@ class CheckpointNetwork:
         return content_digest(content)
 
     def require_classes(self, class_names: tuple[str, ...], dataset: Path) -> None:
-        """Refuse a dataset of other classes.
+        """Refuse a dataset of other classes, or of the same ones in another order.
 
         Raises:
             InputError: naming both.
         """
-        if class_names != self.stored.class_names:
-            raise InputError(
-                f"{dataset}: its {len(class_names)} classes are not the {len(self.stored.class_names)} that "
-                f"{self.path} was trained on: convert it with the training set's classes"
-            )
+        require_same_labels(self.stored.class_names, class_names, dataset, self.path)
 
 
 def open_network(checkpoint: Path, *, device: str = "auto", basis: Path | None = None) -> CheckpointNetwork:

@@ -20,7 +20,8 @@ from lmdali.pipeline.files import write_json
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import ConvertSummary
 from lmdali.tools.conversion_run import convert
-from lmdali.tools.evaluate import EvalConfig, EvalReport, evaluate_checkpoint
+from lmdali.tools.evaluate import EvalConfig, evaluate_networks
+from lmdali.tools.evaluation_report import EvalReport
 from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.pca import angles_degrees
 from lmdali.tools.pictures import write_dataset
@@ -140,7 +141,7 @@ def run_demo(config: DemoConfig) -> DemoReport:
         trained = train_dataset(job, None if config.quiet else sys.stderr)
     with _part("evaluate", seconds, config):
         one, ten = (
-            evaluate_checkpoint(val_set, out / "run", EvalConfig(views=views, device=config.device, quiet=config.quiet))
+            evaluate_networks(val_set, [out / "run"], EvalConfig(views=views, device=config.device, quiet=config.quiet))
             for views in (1, 10)
         )
     with _part("profile", seconds, config):
@@ -272,4 +273,4 @@ def print_report(report: DemoReport) -> None:
 
 
 def _accuracy(report: EvalReport) -> str:
-    return f"top-1 {100 * (1 - report.result.top1_error):.1f} %, top-5 {100 * (1 - report.result.top5_error):.1f} %"
+    return f"top-1 {100 * (1 - report.analysis.top1_error):.1f} %, top-5 {100 * (1 - report.analysis.top5_error):.1f} %"

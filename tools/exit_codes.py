@@ -61,5 +61,13 @@ def termination_as_exception() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def end_as(stopped_by: int | None) -> None:
+    """End as the signal would have ended the program, where one stopped the work in an orderly way."""
+    if stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped_by is not None:
+        raise Terminated
+
+
 def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -172,15 +172,27 @@ def picture(path: Path, description: str, *, pixelated: bool = False) -> str:
     Raises:
         InputError: of another format, or not to be read.
     """
-    media_type = _MEDIA_TYPES.get(path.suffix.lower())
-    if media_type is None:
+    if path.suffix.lower() not in _MEDIA_TYPES:
         raise InputError(f"{path}: a page takes pictures that end in {', '.join(_MEDIA_TYPES)}")
     try:
         payload = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return embedded_picture(payload, path.suffix.lower(), description, pixelated=pixelated)
+
+
+def embedded_picture(payload: bytes, suffix: str, description: str, *, pixelated: bool = False) -> str:
+    """A picture whose file's bytes are at hand.
+
+    Args:
+        payload: content of the file.
+        suffix: .png, .jpg, .jpeg or .webp.
+        description: for those who cannot see it.
+        pixelated: show single pixels as squares, when it is enlarged.
+    """
     style = ' class="pixelated"' if pixelated else ""
-    return f'<img src="data:{media_type};base64,{b64encode(payload).decode()}" alt="{text(description)}"{style}>'
+    source = f"data:{_MEDIA_TYPES[suffix]};base64,{b64encode(payload).decode()}"
+    return f'<img src="{source}" alt="{text(description)}"{style}>'
 
 
 def details(summary: object, body: str) -> str:

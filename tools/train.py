@@ -12,7 +12,7 @@ import click
 
 from lmdali.model.torchrun import Parallel, torchrun_place
 from lmdali.tools.chain import print_chain, print_plan, run_chain
-from lmdali.tools.exit_codes import Terminated
+from lmdali.tools.exit_codes import end_as
 from lmdali.tools.loader_options import epoch_options, loader_options
 from lmdali.tools.preset_options import RecipeCommand, given_settings, preset_options
 from lmdali.tools.recipe import print_recipe, resolve_recipe
@@ -97,10 +97,11 @@ def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, **
         print_json(recipe.to_json()) if as_json else print_recipe(recipe)
         return
     assert train is not None and val is not None
-    report = train_dataset(TrainJob(train=train, val=val, preset=recipe.preset, **recipe.loader, **given), progress)
+    job = TrainJob(train=train, val=val, preset=recipe.preset, recipe=recipe.to_json(), **recipe.loader, **given)
+    report = train_dataset(job, progress)
     if not _prepare_end(given["parallel"], report.result.stopped_by):
         print_json(report.to_json()) if as_json else print_report(report)
-    _end_as(report.result.stopped_by)
+    end_as(report.result.stopped_by)
 
 
 def _train_chain(
@@ -119,7 +120,7 @@ def _train_chain(
     report = run_chain(stages, given, writes=not torchrun_place(given["parallel"]).rank, progress=progress)
     if not _prepare_end(given["parallel"], report.stopped_by):
         print_json(report.to_json()) if as_json else print_chain(report)
-    _end_as(report.stopped_by)
+    end_as(report.stopped_by)
 
 
 def _require(values: Mapping[str, object]) -> None:
@@ -135,10 +136,3 @@ def _prepare_end(parallel: Parallel, stopped_by: int | None) -> int:
         # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return place.rank
-
-
-def _end_as(stopped_by: int | None) -> None:
-    if stopped_by == signal.SIGINT:
-        raise KeyboardInterrupt
-    if stopped_by is not None:
-        raise Terminated

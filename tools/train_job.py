@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,6 +27,7 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
 from lmdali.tools.loader_options import EpochOptions
+from lmdali.tools.run_facts import RunFacts, describe_session, save_run_facts
 from lmdali.tools.train_report import TrainReport, device_names, finished_report
 
 
@@ -48,6 +50,7 @@ class TrainJob(EpochOptions):
         parallel: one device, two with a tower each, or one process per device under torchrun.
         devices: of the towers, or of this machine's ranks, with commas between them; empty leaves it to `device`.
         rank_timeout: seconds that a rank waits for the others before it gives the job up.
+        recipe: the settings with their origins, as `Recipe.to_json` has them, to be kept in the run; None without any.
     """
 
     train: Path
@@ -61,6 +64,7 @@ class TrainJob(EpochOptions):
     parallel: Parallel = "none"
     devices: str = ""
     rank_timeout: float = 600.0
+    recipe: Mapping[str, Any] | None = None
 
     def loader_configs(self, place: TorchrunPlace | None = None) -> tuple[LoaderConfig, LoaderConfig]:
         """Of the training and the validation loader of one rank, which has its part of the batch and of the CPUs.
@@ -153,6 +157,7 @@ def _train(
             begun = begin_from(trainer, job.init_from, job.init_layers)
             if progress is not None:
                 print(f"begins with {begun}", file=progress, flush=True)
+        ranks.on_first(lambda: save_run_facts(job.run_dir, _facts(job, trainer)))
         if job.preset.augment.needs_basis:
             # Whoever evaluates the run later needs the training set's mean, not the training set.
             ranks.on_first(lambda: save_statistics(job.run_dir, *load_moments(job.train)))
@@ -173,6 +178,18 @@ def _describe(job: TrainJob) -> dict[str, Any]:
         "batch_size": job.preset.batch_size,
         "augment": dataclasses.asdict(job.preset.augment),
     }
+
+
+def _facts(job: TrainJob, trainer: Trainer) -> RunFacts:
+    session = describe_session(trainer.device, device_names(trainer), trainer.ranks.world_size, trainer.state.step)
+    return RunFacts(
+        train=str(job.train.resolve()),
+        val=str(job.val.resolve()),
+        train_digest=trainer.train_loader.manifest_digest,
+        val_digest=trainer.val_loader.manifest_digest,
+        recipe=job.recipe,
+        sessions=(session,),
+    )
 
 
 def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:

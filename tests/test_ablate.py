@@ -1,0 +1,133 @@
+"""`lmdali ablate` on a tiny dataset: same seeds and budget, nothing twice, and it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from lmdali.model.journal import read_metrics
+from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.tools import ablation
+from lmdali.tools.ablate import command
+from lmdali.tools.ablation import AblationConfig, run_ablation
+from lmdali.tools.recipe import resolve_recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = ("--preset", "small", "--width", "0.03125", "--epochs", "1", "--schedule", "constant", "-b", "8", "-j", "1")
+
+
+@pytest.fixture(scope="module")
+def datasets(
+    tmp_path_factory: pytest.TempPathFactory, make_photo_folder: Callable[..., Path], make_dataset: Callable[..., Path]
+) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("ablate")
+    sources = [
+        make_photo_folder(root / f"source{i}", per_class=n, sides=(60, 120), seed=i) for i, n in ((1, 8), (2, 4))
+    ]
+    return make_dataset(sources[0], root / "train"), make_dataset(sources[1], root / "val")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, datasets: tuple[Path, Path]) -> tuple[Path, dict[str, Any]]:
+    run_dir = tmp_path_factory.mktemp("done") / "runs"
+    return run_dir, json.loads(call(datasets, run_dir, "--variants", "no-conv3", "--seeds", 2))
+
+
+def call(datasets: tuple[Path, Path], run_dir: Path, *arguments: Any) -> str:
+    given = [*datasets, "--run-dir", run_dir, *SMALL, "--json", "--quiet", *arguments]
+    outcome = CliRunner().invoke(command, [str(argument) for argument in given])
+    assert outcome.exit_code == 0, outcome.output
+    return str(outcome.stdout)
+
+
+def test_each_variant_is_trained_with_each_seed(done: tuple[Path, dict[str, Any]]) -> None:
+    run_dir, document = done
+    names = ["baseline", "no-conv3"]
+    assert [entry["variant"] for entry in document["variants"]] == names
+    assert [(run["variant"], run["seed"]) for run in document["runs"]] == [(n, s) for n in names for s in (0, 1)]
+    digests = {}
+    for name in names:
+        for seed in (0, 1):
+            (epoch,) = (
+                r for r in read_metrics(run_dir / name / f"seed-{seed}" / "metrics.jsonl") if r["kind"] == "epoch"
+            )
+            digests[name, seed] = epoch["digest"]
+            (run,) = (run for run in document["runs"] if (run["variant"], run["seed"]) == (name, seed))
+            assert run["top1_error"] == epoch["val_top1_error"] and run["epochs"] == 1
+    # The same images in the same order with the same crops; another seed has others.
+    assert digests["baseline", 0] == digests["no-conv3", 0] != digests["baseline", 1]
+
+
+def test_what_has_finished_is_not_repeated(
+    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, document = done
+
+    def never(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(ablation, "train_dataset", never)
+    assert json.loads(call(datasets, run_dir, "--variants", "no-conv3", "--seeds", 2)) == document
+
+
+def test_what_is_missing_is_trained_and_ends_the_same(
+    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run_dir, document = done
+    copy = shutil.copytree(run_dir, tmp_path / "runs")
+    shutil.rmtree(copy / "no-conv3" / "seed-1")
+    (copy / "baseline" / "seed-0" / "result.json").unlink()  # killed between the last checkpoint and the result
+    assert json.loads(call(datasets, copy, "--variants", "no-conv3", "--seeds", 2)) == document
+
+
+def config(datasets: tuple[Path, Path], run_dir: Path, **changes: Any) -> AblationConfig:
+    fields = {"train": datasets[0], "val": datasets[1], "run_dir": run_dir, "recipe": resolve_recipe([])}
+    return AblationConfig(**fields | changes)
+
+
+def test_a_stopped_ablation_says_so_and_begins_nothing_more(
+    datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped:
+        class result:
+            stopped_by = 15
+
+    monkeypatch.setattr(ablation, "train_dataset", lambda job, progress: Stopped)
+    report = run_ablation(config(datasets, tmp_path / "runs", variants=("no-lrn",), seeds=3))
+    assert (report.stopped_by, report.runs) == (15, ())
+
+
+def test_a_loss_that_diverges_is_a_result(
+    datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(job: Any, progress: Any) -> None:
+        job.run_dir.mkdir(parents=True)
+        (job.run_dir / "metrics.jsonl").touch()
+        raise LmdaliError("step 3: the loss is nan")
+
+    monkeypatch.setattr(ablation, "train_dataset", diverge)
+    report = run_ablation(config(datasets, tmp_path / "runs", variants=("no-lrn",)))
+    assert [(run.variant, run.top1_error, run.failure) for run in report.runs] == [
+        ("baseline", None, "step 3: the loss is nan"),
+        ("no-lrn", None, "step 3: the loss is nan"),
+    ]
+
+
+def test_another_recipe_or_dataset_is_refused(
+    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"other settings: .*model.width 0.03125 -> 1.0"):
+        run_ablation(config(datasets, done[0]))
+    with pytest.raises(InputError, match="manifest"):
+        run_ablation(config((datasets[0], tmp_path), tmp_path / "runs"))
+    with pytest.raises(ConfigError, match="no variant"):
+        run_ablation(config(datasets, tmp_path / "runs", variants=("no-such",)))
+    with pytest.raises(ConfigError, match="seeds must be"):
+        config(datasets, tmp_path, seeds=0)

@@ -1,0 +1,95 @@
+"""Differences and their noise, worked out by hand, and the table beside the paper's claims."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+
+from lmdali.model.variants import VARIANTS
+from lmdali.tools.ablation import AblationReport, VariantRun
+from lmdali.tools.ablation_table import Difference, ablation_json, compare, print_ablation, verdict
+
+
+def test_the_noise_of_one_seed_is_that_of_the_images() -> None:
+    found = compare({0: 0.5}, {0: 0.6}, 100)
+    assert found is not None and found.seeds == 1
+    assert found.mean == pytest.approx(0.1)
+    assert found.noise == pytest.approx(1.96 * sqrt((0.25 + 0.24) / 100))
+    assert found.is_noise
+
+
+def test_seeds_are_compared_one_by_one() -> None:
+    """Seeds differ by 20 %, the variant by 2 % in each of them: the seeds' part of the noise is nothing."""
+    found = compare({0: 0.3, 1: 0.5, 2: 0.9}, {1: 0.52, 0: 0.32, 5: 0.1}, 10**8)
+    assert found is not None and found.seeds == 2
+    assert found.mean == pytest.approx(0.02)
+    assert found.noise < 1e-3 and not found.is_noise
+
+
+def test_seeds_that_disagree_are_noise() -> None:
+    found = compare({0: 0.40, 1: 0.40}, {0: 0.40, 1: 0.44}, 10**8)
+    assert found is not None
+    assert found.noise == pytest.approx(12.706 * 0.02, rel=1e-2)  # deviation 0.0283, over the root of 2
+    assert found.is_noise
+
+
+def test_without_a_common_seed_there_is_nothing_to_say() -> None:
+    assert compare({0: 0.4}, {1: 0.4}, 10) is None
+    assert verdict(None, 0.02) == ""
+
+
+@pytest.mark.parametrize(
+    ("mean", "noise", "claim", "words"),
+    [
+        (0.02, 0.01, 0.02, "worse, claim not contradicted"),
+        (0.05, 0.01, 0.02, "worse, claim not met"),
+        (-0.05, 0.01, None, "better"),
+        (0.005, 0.01, 0.014, "within noise, claim not contradicted"),
+        (0.005, 0.01, 0.02, "within noise, claim not met"),
+    ],
+)
+def test_verdicts(mean: float, noise: float, claim: float | None, words: str) -> None:
+    assert verdict(Difference(mean=mean, noise=noise, seeds=3), claim) == words
+
+
+def report() -> AblationReport:
+    def run(variant: str, seed: int, top1: float | None, failure: str | None = None) -> VariantRun:
+        top5 = None if top1 is None else top1 / 2
+        return VariantRun(
+            variant=variant, seed=seed, epochs=1, top1_error=top1, top5_error=top5, loss=top1, failure=failure
+        )
+
+    return AblationReport(
+        variants=tuple(VARIANTS[name] for name in ("baseline", "no-lrn", "no-dropout")),
+        parameters=(60_965_224, 60_965_224, 60_965_224),
+        runs=(
+            run("baseline", 0, 0.40),
+            run("baseline", 1, 0.42),
+            run("no-lrn", 0, 0.414),
+            run("no-lrn", 1, 0.434),
+            run("no-dropout", 0, None, "step 3: the loss is nan"),
+        ),
+        num_val=10**7,
+        stopped_by=None,
+    )
+
+
+def test_the_table_stands_beside_the_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    print_ablation(report())
+    told = capsys.readouterr().out
+    errors, beside, claim = (line for line in told.splitlines() if "no-lrn" in line)
+    assert "60,965,224" in errors and "42.40 ± 1.41" in errors
+    for text in ("+1.40 ± 0.04", "+1.4", "+0.70 ±", "+1.2", "worse, claim not contradicted"):
+        assert text in beside
+    assert "section 3.3" in claim
+    assert "no-dropout, seed 0: failed: step 3: the loss is nan" in told
+
+
+def test_json_has_means_differences_and_runs() -> None:
+    document = ablation_json(report())
+    baseline, lrn, dropout = document["variants"]
+    assert baseline["mean_top1_error"] == pytest.approx(0.41) and "top1_difference" not in baseline
+    assert lrn["top1_difference"]["mean"] == pytest.approx(0.014) and lrn["top1_claim"] == 0.014
+    assert dropout["mean_top1_error"] is None and dropout["top1_difference"] is None
+    assert len(document["runs"]) == 5

@@ -1,0 +1,221 @@
+"""Variants of a recipe, trained with the same seeds and budget one after the other; none that ended is repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from lmdali.model.alexnet import AlexNet
+from lmdali.model.journal import METRICS_FILE, read_metrics
+from lmdali.model.presets import Preset
+from lmdali.model.variants import Variant, choose_variants
+from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.pipeline.files import read_json, storage_errors, write_json
+from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.recipe import Recipe
+from lmdali.tools.train_job import TrainJob, train_dataset
+
+PLAN_FILE, RESULT_FILE = "ablation.json", "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationConfig:
+    """What to train.
+
+    Attributes:
+        train: training set.
+        val: validation set.
+        run_dir: gets a folder for each variant, with one for each seed, and the plan.
+        recipe: that all variants change.
+        variants: names of `VARIANTS`; None for all that change anything of the recipe. The baseline is always one.
+        seeds: trainings of each variant, with the recipe's seed and the numbers after it.
+        device: auto, cpu or cuda:N.
+
+    Raises:
+        ConfigError: no seed.
+    """
+
+    train: Path
+    val: Path
+    run_dir: Path
+    recipe: Recipe
+    variants: tuple[str, ...] | None = None
+    seeds: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"seeds must be at least 1, found {self.seeds}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantRun:
+    """How one training ended. Errors are those of the last epoch's validation, 0..1.
+
+    Attributes:
+        variant: its name.
+        seed: of everything.
+        epochs: that were finished.
+        top1_error: None if it failed.
+        top5_error: likewise.
+        loss: likewise, nats.
+        failure: why it failed, or None.
+    """
+
+    variant: str
+    seed: int
+    epochs: int
+    top1_error: float | None
+    top5_error: float | None
+    loss: float | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationReport:
+    """Everything that was trained, in earlier calls too.
+
+    Attributes:
+        variants: that were asked for, the baseline first.
+        parameters: of each of them, in the same order.
+        runs: those that have ended, variant by variant.
+        num_val: images that errors were measured on.
+        stopped_by: number of the signal that ended this early, or None.
+    """
+
+    variants: tuple[Variant, ...]
+    parameters: tuple[int, ...]
+    runs: tuple[VariantRun, ...]
+    num_val: int
+    stopped_by: int | None
+
+
+def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> AblationReport:
+    """Train what has not ended yet, all variants of a seed before the next seed.
+
+    Args:
+        config: what to train.
+        progress: stream for progress lines, None for silence.
+
+    Raises:
+        ConfigError: a variant that there is not, or that cannot work with the recipe.
+        InputError: a dataset that cannot be used, or `run_dir` holds an ablation of another recipe or other datasets.
+        LmdaliError: whatever training raises but a loss that is not finite, which is a result.
+    """
+    chosen = choose_variants(config.variants, config.recipe.preset)
+    first = config.recipe.preset.train.seed
+    _require_plan(config)
+    stopped_by: int | None = None
+    runs: dict[tuple[str, int], VariantRun] = {}
+    total = len(chosen) * config.seeds
+    for seed in range(first, first + config.seeds):
+        for variant, preset in chosen:
+            directory = config.run_dir / variant.name / f"seed-{seed}"
+            known = _ended(directory)
+            if known is None and stopped_by is None:
+                if progress is not None:
+                    print(f"{variant.name}, seed {seed} ({len(runs) + 1} of {total})", file=progress, flush=True)
+                known, stopped_by = _train(config, variant, preset, seed, directory, progress)
+            if known is not None:
+                runs[variant.name, seed] = known
+    num_classes = len(load_manifest(config.train).class_names)
+    return AblationReport(
+        variants=tuple(variant for variant, _ in chosen),
+        parameters=tuple(_count_parameters(preset, num_classes) for _, preset in chosen),
+        runs=tuple(run for variant, _ in chosen for (name, _), run in runs.items() if name == variant.name),
+        num_val=load_manifest(config.val).num_records,
+        stopped_by=stopped_by,
+    )
+
+
+def _train(
+    config: AblationConfig, variant: Variant, preset: Preset, seed: int, directory: Path, progress: TextIO | None
+) -> tuple[VariantRun | None, int | None]:
+    """How a training ended, or None and the signal that stopped it."""
+    job = TrainJob(
+        train=config.train,
+        val=config.val,
+        run_dir=directory,
+        preset=preset.changed(train={"seed": seed}),
+        resume=True,
+        device=config.device,
+        **config.recipe.loader,
+    )
+    failure = None
+    try:
+        result = train_dataset(job, progress).result
+        if result.stopped_by is not None:
+            return None, result.stopped_by
+    except LmdaliError as error:
+        if type(error) is not LmdaliError:  # only a loss that is not finite has no class of its own
+            raise
+        failure = str(error)
+    last = [record for record in read_metrics(directory / METRICS_FILE) if record["kind"] == "epoch"][-1:]
+    figures = {
+        name: last[0][f"val_{name}"] if last and failure is None else None
+        for name in ("top1_error", "top5_error", "loss")
+    }
+    run = VariantRun(
+        variant=variant.name, seed=seed, epochs=last[0]["epoch"] + 1 if last else 0, failure=failure, **figures
+    )
+    write_json(directory / RESULT_FILE, dataclasses.asdict(run))
+    return run, None
+
+
+def _ended(directory: Path) -> VariantRun | None:
+    path = directory / RESULT_FILE
+    return VariantRun(**read_json(path)) if path.is_file() else None
+
+
+def _require_plan(config: AblationConfig) -> None:
+    """Write down what all runs share, or compare it with what an earlier call wrote.
+
+    Raises:
+        InputError: it differs.
+    """
+    plan = {
+        "train_digest": load_manifest(config.train).digest,
+        "val_digest": load_manifest(config.val).digest,
+        **_flat(config.recipe.values()),
+    }
+    path = config.run_dir / PLAN_FILE
+    if not path.is_file():
+        with storage_errors(config.run_dir):
+            config.run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"settings": plan})
+        return
+    known = read_json(path).get("settings", {})
+    changed = [f"{name} {known.get(name)!r} -> {plan[name]!r}" for name in plan if known.get(name) != plan[name]]
+    if changed:
+        raise InputError(
+            f"{config.run_dir}: holds an ablation with other settings: {'; '.join(changed)}: use another --run-dir"
+        )
+
+
+def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings by section and name, as JSON gives them back; how a loader works is no part of a result."""
+    return {
+        f"{section}.{name}": list(value) if isinstance(value, tuple) else value
+        for section, values in sections.items()
+        for name, value in values.items()
+        if section != "loader" or name in ("batch_size", "order", "drop_last")
+    }
+
+
+def _count_parameters(preset: Preset, num_classes: int) -> int:
+    model = AlexNet(dataclasses.replace(preset.model, num_classes=num_classes), seed=0)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def ended_errors(runs: Sequence[VariantRun], variant: str, name: str) -> dict[int, float]:
+    """Seed -> error of a variant, for the runs that have one.
+
+    Args:
+        runs: of a report.
+        variant: its name.
+        name: `top1_error`, `top5_error` or `loss`.
+    """
+    return {run.seed: getattr(run, name) for run in runs if run.variant == variant and getattr(run, name) is not None}

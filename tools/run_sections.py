@@ -1,0 +1,287 @@
+"""The parts of a run's report that its own files tell: result, curves, kernels, data and order, settings, machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmdali.model.checkpoint import Checkpoint
+from lmdali.model.journal import METRICS_FILE, read_metrics
+from lmdali.model.kernel_figure import chroma_energy, draw_tower_kernels, tower_kernels
+from lmdali.tools.html_page import (
+    KeyFigure,
+    Section,
+    callout,
+    details,
+    figure,
+    heading,
+    key_figures,
+    pairs,
+    paragraph,
+    table,
+)
+from lmdali.tools.page_sheets import exact_sheet
+from lmdali.tools.run_facts import RunFacts, load_run_facts
+from lmdali.tools.svg_chart import Line, line_chart
+
+_SECTION_NAMES = {"model": "Network", "train": "Training", "augment": "Augmentation", "loader": "Loader"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run directory holds.
+
+    Attributes:
+        run_dir: the directory.
+        records: lines of its journal.
+        facts: of its `run.json`, or None.
+        checkpoint: its best one, or None.
+    """
+
+    run_dir: Path
+    records: Sequence[Mapping[str, Any]]
+    facts: RunFacts | None
+    checkpoint: Checkpoint | None
+
+    @property
+    def epochs(self) -> list[Mapping[str, Any]]:
+        """The lines of finished epochs."""
+        return [record for record in self.records if record["kind"] == "epoch"]
+
+
+def read_run(run_dir: Path, checkpoint: Checkpoint | None) -> RunRecord:
+    """Read a run directory.
+
+    Raises:
+        InputError: it is none.
+        IntegrityError: its journal is damaged.
+    """
+    return RunRecord(
+        run_dir=run_dir,
+        records=read_metrics(run_dir / METRICS_FILE),
+        facts=load_run_facts(run_dir),
+        checkpoint=checkpoint,
+    )
+
+
+def result_section(run: RunRecord) -> Section:
+    """The numbers to see first, and what went wrong."""
+    figures, epochs = [], run.epochs
+    if epochs:
+        best = min(epochs, key=lambda record: record["val_top1_error"])
+        last = epochs[-1]
+        figures += [
+            KeyFigure(
+                label="best top-1 error",
+                value=f"{100 * best['val_top1_error']:.2f} %",
+                note=f"validation, epoch {best['epoch'] + 1}; top-5 {100 * best['val_top5_error']:.2f} %",
+            ),
+            KeyFigure(
+                label="last top-1 error",
+                value=f"{100 * last['val_top1_error']:.2f} %",
+                note=f"validation; top-5 {100 * last['val_top5_error']:.2f} %, loss {last['val_loss']:.4f}",
+            ),
+        ]
+    if run.records:
+        last = run.records[-1]
+        figures += [
+            KeyFigure(label="trained", value=f"{len(epochs)} epochs", note=f"{last['step']:,} steps"),
+            KeyFigure(
+                label="rate",
+                value=f"{last['images_per_second']:,.0f} images/s",
+                note=f"{100 * last['stall']:.1f} % waiting for data; {_duration(last['seconds'])} in all",
+            ),
+        ]
+    if run.checkpoint is not None:
+        count = sum(weight.numel() for weight in run.checkpoint.model.values())
+        figures.append(KeyFigure(label="parameters", value=f"{count:,}"))
+    troubles = [record for record in run.records if record["kind"] in ("warning", "failure")]
+    boxes = [callout(_trouble_word(record), [_trouble_text(record)], tone=_tone(record)) for record in troubles]
+    if not epochs:
+        boxes.append(callout("No finished epoch", ["There are no curves and no result yet."], tone="warn"))
+    return Section(title="Result", body=key_figures(figures) + "".join(boxes))
+
+
+def curves_section(run: RunRecord) -> Section:
+    """Loss, errors and learning rate over epochs. There must be a finished epoch."""
+    epochs = run.epochs
+    plots = [
+        heading("Loss"),
+        figure(line_chart(_both(epochs, "loss", 1), x_label="epoch", y_label="nats", description="loss over epochs")),
+        heading("Top-1 error"),
+        figure(
+            line_chart(
+                _both(epochs, "top1_error", 100),
+                x_label="epoch",
+                y_label="%",
+                description="top-1 error over epochs",
+                from_zero=True,
+            ),
+            "Training values are taken while an epoch goes on, with dropout and augmentation; validation values at its "
+            "end, with one central view.",
+        ),
+        heading("Top-5 error"),
+        figure(
+            line_chart(
+                _both(epochs, "top5_error", 100),
+                x_label="epoch",
+                y_label="%",
+                description="top-5 error over epochs",
+                from_zero=True,
+            )
+        ),
+        heading("Learning rate of the weights"),
+        figure(
+            line_chart(
+                [Line(name="learning rate", points=[(record["epoch"] + 1, record["lr"]) for record in epochs])],
+                x_label="epoch",
+                y_label="at the epoch's end",
+                description="learning rate over epochs",
+                logarithmic=_in_steps([record["lr"] for record in epochs]),
+                from_zero=not _in_steps([record["lr"] for record in epochs]),
+                height=200,
+            )
+        ),
+    ]
+    columns = ("epoch", "loss", "top-1, %", "top-5, %", "val loss", "val top-1, %", "val top-5, %", "rate", "images/s")
+    return Section(title="Curves", body="".join(plots) + details("every epoch", table(columns, _epoch_rows(epochs))))
+
+
+def kernels_section(checkpoint: Checkpoint) -> Section:
+    """The first layer, tower by tower (figure 3 of the paper)."""
+    weights = checkpoint.model["conv1.weight"]
+    towers = int(checkpoint.model_config.get("towers", 1))
+    if checkpoint.model_config.get("half_net") or len(weights) % towers:
+        towers = 1
+    energies = [chroma_energy(kernels) for kernels in tower_kernels(weights, towers)]
+    told = ", ".join(f"{energy:.3f}" for energy in energies)
+    sheet = exact_sheet(
+        draw_tower_kernels(weights, towers, scale=4),
+        f"the {len(weights)} kernels of the first layer; chroma energy {told}",
+        "Gray levels are the same for all kernels. Chroma energy is the part of the squared weights that is colour: 0 "
+        "for gray kernels. In the paper one tower became colour-agnostic, the other colour-specific.",
+    )
+    return Section(title="First-layer kernels", body=sheet)
+
+
+def data_section(run: RunRecord) -> Section:
+    """Which data, in which order."""
+    rows: list[tuple[object, object]] = []
+    if run.facts is not None:
+        facts = run.facts
+        rows += [("training set", facts.train), ("its digest", facts.train_digest)]
+        rows += [("validation set", facts.val), ("its digest", facts.val_digest)]
+    elif run.checkpoint is not None:
+        rows += [("training set", run.checkpoint.loader_config.get("dataset"))]
+        rows += [("its digest", run.checkpoint.manifest_digest)]
+    if run.checkpoint is not None:
+        names = run.checkpoint.class_names
+        rows.append(("classes", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"))
+    told = (
+        "One number for the samples, crops, flips and lighting of an epoch, of all ranks together. Equal numbers mean "
+        "equal input, in the same order; lmdali order TRAIN --epoch N --digest says them in advance."
+    )
+    digests = [(record["epoch"], record["digest"]) for record in run.epochs if record.get("digest")]
+    order = paragraph(told) + details(
+        f"order digests of {len(digests)} epochs", table(("epoch, from 0", "digest"), digests, text_columns=2)
+    )
+    return Section(title="Data and order", body=pairs(rows) + (order if digests else ""))
+
+
+def settings_section(run: RunRecord) -> Section:
+    """Every setting, and where it came from."""
+    recipe = None if run.facts is None else run.facts.recipe
+    if recipe is not None:
+        origins = recipe["origins"]
+        parts = [heading(f"Preset {recipe['preset']}")] if recipe.get("preset") else []
+        sections = {name: recipe[name] for name in _SECTION_NAMES}
+    elif run.checkpoint is not None:
+        stored = run.checkpoint
+        origins, parts = {}, [paragraph("As the checkpoint has them; this run did not keep their origins.")]
+        sections = {
+            "model": stored.model_config,
+            "train": stored.train_config,
+            "augment": stored.loader_config["augment"],
+        }
+    else:
+        return Section(title="Settings", body=paragraph("This run kept none."))
+    for name, values in sections.items():
+        rows = [(key, _shown(value), origins.get(name, {}).get(key, "checkpoint")) for key, value in values.items()]
+        rows.sort(key=lambda row: row[2] in ("default", "checkpoint"))  # what was chosen first; stable within
+        parts += [heading(_SECTION_NAMES[name]), table(("setting", "value", "from"), rows, text_columns=3)]
+    return Section(title="Settings", body="".join(parts))
+
+
+def machine_section(facts: RunFacts) -> Section:
+    """Each session and its machine."""
+    parts = []
+    for session in facts.sessions:
+        machine = dict(session["machine"])
+        packages = machine.pop("packages", {})
+        rows: list[tuple[object, object]] = [(name, session[name]) for name in session if name != "machine"]
+        rows += [(name.replace("_", " "), value) for name, value in machine.items() if value is not None]
+        rows.append(("packages", ", ".join(f"{name} {found}" for name, found in packages.items())))
+        parts += [heading(f"Session from step {session['step']:,}"), pairs(rows)]
+    return Section(title="Machine", body="".join(parts))
+
+
+def _in_steps(rates: Sequence[float]) -> bool:
+    """Whether rates fall in a few steps, each a factor: a curve like the cosine's would drown in its last decades."""
+    return len(set(rates)) <= 6 and min(rates) > 0
+
+
+def _both(epochs: Sequence[Mapping[str, Any]], name: str, factor: float) -> list[Line]:
+    return [
+        Line(name=label, points=[(record["epoch"] + 1, factor * record[f"{kind}_{name}"]) for record in epochs])
+        for kind, label in (("train", "training"), ("val", "validation"))
+    ]
+
+
+def _epoch_rows(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(record["epoch"] + 1),
+            *(
+                value
+                for kind in ("train", "val")
+                for value in (
+                    f"{record[f'{kind}_loss']:.4f}",
+                    f"{100 * record[f'{kind}_top1_error']:.2f}",
+                    f"{100 * record[f'{kind}_top5_error']:.2f}",
+                )
+            ),
+            f"{record['lr']:.3g}",
+            f"{record['images_per_second']:,.0f}",
+        )
+        for record in epochs
+    ]
+
+
+def _trouble_word(record: Mapping[str, Any]) -> str:
+    return "Diverged" if record["kind"] == "failure" else "Warning"
+
+
+def _trouble_text(record: Mapping[str, Any]) -> str:
+    if record["kind"] == "failure":
+        return f"Step {record['step']}: the loss was {record['loss']} at learning rate {record['lr']:g}."
+    return str(record["text"])
+
+
+def _tone(record: Mapping[str, Any]) -> Any:
+    return "bad" if record["kind"] == "failure" else "warn"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
