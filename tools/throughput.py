@@ -8,6 +8,7 @@ from typing import Any
 
 from lmdali.tools.measurement import Rate
 from lmdali.tools.report_table import megabytes, print_pairs, print_table
+from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -16,9 +17,11 @@ _TEXT_COLUMNS = 74
 
 _STAGE_WORDS = {
     "plan": "order and draws (consumer)",
-    "read": "read: find records, compare CRCs",
+    "read": "read: find records",
+    "verify": "verify: compare CRCs",
     "decode": "decode: JPEG to planes (Huffman, IDCT)",
     "augment": "augment: colour, crop, flip, normalise",
+    "collate": "collate: a finished batch (consumer)",
     "copy": "copy: to the device (consumer)",
     "wait": "wait: the consumer in next()",
 }
@@ -89,6 +92,7 @@ class ThroughputReport:
         time_to_first_batch_seconds: from asking for a loader to its first batch.
         epoch_gap_seconds: median wait for the first batch of an epoch that follows another.
         verdict: what holds the run back, and what to do.
+        suggestion: the setting to try next, with the rate that is predicted for it; None where none should help.
         machine: where this was measured.
         cautions: what limits these numbers.
     """
@@ -103,6 +107,7 @@ class ThroughputReport:
     time_to_first_batch_seconds: float
     epoch_gap_seconds: float | None
     verdict: Verdict
+    suggestion: Suggestion | None
     machine: dict[str, Any]
     cautions: tuple[str, ...] = ()
 
@@ -124,6 +129,7 @@ class ThroughputReport:
         return {
             "schema_version": SCHEMA_VERSION,
             **asdict(self),
+            "verdict": {**asdict(self.verdict), "word": self.verdict.word},
             "shares": self.shares(),
             "megabytes_per_second": {
                 name: rate.images_per_second * self.setting.mean_record_bytes / 1e6 if rate is not None else None
@@ -219,10 +225,7 @@ def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
 
 def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     verdict = report.verdict
-    word: str = verdict.bound or "none without a model"
-    if verdict.bound == "INPUT-BOUND" and verdict.stage is not None:
-        word = f"{word} ({verdict.stage})"
-    pairs: list[tuple[str, object]] = [("verdict", word)]
+    pairs: list[tuple[str, object]] = [("verdict", verdict.word or "none without a model")]
     if verdict.data_stall is not None and report.model is not None and report.together is not None:
         pairs.append(
             ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
@@ -232,5 +235,17 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
     texts = [("why", verdict.reason), ("advice", verdict.advice)]
+    if report.suggestion is not None:
+        texts.append(("try", _suggested(report.suggestion)))
     texts += [("caution", caution) for caution in report.cautions]
     return pairs + [(name, fill(text, _TEXT_COLUMNS)) for name, text in texts]
+
+
+def _suggested(suggestion: Suggestion) -> str:
+    text = (
+        f"{suggestion.option}: predicted {suggestion.predicted_images_per_second:,.0f} images/s, "
+        f"now {suggestion.baseline_images_per_second:,.0f} ({suggestion.why})"
+    )
+    if suggestion.measured_images_per_second is None:
+        return f"{text}; --try measures it"
+    return f"{text}; measured {suggestion.measured_images_per_second:,.0f}"

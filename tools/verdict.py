@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
 from lmdali.tools.measurement import Rate
+from lmdali.tools.prediction import CONSUMER_STAGES, WORKER_STAGES, known
 
-Bound = Literal["INPUT-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID"]
+Bound = Literal["INPUT-BOUND", "COPY-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID"]
 
 MIN_STEPS = 8
 """Counted steps below which a rate is an anecdote."""
@@ -37,9 +37,6 @@ TOLERANCE = 0.2
 
 _MEASURE_AGAIN = "Measure again when it is quiet, or with more --seconds."
 _OPPOSITE: dict[Bound, Bound] = {"INPUT-BOUND": "COMPUTE-BOUND", "COMPUTE-BOUND": "INPUT-BOUND"}
-
-WORKER_STAGES = ("read", "decode", "augment")
-CONSUMER_STAGES = ("plan", "copy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +71,9 @@ class Verdict:
     """The outcome.
 
     Attributes:
-        bound: what holds the run back; None without a model.
-        stage: of the loader, where most of its time goes: read, decode, augment or copy; None where that is not known.
+        bound: what holds the run back; None without a model. COPY-BOUND is input whose copies to the device hold it
+            back.
+        stage: of the loader, where most of its time goes, by the names of `StageTimers`; None where that is not known.
         data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model.
         shared_cores: whether loader and model need more CPU together than there is.
         reason: the numbers behind the word.
@@ -88,6 +86,11 @@ class Verdict:
     shared_cores: bool
     reason: str
     advice: str
+
+    @property
+    def word(self) -> str | None:
+        """`bound`, with the stage where input is what holds the run back: INPUT-BOUND (decode)."""
+        return f"{self.bound} ({self.stage})" if self.bound == "INPUT-BOUND" and self.stage else self.bound
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -120,7 +123,7 @@ def judge(evidence: Evidence) -> Verdict:
     if disturbance is not None:
         return _without_word("INVALID", f"{disturbance}: something else used this machine meanwhile", _MEASURE_AGAIN)
     return Verdict(
-        bound=bound,
+        bound="COPY-BOUND" if bound == "INPUT-BOUND" and stage == "copy" else bound,
         stage=stage,
         # A step that got faster by being fed was disturbed; its stall is not known, and surely not negative.
         data_stall=None if stall < -TOLERANCE else max(stall, 0.0),
@@ -167,7 +170,7 @@ def dominant_stage(evidence: Evidence) -> str | None:
     """The stage that would have to become faster for the loader to become faster; None where it cannot be told."""
     loader = evidence.loader
     per_image = loader.stage_seconds_per_image
-    workers, consumer = _known(per_image, WORKER_STAGES), _known(per_image, CONSUMER_STAGES)
+    workers, consumer = known(per_image, WORKER_STAGES), known(per_image, CONSUMER_STAGES)
     if evidence.backend == "dali":
         # DALI decodes and augments out of our sight: its `decode` is the consumer's wait for that.
         reading = workers.get("read", 0.0) * loader.images_per_second / evidence.num_threads
@@ -178,10 +181,6 @@ def dominant_stage(evidence: Evidence) -> str | None:
     if consumer and consumer_busy > workers_busy:
         return max(consumer, key=consumer.__getitem__)
     return max(workers, key=workers.__getitem__) if workers else None
-
-
-def _known(per_image: Mapping[str, float | None], stages: tuple[str, ...]) -> dict[str, float]:
-    return {stage: seconds for stage in stages if (seconds := per_image.get(stage)) is not None}
 
 
 def _invalid(evidence: Evidence) -> tuple[str, str] | None:
@@ -253,6 +252,11 @@ _ADVICE: dict[tuple[str | None, str], str] = {
         "device, or more CPUs (-j)."
     ),
     ("copy", ""): "Copying to the device takes most of the loader's time: use dtype uint8, a quarter of float32.",
+    ("verify", ""): "Comparing CRCs takes most of the loader's time: --verify first does it once for each record.",
+    ("collate", ""): (
+        "The consumer's own work on each finished batch takes most of the loader's time, and threads cannot share it: "
+        "use a larger batch (-b), and look at what else runs in that thread."
+    ),
     ("plan", ""): "Order and draws take most of the loader's time: use a larger batch (-b).",
 }
 _UNKNOWN_STAGE = (

@@ -1,0 +1,119 @@
+"""From what a profile measured to what its report says: the setting, the evidence, what limits the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.manifest import Manifest
+from lmdali.tools.measurement import Probe, Rate
+from lmdali.tools.prediction import Costs, Resources
+from lmdali.tools.profile_config import ProfileConfig
+from lmdali.tools.step_probes import LoaderProbe
+from lmdali.tools.suggestion import Situation
+from lmdali.tools.throughput import Setting
+from lmdali.tools.verdict import Evidence, Verdict
+
+_BUSY_LOAD = 0.5  # of the CPUs
+
+
+def setting_of(
+    dataset: Path,
+    manifest: Manifest,
+    config: ProfileConfig,
+    loader: DatasetLoader,
+    device: torch.device,
+    model: nn.Module | None,
+) -> Setting:
+    """What is profiled."""
+    return Setting(
+        dataset=str(dataset),
+        dataset_digest=manifest.digest,
+        num_samples=manifest.num_records,
+        encoding=manifest.encoding,
+        mean_record_bytes=manifest.payload_bytes / manifest.num_records,
+        batch_size=config.batch_size,
+        steps_per_epoch=len(loader),
+        num_threads=config.usable_threads,
+        backend=loader.backend_name,
+        backend_reason=loader.backend_reason,
+        order=loader.order_text,
+        prefetch=config.prefetch,
+        verify=config.verify,
+        decoded_cache_bytes=config.decoded_cache_bytes,
+        readahead_bytes=config.readahead_bytes,
+        device=str(device),
+        dtype=config.dtype,
+        layout=config.layout,
+        model=None if model is None else type(model).__name__,
+        num_parameters=None if model is None else sum(weights.numel() for weights in model.parameters()),
+    )
+
+
+def evidence_of(rates: Mapping[str, Rate], setting: Setting) -> Evidence:
+    """What the verdict is made from."""
+    return Evidence(
+        loader=rates["loader"],
+        model=rates.get("model"),
+        together=rates.get("together"),
+        steps_per_epoch=setting.steps_per_epoch,
+        num_threads=setting.num_threads,
+        num_cpus=usable_cpus(),
+        on_gpu=setting.device.startswith("cuda"),
+        backend=setting.backend,
+        encoding=setting.encoding,
+    )
+
+
+def epoch_gap(probes: Mapping[str, Probe]) -> float | None:
+    """Median wait for the first batch of an epoch that follows another, seconds; None where no epoch ended."""
+    probe = probes.get("together") or probes.get("loader")
+    gaps = probe.epoch_gaps_seconds if isinstance(probe, LoaderProbe) else []
+    return median(gaps) if gaps else None
+
+
+def cautions_on(manifest: Manifest, machine: Mapping[str, Any], config: ProfileConfig) -> tuple[str, ...]:
+    """What limits these numbers, whatever they say."""
+    found = []
+    load, cpus = machine["load_average"], machine["num_cpus"]
+    if load > _BUSY_LOAD * cpus:
+        found.append(
+            f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): "
+            "compare shares, not rates"
+        )
+    if machine["memory_bytes"] is not None and manifest.file_bytes < machine["memory_bytes"]:
+        found.append("the dataset fits into memory: reads came from the page cache, not from the disk")
+    if config.decoded_cache_bytes:
+        found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
+    return tuple(found)
+
+
+def situation_of(
+    verdict: Verdict, rates: Mapping[str, Rate], setting: Setting, image_size: int, memory_bytes: int | None
+) -> Situation:
+    """What the suggestion is made from."""
+    evidence, measured = evidence_of(rates, setting), rates.get("together", rates["loader"])
+    return Situation(
+        bound=verdict.bound,
+        costs=Costs.measured(evidence.loader, evidence.model, on_gpu=evidence.on_gpu),
+        resources=Resources(
+            num_cpus=evidence.num_cpus,
+            num_threads=setting.num_threads,
+            batch_size=setting.batch_size,
+            prefetch=setting.prefetch,
+        ),
+        measured=measured.images_per_second,
+        encoding=setting.encoding,
+        backend=setting.backend,
+        verify=setting.verify,
+        decoded_cache_bytes=setting.decoded_cache_bytes,
+        decoded_bytes=setting.num_samples * 3 * image_size * image_size,
+        memory_bytes=memory_bytes,
+    )
