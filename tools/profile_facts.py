@@ -64,7 +64,7 @@ def evidence_of(rates: Mapping[str, Rate], setting: Setting) -> Evidence:
         model=rates.get("model"),
         together=rates.get("together"),
         steps_per_epoch=setting.steps_per_epoch,
-        num_threads=setting.num_threads,
+        num_threads=setting.num_threads or 1,
         num_cpus=usable_cpus(),
         on_gpu=setting.device.startswith("cuda"),
         backend=setting.backend,
@@ -81,13 +81,7 @@ def epoch_gap(probes: Mapping[str, Probe]) -> float | None:
 
 def cautions_on(manifest: Manifest, machine: Mapping[str, Any], config: ProfileConfig) -> tuple[str, ...]:
     """What limits these numbers, whatever they say."""
-    found = []
-    load, cpus = machine["load_average"], machine["num_cpus"]
-    if load > _BUSY_LOAD * cpus:
-        found.append(
-            f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): "
-            "compare shares, not rates"
-        )
+    found = list(busy_caution(machine))
     if machine["memory_bytes"] is not None and manifest.file_bytes < machine["memory_bytes"]:
         found.append("the dataset fits into memory: reads came from the page cache, not from the disk")
     if config.decoded_cache_bytes:
@@ -95,8 +89,23 @@ def cautions_on(manifest: Manifest, machine: Mapping[str, Any], config: ProfileC
     return tuple(found)
 
 
+def busy_caution(machine: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whether others used the machine; a reason to doubt rates, of any loader."""
+    load, cpus = machine["load_average"], machine["num_cpus"]
+    if load <= _BUSY_LOAD * cpus:
+        return ()
+    return (
+        f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): compare shares, not rates",
+    )
+
+
 def situation_of(
-    verdict: Verdict, rates: Mapping[str, Rate], setting: Setting, image_size: int, memory_bytes: int | None
+    verdict: Verdict,
+    rates: Mapping[str, Rate],
+    setting: Setting,
+    config: ProfileConfig,
+    manifest: Manifest,
+    memory_bytes: int | None,
 ) -> Situation:
     """What the suggestion is made from."""
     evidence, measured = evidence_of(rates, setting), rates.get("together", rates["loader"])
@@ -105,15 +114,15 @@ def situation_of(
         costs=Costs.measured(evidence.loader, evidence.model, on_gpu=evidence.on_gpu),
         resources=Resources(
             num_cpus=evidence.num_cpus,
-            num_threads=setting.num_threads,
-            batch_size=setting.batch_size,
-            prefetch=setting.prefetch,
+            num_threads=config.usable_threads,
+            batch_size=config.batch_size,
+            prefetch=config.prefetch,
         ),
         measured=measured.images_per_second,
-        encoding=setting.encoding,
+        encoding=manifest.encoding,
         backend=setting.backend,
-        verify=setting.verify,
-        decoded_cache_bytes=setting.decoded_cache_bytes,
-        decoded_bytes=setting.num_samples * 3 * image_size * image_size,
+        verify=config.verify,
+        decoded_cache_bytes=config.decoded_cache_bytes,
+        decoded_bytes=manifest.num_records * 3 * manifest.image_size**2,
         memory_bytes=memory_bytes,
     )

@@ -11,10 +11,14 @@ from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_step import TrainStep
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType
 
 _LEARNING_RATE = 1e-6
 """Costs what any other does, and leaves the weights where no number of steps on one batch finds an infinity."""
+
+CROP_SIZE = AugmentConfig.crop_size
+"""Side of the images that the AlexNet takes, pixels."""
 
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 

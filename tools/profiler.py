@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +19,16 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
+from lmdali.tools.foreign_loader import load_factory
+from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
-from lmdali.tools.measurement import Probe, Rate, WindowPlan, measure
+from lmdali.tools.measurement import Probe, Rate, WindowPlan
 from lmdali.tools.profile_config import ProfileConfig as ProfileConfig
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, setting_of, situation_of
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
-from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step, measure_on
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport, print_report
 from lmdali.tools.verdict import judge
@@ -76,10 +76,10 @@ def profile_dataset(
             step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
         probes = _ceiling_probes(dataset, manifest, config)
         probes |= _step_probes(loader, loader_config.prefetch, first, step)
-        rates = _measure(probes, config.window_plan(), device, quiet=quiet)
+        rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         verdict = judge(evidence_of(rates, setting))
-        suggestion = suggest(situation_of(verdict, rates, setting, manifest.image_size, machine["memory_bytes"]))
+        suggestion = suggest(situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"]))
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
             found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
@@ -88,6 +88,7 @@ def profile_dataset(
         setting=setting,
         read=rates["read"],
         decode=rates.get("decode"),
+        decode_one_thread=rates.get("decode_one_thread"),
         memory_copy=rates.get("memory_copy"),
         loader=rates["loader"],
         model=rates.get("model"),
@@ -114,6 +115,7 @@ def _ceiling_probes(dataset: Path, manifest: Manifest, config: ProfileConfig) ->
         probes["memory_copy"] = copy_probe(sample, size, num_threads=threads)
     else:
         probes["decode"] = decode_probe(sample, size, num_threads=threads)
+        probes["decode_one_thread"] = decode_probe(sample, size, num_threads=1)
     return probes
 
 
@@ -130,17 +132,7 @@ def _try(config: LoaderConfig, plan: WindowPlan, step: Step | None, device: torc
         if config.decoded_cache_bytes:
             for _ in loader:  # the cache is filled in an epoch and pays off in those after it
                 pass
-        return _measure({"trial": LoaderProbe(loader, config.prefetch, step)}, plan, device, quiet=quiet)["trial"]
-
-
-def _measure(probes: Mapping[str, Probe], plan: WindowPlan, device: torch.device, *, quiet: bool) -> dict[str, Rate]:
-    def synchronize() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    with progress_bar("profile", len(probes) * plan.windows, unit="windows", quiet=quiet) as progress:
-        rates = measure(list(probes.values()), plan, synchronize=synchronize, progress=progress)
-    return dict(zip(probes, rates, strict=True))
+        return measure_on(device, {"trial": LoaderProbe(loader, config.prefetch, step)}, plan, quiet=quiet)["trial"]
 
 
 @click.group("profile")
@@ -149,7 +141,8 @@ def command() -> None:
 
 
 @command.command("run")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=click.Path(path_type=Path), required=False)
+@click.option("--loader", "factory", metavar="MODULE:FUNCTION", help="Any loader instead of ours: what this returns.")
 @click.option("-b", "--batch-size", default=ProfileConfig.batch_size, show_default=True, help="Samples per step.")
 @loader_options
 @epoch_options
@@ -163,20 +156,28 @@ def command() -> None:
 @click.option("--no-model", is_flag=True, help="Measure the loader only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def run(dataset: Path, try_it: bool, no_model: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+def run(
+    dataset: Path | None, factory: str | None, try_it: bool, no_model: bool, as_json: bool, quiet: bool, **options: Any
+) -> None:
     """Measure DATASET: ceilings first, then the loader, an AlexNet, and the AlexNet fed by the loader.
+
+    With --loader the batches are somebody else's: MODULE:FUNCTION (MODULE is looked for here, too) is called and
+    returns any iterable of (images, labels): a torch DataLoader, a DALI iterator, a generator. Its parts cannot be
+    measured from outside; of our options -b, -j and the like do nothing then.
 
     Stages of the loader: read finds records, verify compares CRCs, decode goes from JPEG bytes to the planes in the
     file (entropy decoding, IDCT), augment from these or from raw pixels to the batch (upsampling, colour, crop, flip,
     normalisation). Pages that are not in memory are paid for by the stage that touches them first.
     """
-    report = profile_dataset(
-        dataset,
-        ProfileConfig(**options),
-        model=None if no_model else "alexnet",
-        try_suggestion=try_it,
-        quiet=quiet,
-    )
+    config = ProfileConfig(**options)
+    model: Literal["alexnet"] | None = None if no_model else "alexnet"
+    if (dataset is None) == (factory is None):
+        raise click.UsageError("give either a DATASET or --loader MODULE:FUNCTION")
+    if factory is not None:
+        report = profile_iterable(load_factory(factory), factory, config, model=model, quiet=quiet)
+    else:
+        assert dataset is not None
+        report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, quiet=quiet)
     if as_json:
         print_json(report.to_json())
     else:

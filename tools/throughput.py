@@ -30,18 +30,18 @@ _DALI_WORDS = {"decode": "decode: waiting for DALI (consumer)", "copy": "copy: o
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What was profiled.
+    """What was profiled. None is what a loader that is not ours does not tell.
 
     Attributes:
-        dataset: directory.
+        dataset: directory, or MODULE:FUNCTION that made a loader.
         dataset_digest: identity of the dataset.
         num_samples: records.
         encoding: of the records, "jpeg" or "raw".
         mean_record_bytes: stored image bytes per record.
         batch_size: samples per step.
         steps_per_epoch: batches of an epoch.
-        num_threads: of the loader.
-        backend: that delivered the batches.
+        num_threads: of the loader; its worker processes where it is not ours.
+        backend: that delivered the batches, or the class of a loader that is not ours.
         backend_reason: why it was taken.
         order: of the samples.
         prefetch: batches worked on ahead.
@@ -56,20 +56,20 @@ class Setting:
     """
 
     dataset: str
-    dataset_digest: str
-    num_samples: int
-    encoding: str
-    mean_record_bytes: float
+    dataset_digest: str | None
+    num_samples: int | None
+    encoding: str | None
+    mean_record_bytes: float | None
     batch_size: int
-    steps_per_epoch: int
-    num_threads: int
+    steps_per_epoch: int | None
+    num_threads: int | None
     backend: str
     backend_reason: str
-    order: str
-    prefetch: int
-    verify: str
-    decoded_cache_bytes: int
-    readahead_bytes: int
+    order: str | None
+    prefetch: int | None
+    verify: str | None
+    decoded_cache_bytes: int | None
+    readahead_bytes: int | None
     device: str
     dtype: str
     layout: str
@@ -84,7 +84,9 @@ class ThroughputReport:
     Attributes:
         setting: what was profiled.
         read: storage alone: every byte copied once.
-        decode: libjpeg-turbo alone, to whole RGB images; None for raw records.
+        decode: libjpeg-turbo (simplejpeg) alone, to whole RGB images, on all threads; None for raw records. Our decoder
+            leaves out what a crop does not need, so a loader may be faster than this.
+        decode_one_thread: the same on one thread.
         memory_copy: memcpy alone; None for JPEG records.
         loader: the loader alone.
         model: training steps on one cached batch.
@@ -100,6 +102,7 @@ class ThroughputReport:
     setting: Setting
     read: Rate | None
     decode: Rate | None
+    decode_one_thread: Rate | None
     memory_copy: Rate | None
     loader: Rate
     model: Rate | None
@@ -132,7 +135,7 @@ class ThroughputReport:
             "verdict": {**asdict(self.verdict), "word": self.verdict.word},
             "shares": self.shares(),
             "megabytes_per_second": {
-                name: rate.images_per_second * self.setting.mean_record_bytes / 1e6 if rate is not None else None
+                name: _stored_megabytes(rate, self.setting)
                 for name, rate in (("read", self.read), ("loader", self.loader))
             },
         }
@@ -150,6 +153,13 @@ def print_report(report: ThroughputReport) -> None:
     print_pairs("verdict", _outcome(report))
 
 
+def _stored_megabytes(rate: Rate | None, setting: Setting) -> float | None:
+    """MB/s of stored bytes; None where there is no rate, or nobody knows how large the records are."""
+    if rate is None or setting.mean_record_bytes is None:
+        return None
+    return rate.images_per_second * setting.mean_record_bytes / 1e6
+
+
 def _share(rate: Rate | None, ceilings: list[Rate]) -> float | None:
     if rate is None or not ceilings:
         return None
@@ -165,23 +175,33 @@ def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
         model = f"{setting.model}, {setting.num_parameters:,} parameters, {machine['torch_threads']} torch threads"
     return [
         ("machine", f"{machine['cpu']}, {machine['num_cpus']} CPUs{memory}{gpu}"),
-        (
-            "dataset",
-            f"{setting.num_samples:,} {setting.encoding} records, {setting.mean_record_bytes / 1e3:.1f} kB each",
-        ),
-        ("loader", f"{setting.backend} ({setting.backend_reason}), {setting.num_threads} threads"),
-        ("", f"order {setting.order}, prefetch {setting.prefetch}, CRC {setting.verify}"),
-        ("", f"{_sized('readahead', setting.readahead_bytes)}, {_sized('decoded cache', setting.decoded_cache_bytes)}"),
+        *(_ours(setting) if setting.encoding is not None else _foreign(setting)),
         (
             "batch",
             f"{setting.batch_size} {setting.dtype} {setting.layout} on {setting.device}, "
-            f"{setting.steps_per_epoch} an epoch",
+            f"{'?' if setting.steps_per_epoch is None else setting.steps_per_epoch} an epoch",
         ),
         ("model", model),
     ]
 
 
-def _sized(what: str, num_bytes: int) -> str:
+def _ours(setting: Setting) -> list[tuple[str, object]]:
+    size = (setting.mean_record_bytes or 0) / 1e3
+    return [
+        ("dataset", f"{setting.num_samples:,} {setting.encoding} records, {size:.1f} kB each"),
+        ("loader", f"{setting.backend} ({setting.backend_reason}), {setting.num_threads} threads"),
+        ("", f"order {setting.order}, prefetch {setting.prefetch}, CRC {setting.verify}"),
+        ("", f"{_sized('readahead', setting.readahead_bytes)}, {_sized('decoded cache', setting.decoded_cache_bytes)}"),
+    ]
+
+
+def _foreign(setting: Setting) -> list[tuple[str, object]]:
+    samples = "" if setting.num_samples is None else f", {setting.num_samples:,} samples"
+    workers = "" if setting.num_threads is None else f", {setting.num_threads} workers"
+    return [("loader", f"{setting.backend}{samples}{workers}: not ours, ceilings are not known")]
+
+
+def _sized(what: str, num_bytes: int | None) -> str:
     return f"{what} of {megabytes(num_bytes)}" if num_bytes else f"no {what}"
 
 
@@ -189,7 +209,8 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
     shares = report.shares()
     named = (
         ("LMDB read", report.read, None, True),
-        ("decode (libjpeg-turbo)", report.decode, None, False),
+        ("libjpeg-turbo, 1 thread", report.decode_one_thread, None, False),
+        (f"libjpeg-turbo, {report.setting.num_threads} threads", report.decode, None, False),
         ("memory copy", report.memory_copy, None, False),
         ("loader", report.loader, shares["loader"], True),
         ("model on a cached batch", report.model, None, False),
@@ -200,7 +221,7 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
             name,
             f"{rate.images_per_second:,.0f}",
             f"± {rate.spread:.0%}",
-            f"{rate.images_per_second * report.setting.mean_record_bytes / 1e6:,.0f}" if moves_records else "",
+            f"{moved:,.0f}" if moves_records and (moved := _stored_megabytes(rate, report.setting)) is not None else "",
             "" if share is None else f"{share:.0%}",
             f"{1e3 * rate.cpu_seconds_per_image:.3f}",
         )
@@ -237,6 +258,10 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     texts = [("why", verdict.reason), ("advice", verdict.advice)]
     if report.suggestion is not None:
         texts.append(("try", _suggested(report.suggestion)))
+    if report.decode is not None:
+        texts.append(
+            ("libjpeg-turbo", "decodes whole images (simplejpeg); we skip what crops lack: over 100 % is right")
+        )
     texts += [("caution", caution) for caution in report.cautions]
     return pairs + [(name, fill(text, _TEXT_COLUMNS)) for name, text in texts]
 

@@ -32,6 +32,9 @@ SHARED_HIGH, SHARED_LOW = 0.55, 0.45
 CLEAR = 4.0
 """Loader over model, or model over loader: from here on it takes more than a busy neighbour to turn the verdict."""
 
+OUTSIDE_COPY = 0.5
+"""Of a loader's time seen from outside: copies that take more of it hold it back."""
+
 TOLERANCE = 0.2
 """A step may seem this much faster with the loader than without, by noise; more, and something is wrong."""
 
@@ -47,23 +50,23 @@ class Evidence:
         loader: the loader alone.
         model: training steps on one cached batch; None without a model.
         together: training steps fed by the loader.
-        steps_per_epoch: batches of an epoch.
+        steps_per_epoch: batches of an epoch; None where a loader does not say.
         num_threads: of the loader.
         num_cpus: that this process may use.
         on_gpu: whether the model runs on a GPU.
         backend: of the loader.
-        encoding: of the records, "jpeg" or "raw".
+        encoding: of the records, "jpeg" or "raw"; None where the loader is not ours.
     """
 
     loader: Rate
     model: Rate | None
     together: Rate | None
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     num_threads: int
     num_cpus: int
     on_gpu: bool
     backend: str
-    encoding: str
+    encoding: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +178,9 @@ def dominant_stage(evidence: Evidence) -> str | None:
         # DALI decodes and augments out of our sight: its `decode` is the consumer's wait for that.
         reading = workers.get("read", 0.0) * loader.images_per_second / evidence.num_threads
         return "read" if reading > 0.8 else None
+    if evidence.encoding is None:
+        # Nothing is seen of what happens inside: the only thing to blame is copies, if they take most of the time.
+        return "copy" if consumer.get("copy", 0.0) * loader.images_per_second > OUTSIDE_COPY else None
     # Of a resource's time, the share that is busy: threads work side by side, the consumer's thread is one.
     workers_busy = sum(workers.values()) * loader.images_per_second / evidence.num_threads
     consumer_busy = sum(consumer.values()) * loader.images_per_second
@@ -186,7 +192,7 @@ def dominant_stage(evidence: Evidence) -> str | None:
 def _invalid(evidence: Evidence) -> tuple[str, str] | None:
     """Reason and advice where the measurement cannot carry a verdict."""
     steps = evidence.steps_per_epoch
-    if steps < MIN_STEPS_PER_EPOCH:
+    if steps is not None and steps < MIN_STEPS_PER_EPOCH:
         return (
             f"an epoch has {steps} batches, a verdict needs {MIN_STEPS_PER_EPOCH}: the loader never reaches its pace",
             "Take a smaller batch (-b), or a larger dataset.",
@@ -234,7 +240,9 @@ def _advice(evidence: Evidence, bound: Bound, stage: str | None, ratio: float, *
         if shared:
             return "Input and model take about half of the cores each: speeding up either one gains at most half."
         return "Input keeps up, with less than 25 % to spare: a faster model would have to wait for it."
-    return _ADVICE.get((stage, evidence.encoding)) or _ADVICE.get((stage, "")) or _UNKNOWN_STAGE
+    if evidence.encoding is None and stage is None:
+        return _OUTSIDE
+    return _ADVICE.get((stage, evidence.encoding or "")) or _ADVICE.get((stage, "")) or _UNKNOWN_STAGE
 
 
 _ADVICE: dict[tuple[str | None, str], str] = {
@@ -259,6 +267,10 @@ _ADVICE: dict[tuple[str | None, str], str] = {
     ),
     ("plan", ""): "Order and draws take most of the loader's time: use a larger batch (-b).",
 }
+_OUTSIDE = (
+    "What this loader waits for cannot be seen from outside: try more workers, and the same pictures in a dataset of "
+    "ours (`lmdali convert`, `lmdali profile run DATASET`), whose stages have names."
+)
 _UNKNOWN_STAGE = (
     "This backend does not tell decoding from augmenting: compare the decode ceiling above, and try more threads (-j)."
 )
