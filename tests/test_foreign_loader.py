@@ -19,7 +19,7 @@ from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe, as_batch, load_factory
 from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.profiler import ProfileConfig, command
-from lmdali.tools.throughput import print_report
+from lmdali.tools.throughput_tables import print_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

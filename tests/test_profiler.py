@@ -21,7 +21,7 @@ from lmdali.tools.conversion_run import convert
 from lmdali.tools.measurement import Rate
 from lmdali.tools.profiler import ProfileConfig, command, profile_dataset
 from lmdali.tools.sources import open_source
-from lmdali.tools.throughput import print_report
+from lmdali.tools.throughput_tables import print_report
 from lmdali.tools.verdict import Evidence, dominant_stage, judge
 
 AUGMENT = AugmentConfig(crop_size=24)

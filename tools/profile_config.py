@@ -27,6 +27,7 @@ class ProfileConfig(EpochOptions):
         seconds: for each of the four or five measurements, not counting warm-up.
         steps: for each measurement, instead of seconds.
         seed: of order and draws.
+        cold: measure the dataset without its page cache, too, which is dropped for that.
     """
 
     batch_size: int = LoaderConfig.batch_size
@@ -37,6 +38,7 @@ class ProfileConfig(EpochOptions):
     seconds: float = 3.0
     steps: int | None = None
     seed: int = 0
+    cold: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

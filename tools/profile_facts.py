@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.manifest import Manifest
+from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.measurement import Probe, Rate
 from lmdali.tools.prediction import Costs, Resources
 from lmdali.tools.profile_config import ProfileConfig
@@ -79,11 +81,13 @@ def epoch_gap(probes: Mapping[str, Probe]) -> float | None:
     return median(gaps) if gaps else None
 
 
-def cautions_on(manifest: Manifest, machine: Mapping[str, Any], config: ProfileConfig) -> tuple[str, ...]:
+def cautions_on(cache: CacheState, machine: Mapping[str, Any], config: ProfileConfig) -> tuple[str, ...]:
     """What limits these numbers, whatever they say."""
     found = list(busy_caution(machine))
-    if machine["memory_bytes"] is not None and manifest.file_bytes < machine["memory_bytes"]:
-        found.append("the dataset fits into memory: reads came from the page cache, not from the disk")
+    if cache.state == "warm" and not config.cold:
+        found.append("reads came from the page cache, not from the disk: --cold measures that, too")
+    if cache.state == "mixed":
+        found.append("a part of what was read came from the page cache and a part from the disk: run it again")
     if config.decoded_cache_bytes:
         found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
     return tuple(found)
@@ -96,6 +100,16 @@ def busy_caution(machine: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     return (
         f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): compare shares, not rates",
+    )
+
+
+def judged_cold(verdict: Verdict, cold: ColdRun | None) -> Verdict:
+    """INVALID where a cold run was asked for and was none."""
+    if cold is None or cold.problem is None:
+        return verdict
+    advice = "Close what uses the dataset, or copy it to a local disk; without --cold the warm run is judged alone."
+    return replace(
+        verdict, bound="INVALID", stage=None, reason=f"the cold run was not cold: {cold.problem}", advice=advice
     )
 
 

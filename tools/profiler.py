@@ -19,18 +19,21 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
+from lmdali.tools.cold_run import CacheState, measure_cold
 from lmdali.tools.foreign_loader import load_factory
 from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate, WindowPlan
+from lmdali.tools.page_cache import data_files, resident_share
 from lmdali.tools.profile_config import ProfileConfig as ProfileConfig
-from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, setting_of, situation_of
+from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judged_cold, setting_of, situation_of
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
 from lmdali.tools.report_table import print_json
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step, measure_on
 from lmdali.tools.suggestion import suggest
-from lmdali.tools.throughput import ThroughputReport, print_report
+from lmdali.tools.throughput import ThroughputReport
+from lmdali.tools.throughput_tables import print_report
 from lmdali.tools.verdict import judge
 
 
@@ -65,6 +68,12 @@ def profile_dataset(
     machine = machine_facts(device)
     manifest = load_manifest(dataset)
     loader_config = config.loader_config(dataset, augment)
+    paths = data_files(dataset)
+    resident, record_bytes = resident_share(paths), manifest.payload_bytes / manifest.num_records
+    cold = None
+    if config.cold:  # first: later the dataset is mapped, and mapped pages cannot be dropped
+        plan, threads = config.window_plan(), config.usable_threads
+        cold = measure_cold(loader_config, plan, num_threads=threads, record_bytes=record_bytes, quiet=quiet)
     start = perf_counter()
     # Rank and world size are given: under torchrun, too, this measures one process on its own.
     with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
@@ -78,12 +87,13 @@ def profile_dataset(
         probes |= _step_probes(loader, loader_config.prefetch, first, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
-        verdict = judge(evidence_of(rates, setting))
+        verdict = judged_cold(judge(evidence_of(rates, setting)), cold)
         suggestion = suggest(situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"]))
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
             found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
             suggestion = replace(suggestion, measured_images_per_second=found.images_per_second)
+    cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
     return ThroughputReport(
         setting=setting,
         read=rates["read"],
@@ -98,7 +108,9 @@ def profile_dataset(
         verdict=verdict,
         suggestion=suggestion,
         machine=machine,
-        cautions=cautions_on(manifest, machine, config),
+        cautions=cautions_on(cache, machine, config),
+        cache=cache,
+        cold=cold,
     )
 
 
@@ -152,6 +164,7 @@ def command() -> None:
 @click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
 @click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
 @click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
+@click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
 @click.option("--no-model", is_flag=True, help="Measure the loader only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

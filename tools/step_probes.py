@@ -82,7 +82,7 @@ def measure_on(device: torch.device, probes: Mapping[str, Probe], plan: WindowPl
     """Rates of named probes, in turn, with progress; a GPU is waited for at the ends of each window."""
 
     def synchronize() -> None:
-        if device.type == "cuda":
+        if device is not None and device.type == "cuda":
             torch.cuda.synchronize(device)
 
     with progress_bar("profile", len(probes) * plan.windows, unit="windows", quiet=quiet) as progress:
