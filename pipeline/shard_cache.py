@@ -130,6 +130,8 @@ class ShardCache:
         restore_offsets(partial, info)
         with storage_errors(final):
             sync_directory(partial)
+        # Behind the gate: whoever counts would see it in neither place, or in both.
+        with self._locks.gate(), storage_errors(final):
             _remove(final)
             final.parent.mkdir(exist_ok=True)
             partial.rename(final)
@@ -165,7 +167,8 @@ class ShardCache:
 
     def used_bytes(self) -> int:
         """The room of all shards together."""
-        return sum(entry.num_bytes for entry in self._entries())
+        with self._locks.gate():
+            return sum(entry.num_bytes for entry in self._entries())
 
     def clear(self) -> tuple[int, int]:
         """Remove every shard that nobody uses: (bytes removed, shards in use)."""
@@ -204,17 +207,16 @@ class ShardCache:
 
     def _is_sound(self, info: ShardInfo) -> bool:
         path = self.shard_directory(info) / DATA_FILE
-        if not path.is_file():
-            return False
         try:
             check_size(path, expected_bytes=info.file_bytes, expected_entries=info.num_records)
-        except ShardError:
+        except (ShardError, OSError):  # it may be removed while it is looked at
             return False
         return True
 
     def _make_room(self, num_bytes: int) -> bool:
-        limit, used = self.limit_bytes, self.used_bytes()
-        for entry in self.entries():
+        found = self.entries()
+        limit, used = self.limit_bytes, sum(entry.num_bytes for entry in found)
+        for entry in found:
             if used + num_bytes <= limit:
                 break
             if self._evict(entry):
@@ -257,7 +259,12 @@ class ShardCache:
         with self._locks.gate(), storage_errors(clock):
             text = clock.read_text() if clock.is_file() else ""
             count = int(text) + 1 if text.isdecimal() else 1
-            clock.write_text(str(count))
+            # Written over in place, never emptied: a process that is killed here must not set it back.
+            descriptor = os.open(clock, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                os.write(descriptor, f"{count:012d}".encode())
+            finally:
+                os.close(descriptor)
             os.utime(self.shard_directory(info) / DATA_FILE, (count, count))
 
     def _let_go(self, sha256: str) -> None:

@@ -28,6 +28,7 @@ class Fault:
         flip: position of a byte that is sent wrong.
         body: sent instead of the file's bytes, with 200.
         drip_seconds: between the bytes of the body, which come one by one.
+        pause_seconds: in the middle of the body.
         ignores_range: the whole file is sent, with 200.
         shifted: bytes by which an answer to a range begins too early.
     """
@@ -39,6 +40,7 @@ class Fault:
     flip: int | None = None
     body: bytes | None = None
     drip_seconds: float = 0
+    pause_seconds: float = 0
     ignores_range: bool = False
     shifted: int = 0
 
@@ -158,6 +160,10 @@ def _handler(server: RemoteServer) -> type[BaseHTTPRequestHandler]:
                     time.sleep(0.02)
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
+                elif fault.pause_seconds:
+                    self.wfile.write(body[: len(body) // 2])
+                    time.sleep(fault.pause_seconds)
+                    self.wfile.write(body[len(body) // 2 :])
                 elif fault.drip_seconds:
                     for at in range(len(body)):
                         self.wfile.write(body[at : at + 1])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
 
 import pytest
-from remote_server import serving
+from remote_server import Fault, serving
 
 from lmdali.pipeline.errors import ConfigError, StorageError
 from lmdali.pipeline.manifest import Manifest, ShardInfo, load_manifest
@@ -184,59 +184,94 @@ def test_how_large_the_cache_is() -> None:
             cache_bytes(None, {"LMDALI_CACHE_BYTES": text})
 
 
-READING = """
-import random, sys
-from pathlib import Path
-from lmdali.pipeline.manifest import SHARDS_DIRECTORY
-from lmdali.pipeline.remote_dataset import RemoteDataset
-from lmdali.pipeline.shard_cache import ShardCache
-from lmdali.pipeline.shard_fetch import ShardFetcher
-from lmdali.pipeline.shard_check import check_data_file
-address, directory, limit, seed, rounds = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
-remote = RemoteDataset(address, directory)
-_, manifest = remote.open()
-cache = ShardCache(directory, limit)
-fetcher = ShardFetcher(manifest.shards, cache, remote.fetch_shard, let_go=lambda number: None, num_threads=2)
-choose = random.Random(seed)
-for _ in range(rounds):
-    number = choose.randrange(len(manifest.shards))
-    give_back = fetcher.use([number])
-    info = manifest.shards[number]
-    check_data_file(cache.shard_directory(info), info)
-    with (directory / "usage").open("a") as file:
-        file.write(f"{cache.used_bytes()}\\n")
-    give_back()
-    del give_back
-fetcher.close()
-"""
+class Readers:
+    """Processes of cache_reader.py."""
+
+    def __init__(self, address: str, cache: Path, limit: int) -> None:
+        cache.mkdir(exist_ok=True)
+        self._cache = cache
+        script = str(Path(__file__).with_name("cache_reader.py"))
+        self._process = subprocess.Popen(
+            [sys.executable, script, address, str(cache), str(limit)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, seed: int, rounds: int) -> int:
+        """Process id of a new one."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{seed} {rounds}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def used(self, pid: int) -> list[int]:
+        """Bytes in the cache after each round so far."""
+        path = self._cache / f"progress.{pid}"
+        return [int(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+    def wait_for_rounds(self, pid: int, rounds: int) -> None:
+        """Until it has read so many shards."""
+        while len(self.used(pid)) < rounds:
+            sleep(0.002)
+
+    def finish(self) -> dict[int, int]:
+        """Exit status of each, by process id, when all have ended."""
+        text, _ = self._process.communicate(timeout=50)
+        assert self._process.returncode == 0
+        return {int(pid): os.waitstatus_to_exitcode(int(status)) for pid, status in map(str.split, text.splitlines())}
 
 
 def test_processes_on_a_small_cache_agree_while_they_are_killed(tmp_path: Path, small_jpeg_dataset: Path) -> None:
     """Whoever reads a shard finds it whole; there is never more than the limit; nobody waits for the dead."""
     manifest = load_manifest(small_jpeg_dataset)
-    limit = sum(sorted(info.file_bytes for info in manifest.shards)[-3:])
+    limit = sum(sorted(info.file_bytes for info in manifest.shards)[-2:])
     cache = tmp_path / "cache"
-    chance = random.Random(1)
     with serving(small_jpeg_dataset) as server:
-
-        def start(seed: int, rounds: int) -> subprocess.Popen[bytes]:
-            arguments = [server.address, str(cache), str(limit), str(seed), str(rounds)]
-            return subprocess.Popen([sys.executable, "-c", READING, *arguments], stderr=subprocess.PIPE)
-
-        lasting = [start(seed, 40) for seed in range(3)]
-        for seed in range(6):
-            victim = start(100 + seed, 10**9)
-            try:
-                victim.wait(0.6 + chance.random() * 0.4)
-            except subprocess.TimeoutExpired:
-                victim.send_signal(signal.SIGKILL)
-            assert victim.wait() == -signal.SIGKILL, victim.stderr and victim.stderr.read().decode()
-            assert victim.stderr is not None
-            victim.stderr.close()
-        for process in lasting:
-            _, errors = process.communicate(timeout=50)
-            assert process.returncode == 0, errors.decode()
-    used = [int(line) for line in (cache / "usage").read_text().split()]
-    assert len(used) >= 3 * 40 and max(used) <= limit
+        for info in manifest.shards:
+            server.always(f"shards/{info.name}/data.mdb", Fault(pause_seconds=0.004))
+        readers = Readers(server.address, cache, limit)
+        lasting = [readers.start(seed, 25) for seed in range(4)]
+        victims = [readers.start(100 + seed, 10**9) for seed in range(4)]
+        for round_number in range(8):
+            victim = victims[round_number % 4]
+            readers.wait_for_rounds(victim, 1 + round_number)
+            os.kill(victim, signal.SIGKILL)
+            victims[round_number % 4] = readers.start(200 + round_number, 10**9)
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        ended = readers.finish()
+    assert [ended[pid] for pid in lasting] == [0] * 4
+    assert sorted(set(ended.values())) == [-signal.SIGKILL, 0] and len(ended) == 16
+    used = [size for pid in ended for size in readers.used(pid)]
+    assert len(used) >= 100 and max(used) <= limit
     left = ShardCache(cache, limit)
     assert left.clear()[1] == 0 and not left.entries(), "nobody holds anything"
+
+
+def test_each_shard_is_fetched_once_however_many_processes_ask(tmp_path: Path, small_jpeg_dataset: Path) -> None:
+    names = [f"shards/{info.name}/data.mdb" for info in load_manifest(small_jpeg_dataset).shards]
+    with serving(small_jpeg_dataset) as server:
+        for name in names:
+            server.always(name, Fault(pause_seconds=0.004))
+        readers = Readers(server.address, tmp_path / "cache", 10**9)
+        for seed in range(6):
+            readers.start(seed, 30)
+        assert set(readers.finish().values()) == {0}
+        assert sorted(asked for asked, _ in server.requests if asked in names) == names
+
+
+def test_the_next_in_line_goes_on_where_a_killed_process_was(tmp_path: Path, small_jpeg_dataset: Path) -> None:
+    names = [f"shards/{info.name}/data.mdb" for info in load_manifest(small_jpeg_dataset).shards]
+    with serving(small_jpeg_dataset) as server:
+        for name in names:
+            server.once(name, Fault(pause_seconds=60))
+        readers = Readers(server.address, tmp_path / "cache", 10**9)
+        first = readers.start(1, 1)
+        while not any(path.stat().st_size for path in (tmp_path / "cache").glob("partial/*/data.mdb")):
+            sleep(0.002)
+        second = readers.start(1, 1)
+        os.kill(first, signal.SIGKILL)
+        assert readers.finish() == {first: -signal.SIGKILL, second: 0}
+        starts = [start for asked, start in server.requests if asked in names]
+    assert len(starts) == 2 and starts[0] == 0 and starts[1] > 0
