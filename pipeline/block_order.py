@@ -86,6 +86,11 @@ class BlockOrder:
         """Keys for the visit of shards (0) or for the inside of block use - 1."""
         return round_keys(self.seed, self.epoch, _BLOCK_KEYS + use)
 
+    @property
+    def block_bounds(self) -> NDArray[np.int64]:
+        """(blocks + 1,) int64, position where each block begins, and N."""
+        return self._layout.blocks
+
     def indices(self, start: int, stop: int) -> NDArray[np.int64]:
         """Sample numbers at positions start..stop-1 of the epoch, as `SampleOrder` says."""
         return self.at(epoch_positions(start, stop, self.num_samples))

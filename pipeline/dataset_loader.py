@@ -20,6 +20,7 @@ from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
 from lmdali.pipeline.readahead import Horizon, Readahead
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
+from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
 
 
@@ -65,6 +66,7 @@ class DatasetLoader:
         block_shards: int,
         prefetch: int,
         readahead: Readahead | None,
+        stream: StreamedReader | None,
         timers: StageTimers,
         backend_name: str,
         backend_reason: str,
@@ -95,6 +97,9 @@ class DatasetLoader:
             self._horizon = Horizon(
                 self._planner.indices, rank_slice.num_steps, across_epochs=across, readahead=readahead
             )
+        self._stream, self._shard_horizon = stream, None
+        if stream is not None:
+            self._shard_horizon = stream.horizon(order_of, rank_slice, in_flight=prefetch + 1, across_epochs=across)
         self._queue = BatchQueue(
             backend, self._plan, rank_slice.num_steps, prefetch=prefetch, across_epochs=across, timers=timers
         )
@@ -231,6 +236,8 @@ class DatasetLoader:
             self._active = None
         if not self._closed:
             self._closed = True
+            if self._stream is not None:  # or whoever waits for a shard would wait on
+                self._stream.fetcher.stop()
             self._queue.cancel()
             if self._readahead is not None:  # first: it would map again what the backend lets go of
                 self._readahead.close()
@@ -295,6 +302,8 @@ class DatasetLoader:
             self._go_to(place.epoch + 1, 0)
 
     def _plan(self, place: Place, step: int) -> tuple[BatchPlan, int]:
+        if self._shard_horizon is not None:
+            self._shard_horizon.reach(place, step)
         if self._horizon is not None:
             self._horizon.reach(place, step)
         return self._planner.plan(place, step)

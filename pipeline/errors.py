@@ -9,12 +9,13 @@
     │   ├── ShardError              5   a shard is missing, truncated or of another dataset
     │   └── RecordError             5   one record is damaged
     ├── LockedError                 6   another run holds the output
+    ├── RemoteError                 7   a remote dataset cannot be reached, or is not what it was
     ├── MachineError                8   a package, driver or device is missing
     │   └── MissingExtraError       8   names the `pip install` line
     └── ThresholdError              9   the run worked, but a limit the user set was not met
 
 A message says what was found, where, and what to do next, in one line. Exit codes 130 and 143 are those of SIGINT and
-SIGTERM; 7 is kept for remote storage.
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -66,6 +67,17 @@ class LockedError(LmdaliError):
     """Another run is writing to the same output."""
 
     exit_code = 6
+
+
+class RemoteError(LmdaliError):
+    """A remote dataset: not there, not allowed, out of reach for too long, or changed. Addresses have no credentials.
+
+    Attributes:
+        is_missing: there is no such file.
+    """
+
+    exit_code = 7
+    is_missing = False
 
 
 class MachineError(LmdaliError):

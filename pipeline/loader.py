@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
+from lmdali.pipeline.block_order import create_order
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetIdentity, DatasetLoader
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
@@ -20,8 +21,13 @@ from lmdali.pipeline.loader_state import STATE_VERSION
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.readahead import Readahead
 from lmdali.pipeline.release import lmdali_version
+from lmdali.pipeline.remote_address import is_remote
+from lmdali.pipeline.remote_dataset import RemoteDataset
 from lmdali.pipeline.sampler import RankSlice
+from lmdali.pipeline.shard_cache import ShardCache, cache_bytes, cache_directory
 from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.shard_windows import largest_window_bytes
+from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.verify_policy import CrcPolicy
 
@@ -57,11 +63,12 @@ def create_loader(
         ConfigError: options that cannot work together, with this dataset, or with those of other ranks.
         InputError: `dataset` is not a finished dataset.
         IntegrityError: its manifest, statistics or shards are damaged.
+        RemoteError: it is remote, and cannot be read.
         MachineError: the device or a package is missing.
     """
     target = _device(device)
     synthetic = config.backend == "synthetic"
-    reader = None if str(config.dataset).startswith("synthetic") and synthetic else _open(config.dataset)
+    reader = None if str(config.dataset).startswith("synthetic") and synthetic else _open(config)
     identity = _synthetic_identity(str(config.dataset)) if reader is None else _identity(reader)
     rank_slice = RankSlice(
         identity.num_samples,
@@ -77,7 +84,7 @@ def create_loader(
     if config.decoded_cache_bytes and reader is not None and reader.manifest.encoding == "raw":
         raise ConfigError(f"{config.dataset}: raw records need no decoded cache: set decoded_cache_bytes to 0")
     timers = StageTimers()
-    transform = _transform(config, identity, needed=not synthetic)
+    transform = _transform(config, reader, identity, needed=not synthetic)
     _agree(config, identity, rank_slice, target)
     name, reason = _choose_backend(config, reader, identity, transform, target)
     cache = None
@@ -94,6 +101,7 @@ def create_loader(
         block_shards=config.block_shards,
         prefetch=config.prefetch,
         readahead=_make_readahead(config, reader, cache),
+        stream=reader if isinstance(reader, StreamedReader) else None,
         timers=timers,
         backend_name=name,
         backend_reason=reason,
@@ -174,6 +182,9 @@ def _make_readahead(config: LoaderConfig, reader: ShardReader | None, cache: Dec
     if reader is None or not config.readahead_bytes:
         return None
     not_read = None if cache is None else cache.holds
+    if isinstance(reader, StreamedReader):  # only shards that are here have pages to ask for
+        far = reader.is_far
+        not_read = far if cache is None else lambda indices: cache.holds(indices) | far(indices)
     return Readahead(reader, config.batch_size, depth_bytes=config.readahead_bytes, not_read=not_read)
 
 
@@ -182,11 +193,35 @@ def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
     return OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
 
 
-def _open(dataset: str | Path) -> ShardReader:
-    directory = Path(dataset)
-    reader = ShardReader(directory, load_manifest(directory))
-    reader.check_files()
-    return reader
+def _open(config: LoaderConfig) -> ShardReader:
+    if isinstance(config.dataset, str) and is_remote(config.dataset):
+        remote = RemoteDataset(config.dataset, cache_directory(config.cache_dir))
+        cache = ShardCache(remote.cache_dir, cache_bytes(config.cache_bytes))
+        reader = StreamedReader(*remote.open(), cache, remote.fetch_shard, num_threads=config.fetches)
+        _require_room(config, reader)
+        return reader
+    directory = Path(config.dataset)
+    local = ShardReader(directory, load_manifest(directory))
+    local.check_files()
+    return local
+
+
+def _require_room(config: LoaderConfig, reader: StreamedReader) -> None:
+    sizes = [info.file_bytes for info in reader.manifest.shards]
+    order = create_order(
+        config.order,
+        num_samples=reader.manifest.num_records,
+        seed=0,
+        epoch=0,
+        shard_sizes=[info.num_records for info in reader.manifest.shards],
+        block_shards=config.block_shards,
+    )
+    needed, room = largest_window_bytes(order, sizes, config.block_shards), reader.cache.limit_bytes
+    if needed > room:
+        raise ConfigError(
+            f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs {needed}: "
+            'give the cache more (cache_bytes, LMDALI_CACHE_BYTES), or take order "block" with fewer block_shards'
+        )
 
 
 def _identity(reader: ShardReader) -> DatasetIdentity:
@@ -201,10 +236,19 @@ def _synthetic_identity(name: str) -> DatasetIdentity:
     return DatasetIdentity(pretended.num_samples, pretended.image_size, names, name, pretended.shard_sizes)
 
 
-def _transform(config: LoaderConfig, identity: DatasetIdentity, *, needed: bool) -> PixelTransform:
+def _transform(
+    config: LoaderConfig, reader: ShardReader | None, identity: DatasetIdentity, *, needed: bool
+) -> PixelTransform:
     if not needed or not config.augment.needs_basis:
         return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
-    basis = load_eigenbasis(Path(config.dataset if config.basis is None else config.basis))
+    named = config.dataset if config.basis is None else config.basis
+    if config.basis is None and reader is not None:
+        directory = reader.directory
+    elif isinstance(named, str) and is_remote(named):
+        directory = RemoteDataset(named, cache_directory(config.cache_dir)).open()[0]
+    else:
+        directory = Path(named)
+    basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:
         raise InputError(
             f"{config.dataset}: its statistics are of another dataset: run `lmdali pca --recompute {config.dataset}`, "

@@ -12,6 +12,7 @@ from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName,
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.readahead import DEPTH_BYTES
+from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
 from lmdali.pipeline.verify_policy import Verify
 
 
@@ -20,7 +21,8 @@ class LoaderConfig:
     """What to load, and in which form.
 
     Attributes:
-        dataset: directory made by `lmdali convert`; for the synthetic backend also "synthetic:SAMPLESxCLASSES".
+        dataset: directory made by `lmdali convert`, or the address of one (http, https, s3, gs, ...), whose shards are
+            fetched into a cache when their turn comes; for the synthetic backend also "synthetic:SAMPLESxCLASSES".
         batch_size: samples per device and step.
         seed: decides order and draws, 0 to 2**64 - 1.
         augment: crops, flips, lighting, normalisation.
@@ -44,6 +46,10 @@ class LoaderConfig:
         readahead_bytes: stored bytes that the kernel is asked for ahead of the loader, in whole batches, 2 to 64 of
             them; where all is in memory, hardly any of it is asked for. 0 leaves reading to page faults.
         verify: compare a record's CRC the "first" time this process reads it, "always" or "never".
+        cache_dir: directory of that cache; None means LMDALI_CACHE_DIR, or `lmdali` in the user's cache directory.
+        cache_bytes: room for shards in it, whoever put them there; None means LMDALI_CACHE_BYTES, or all but a
+            twentieth of the disk. It must hold all shards of the order "shuffled", and one block of the order "block".
+        fetches: shards fetched at once.
         basis: dataset whose statistics normalise and light; None means `dataset`. Validation takes its training set's.
     """
 
@@ -64,15 +70,20 @@ class LoaderConfig:
     decoded_cache_bytes: int = 0
     readahead_bytes: int = DEPTH_BYTES
     verify: Verify = "first"
+    cache_dir: str | Path | None = None
+    cache_bytes: int | None = None
+    fetches: int = DEFAULT_FETCHES
     basis: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
-        for name in ("batch_size", "prefetch", "block_shards"):
+        for name in ("batch_size", "prefetch", "block_shards", "fetches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.cache_bytes is not None and self.cache_bytes < 1:
+            raise ConfigError(f"cache_bytes must be at least 1, found {self.cache_bytes}")
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads must be at least 1, found {self.num_threads}")
         if self.required_images_per_second is not None and not self.required_images_per_second > 0:

@@ -83,6 +83,13 @@ class MappedFiles:
         _checked(_libc.mmap(place, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0))
         _libc.madvise(place, size, mmap.MADV_RANDOM)
 
+    def unmap(self, number: int) -> None:
+        """Give a file's place back to nobody. Whoever still reads there gets a segmentation fault: ask them first."""
+        if self._sizes[number]:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+            place = self._address + int(self.starts[number])
+            _checked(_libc.mmap(place, self._sizes[number], _PROT_NONE, flags, -1, 0))
+
     def will_need(self, start: int, stop: int) -> None:
         """Ask the kernel to begin reading bytes start..stop-1 of the array; returns before they are there."""
         first = start // mmap.PAGESIZE * mmap.PAGESIZE

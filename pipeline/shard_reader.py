@@ -126,7 +126,7 @@ class ShardReader:
         Neighbours are asked for together, so values should be given in the order in which they lie.
         """
         mapping = self._mapping
-        if mapping is None or mapping.files.bytes is not located.bytes or not len(located.starts):
+        if mapping is None or not len(located.starts) or not np.may_share_memory(mapping.files.bytes, located.bytes):
             return
         gaps = located.starts[1:] - located.stops[:-1]
         is_apart = (gaps < 0) | (gaps > mmap.PAGESIZE)

@@ -1,0 +1,46 @@
+"""Addresses of remote datasets: told from paths, joined, and shown without what nobody may see."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_QUERY_IN_TEXT = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]+")
+_USER_IN_TEXT = re.compile(r"://[^/\s@'\"]+@")
+
+
+def is_remote(dataset: str | Path) -> bool:
+    """Whether a dataset argument is an address (`scheme://...`) and no path."""
+    return isinstance(dataset, str) and _SCHEME.match(dataset) is not None
+
+
+def scheme_of(address: str) -> str:
+    """Scheme of an address in lower case, such as "https"."""
+    match = _SCHEME.match(address)
+    assert match is not None, "only addresses are asked"
+    return match[1].lower()
+
+
+def file_address_path(address: str) -> Path:
+    """The path that a `file://` address names."""
+    return Path(unquote(urlsplit(address).path))
+
+
+def joined(address: str, name: str) -> str:
+    """The address of a file of a dataset. A query (a signature) stays behind the path."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def without_user(address: str) -> tuple[str, str | None]:
+    """An address without its `user:password@`, and those two as they were given, or None."""
+    parts = urlsplit(address)
+    user, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=place)), unquote(user) or None
+
+
+def redacted(text: str) -> str:
+    """An address, or a text with addresses in it, without users, passwords, signatures and other queries."""
+    return _QUERY_IN_TEXT.sub(r"\1?***", _USER_IN_TEXT.sub("://", text))

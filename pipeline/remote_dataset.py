@@ -1,0 +1,120 @@
+"""A dataset at an address: its small files brought here and pinned by digest, its shards fetched one by one."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
+from lmdali.pipeline.errors import RemoteError
+from lmdali.pipeline.files import MAX_JSON_BYTES, storage_errors, write_atomic
+from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
+from lmdali.pipeline.remote_file import FileFetch, fetch_small
+from lmdali.pipeline.remote_retry import Clock, RetryConfig
+from lmdali.pipeline.remote_store import open_store
+from lmdali.pipeline.shard_header import DATA_FILE
+
+ADDRESS_FILE = "address.txt"
+_STATISTICS = (STATISTICS_FILE, MEAN_FILE)
+
+
+class RemoteDataset:
+    """What is known of a remote dataset.
+
+    Args:
+        address: of the dataset, with a scheme.
+        cache_dir: directory of the cache.
+        config: patience.
+        clock: time.
+
+    Attributes:
+        store: where its files are.
+        cache_dir: as given.
+    """
+
+    def __init__(
+        self, address: str, cache_dir: Path, config: RetryConfig | None = None, clock: Clock | None = None
+    ) -> None:
+        self._config, self._clock = config or RetryConfig(), clock
+        self.store = open_store(address, self._config)
+        self.cache_dir = cache_dir
+        self._digest = ""
+
+    def open(self) -> tuple[Path, Manifest]:
+        """Bring its manifest and statistics here: the directory that has them, and the manifest.
+
+        From now on the dataset is what this manifest says; every shard is compared with it.
+
+        Raises:
+            RemoteError: there is no dataset, or none that can be reached.
+            ManifestError: its manifest is damaged.
+            StorageError: the cache cannot be written.
+        """
+        payload = self._small(MANIFEST_FILE)
+        sets = self.cache_dir / "sets"
+        aside = sets / f".{secrets.token_hex(8)}.tmp"
+        try:
+            with storage_errors(aside):
+                aside.mkdir(parents=True)
+                (aside / MANIFEST_FILE).write_bytes(payload)
+            manifest = load_manifest(aside)
+            directory = sets / manifest.digest
+            with storage_errors(directory):
+                directory.mkdir(exist_ok=True)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        write_atomic(directory / MANIFEST_FILE, payload)
+        write_atomic(directory / ADDRESS_FILE, f"{self.store.shown}\n".encode())
+        for name in _STATISTICS:
+            try:
+                write_atomic(directory / name, self._small(name))
+            except RemoteError as error:
+                if not error.is_missing:  # a dataset may be without; whoever needs them says so
+                    raise
+        self._digest = manifest.digest
+        return directory, manifest
+
+    def fetch_shard(self, info: ShardInfo, path: Path, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Bring a shard to a file, going on with what is there.
+
+        Raises:
+            RemoteError: it cannot be had, or the dataset changed since it was opened.
+            StorageError: the disk refuses.
+            FetchStopped: `stopped` said so.
+        """
+        name = f"{SHARDS_DIRECTORY}/{info.name}/{DATA_FILE}"
+        fetch = FileFetch(
+            self.store,
+            name,
+            num_bytes=info.file_bytes,
+            sha256=info.sha256,
+            config=self._config,
+            clock=self._clock,
+            stopped=stopped,
+        )
+        try:
+            fetch.into(path)
+        except RemoteError as error:
+            now = self._digest_now()
+            if now not in (self._digest, ""):
+                raise RemoteError(
+                    f"{self.store.shown}: changed since it was opened: its manifest had the digest {self._digest}, and "
+                    f"has {now}; shard {info.name} is no longer what it was: start again with the new dataset"
+                ) from error
+            raise
+
+    def _small(self, name: str) -> bytes:
+        return fetch_small(self.store, name, max_bytes=MAX_JSON_BYTES, config=self._config, clock=self._clock)
+
+    def _digest_now(self) -> str:
+        """The digest that the remote manifest has now; empty where it cannot be told."""
+        once = replace(self._config, tries=1)
+        try:
+            payload = fetch_small(self.store, MANIFEST_FILE, max_bytes=MAX_JSON_BYTES, config=once, clock=self._clock)
+            return str(json.loads(payload)["digest"])
+        except (RemoteError, ValueError, KeyError, TypeError):
+            return ""

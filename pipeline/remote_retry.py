@@ -1,0 +1,129 @@
+"""How long a remote file is tried for: pauses that grow, what a server asks for, and an end to it all."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lmdali.pipeline.errors import ConfigError, RemoteError
+
+
+class TransientError(Exception):
+    """What may be over when it is tried again.
+
+    Args:
+        reason: in words.
+        retry_after_seconds: what the server asked for, or None.
+    """
+
+    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason, retry_after_seconds)
+        self.reason, self.retry_after_seconds = reason, retry_after_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryConfig:
+    """Patience with a remote file.
+
+    Attributes:
+        tries: in a row without a single byte, after which it is given up.
+        first_pause_seconds: before the second try; each pause is twice the one before, and shortened at random by up to
+            half, so that a thousand ranks do not come back in the same moment.
+        longest_pause_seconds: where doubling ends.
+        read_timeout_seconds: for one read, and for a connection to reach `min_bytes_per_second`.
+        min_bytes_per_second: a slower connection is given up for another; each byte that came in extends the budget by
+            what it may take at this rate.
+        budget_seconds: for one file, pauses and all.
+    """
+
+    tries: int = 8
+    first_pause_seconds: float = 0.5
+    longest_pause_seconds: float = 30.0
+    read_timeout_seconds: float = 20.0
+    min_bytes_per_second: float = 50_000.0
+    budget_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ConfigError(f"{name} must be over 0, found {value}")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time and chance as `Attempts` knows them.
+
+    Attributes:
+        now: seconds, never going back.
+        sleep: waits for so many seconds, or less where whoever waits is wanted elsewhere.
+        chance: uniform in 0..1.
+    """
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+    chance: Callable[[], float] = random.random
+
+
+class Attempts:
+    """The tries for one file: counts them, waits between them, and ends them.
+
+    Args:
+        what: the file in messages, without credentials.
+        config: patience.
+        clock: time.
+    """
+
+    def __init__(self, what: str, config: RetryConfig, clock: Clock | None = None) -> None:
+        self._what, self._config, self._clock = what, config, clock or Clock()
+        self._failures = 0
+        self._begin = self._try_begin = self._clock.now()
+        self._bytes = self._try_bytes = 0
+
+    def begin(self) -> None:
+        """A connection is about to be made."""
+        self._try_begin, self._try_bytes = self._clock.now(), 0
+
+    def received(self, num_bytes: int) -> None:
+        """Bytes came in.
+
+        Raises:
+            TransientError: the connection is too slow.
+            RemoteError: the budget is over.
+        """
+        self._failures = 0
+        self._bytes += num_bytes
+        self._try_bytes += num_bytes
+        seconds = self._clock.now() - self._try_begin
+        rate = self._config.min_bytes_per_second
+        if self._seconds_left() < 0:
+            raise RemoteError(f"{self._what}: {self._bytes} bytes in {self._clock.now() - self._begin:.0f} s: too slow")
+        if seconds > self._config.read_timeout_seconds + self._try_bytes / rate:
+            raise TransientError(f"{self._try_bytes} bytes in {seconds:.0f} s, fewer than {rate:.0f} a second")
+
+    def failed(self, error: TransientError) -> None:
+        """A try went wrong: wait for the next one.
+
+        Raises:
+            RemoteError: there is none.
+        """
+        self._failures += 1
+        config = self._config
+        if self._failures >= config.tries:
+            raise RemoteError(f"{self._what}: {error.reason}; given up after {self._failures} tries")
+        pause = min(config.first_pause_seconds * 2.0 ** (self._failures - 1), config.longest_pause_seconds)
+        pause *= 1 - self._clock.chance() / 2
+        asked = error.retry_after_seconds
+        if asked is not None:
+            pause = max(pause, asked)
+        if pause > self._seconds_left():
+            wish = "" if asked is None else f" and asks to wait for {asked:.0f} s"
+            raise RemoteError(
+                f"{self._what}: {error.reason}{wish}; given up, for there are {config.budget_seconds:.0f} s for a file"
+            )
+        self._clock.sleep(pause)
+
+    def _seconds_left(self) -> float:
+        earned = self._bytes / self._config.min_bytes_per_second
+        return self._begin + self._config.budget_seconds + earned - self._clock.now()

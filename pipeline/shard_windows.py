@@ -1,0 +1,159 @@
+"""When an epoch needs which shards: windows of its order, and the list of shards to have at hand at each batch.
+
+A window is a stretch of positions whose samples come from anywhere in its shards: a block of the block order, a shard
+of the sequential order, the whole epoch of a full permutation. What lies behind the place where an epoch is resumed is
+looked at sample by sample, so that no shard is fetched of which nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmdali.pipeline.batch_queue import Place
+from lmdali.pipeline.block_order import BlockOrder
+from lmdali.pipeline.manifest import RecordIndex
+from lmdali.pipeline.sampler import EpochOrder, RankSlice, SampleOrder
+
+_POSITIONS_AT_ONCE = 65_536
+_MAX_WINDOWS_AHEAD = 64
+
+
+class ShardWindow(NamedTuple):
+    """A stretch of an epoch.
+
+    Attributes:
+        stop: the position behind it.
+        shards: numbers of those it needs, in the order of their first use.
+    """
+
+    stop: int
+    shards: tuple[int, ...]
+
+
+def shard_windows(order: SampleOrder, index: RecordIndex, start: int, stop: int) -> Iterator[ShardWindow]:
+    """The windows of positions start..stop-1 of an epoch."""
+    bounds = _bounds(order, index)
+    inside = bounds[(bounds > start) & (bounds < stop)].tolist()
+    for begin, end in zip([start, *inside], [*inside, stop], strict=True):
+        if begin < end:
+            yield ShardWindow(end, _shards_between(order, index, begin, end))
+
+
+def largest_window_bytes(order: SampleOrder, file_bytes: list[int], block_shards: int) -> int:
+    """Room that an order needs at least: that of the shards which one window may open."""
+    if isinstance(order, BlockOrder):
+        return sum(sorted(file_bytes)[-block_shards:])
+    if isinstance(order, EpochOrder) and not order.shuffle:
+        return sum(sorted(file_bytes)[-2:])  # a batch may begin in one and end in the next
+    return sum(file_bytes)
+
+
+def _bounds(order: SampleOrder, index: RecordIndex) -> NDArray[np.int64]:
+    if isinstance(order, BlockOrder):
+        return order.block_bounds
+    if isinstance(order, EpochOrder) and not order.shuffle:
+        return np.unique(index.first_records)
+    return np.array([0, index.num_records])
+
+
+def _shards_between(order: SampleOrder, index: RecordIndex, begin: int, end: int) -> tuple[int, ...]:
+    found: dict[int, None] = {}
+    num_shards = int((np.diff(index.first_records) > 0).sum())
+    for first in range(begin, end, _POSITIONS_AT_ONCE):
+        shards = index.shards_of(order.indices(first, min(first + _POSITIONS_AT_ONCE, end)))
+        numbers, uses = np.unique(shards, return_index=True)
+        found.update(dict.fromkeys(numbers[np.argsort(uses)].tolist()))
+        if len(found) == num_shards:
+            break
+    return tuple(found)
+
+
+class ShardHorizon:
+    """Tells which shards to have at hand, as the loader goes from batch to batch.
+
+    Those of all ranks: one cache serves every rank of a machine, and a window's samples are dealt out to all of them.
+
+    Args:
+        order_of: epoch to its order.
+        index: of the dataset.
+        rank_slice: how positions become batches.
+        file_bytes: size of each shard.
+        room_bytes: how much of them may be at hand; asked anew each time.
+        in_flight: batches behind the one that is planned which may not be finished.
+        across_epochs: the next epoch follows.
+        keep: told the shards, in the order of their need, whenever they change.
+    """
+
+    def __init__(
+        self,
+        order_of: Callable[[int], SampleOrder],
+        index: RecordIndex,
+        rank_slice: RankSlice,
+        *,
+        file_bytes: list[int],
+        room_bytes: Callable[[], int],
+        in_flight: int,
+        across_epochs: bool,
+        keep: Callable[[list[int]], None],
+    ) -> None:
+        self._order_of, self._index, self._slice = order_of, index, rank_slice
+        self._file_bytes, self._room_bytes, self._keep = file_bytes, room_bytes, keep
+        self._across = across_epochs
+        self._recent: deque[tuple[int, int]] = deque(maxlen=in_flight + 1)
+        self._expected: tuple[int, int] | None = None
+        self._windows: deque[tuple[int, ShardWindow]] = deque()
+        self._more: Iterator[tuple[int, ShardWindow]] = iter(())
+
+    def reach(self, place: Place, step: int) -> None:
+        """The loader plans this batch. One that does not follow the last one starts anew."""
+        size = self._slice.global_batch_size
+        at = (place.epoch, place.position + step * size)
+        begins = self._expected is None or at not in (self._expected, (self._expected[0] + 1, 0))
+        if begins:
+            self._recent.clear()
+            self._windows.clear()
+            self._more = self._walk(*at)
+        self._recent.append(at)
+        self._expected = (at[0], at[1] + size)
+        passed = 0
+        while self._windows and (self._windows[0][0], self._windows[0][1].stop - 1) < self._recent[0]:
+            self._windows.popleft()
+            passed += 1
+        if begins or passed:
+            self._keep(self._at_hand())
+
+    def _at_hand(self) -> list[int]:
+        """The shards of the windows from here on, as many as there is room for."""
+        found: dict[int, None] = {}
+        room, used = self._room_bytes(), 0
+        for number in range(_MAX_WINDOWS_AHEAD):
+            if number == len(self._windows):
+                following = next(self._more, None)
+                if following is None:
+                    break
+                self._windows.append(following)
+            epoch, window = self._windows[number]
+            if epoch > self._recent[-1][0] + 1:
+                break
+            for shard in window.shards:
+                if shard not in found:
+                    used += self._file_bytes[shard]
+                    if used > room and number > 0:
+                        return list(found)
+                    found[shard] = None
+        return list(found)
+
+    def _walk(self, epoch: int, position: int) -> Iterator[tuple[int, ShardWindow]]:
+        while True:
+            steps = self._slice.num_steps(position)
+            end = self._slice.position_after(steps - 1, position) if steps else position
+            for window in shard_windows(self._order_of(epoch), self._index, position, end):
+                yield epoch, window
+            if not self._across:
+                return
+            epoch, position = epoch + 1, 0
