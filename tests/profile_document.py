@@ -56,6 +56,7 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
         setting=replace(base, **setting),
         read=rate(150_000),
         decode=rate(2_500),
+        decode_one_thread=None,
         memory_copy=None,
         loader=rate(loader, stages),
         model=rate(1_000),
@@ -82,5 +83,6 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
             "python": "3.11.7",
             "packages": {"lmdali": "0.1.0", "numpy": "2.4.6"},
         },
+        suggestion=None,
         cautions=("the dataset fits into memory",),
     )
