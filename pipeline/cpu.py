@@ -10,7 +10,6 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ class CpuBackend:
     ) -> None:
         self._spec, self._timers, self._cache = spec, timers, cache
         on_gpu = spec.device.type == "cuda"
-        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-cpu")
+        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-cpu", timers)
         # What follows on the device wants pixels next to each other, whatever layout it delivers.
         cut_form = replace(spec, dtype="uint8", layout="NHWC") if on_gpu else spec
         cut_only = on_gpu or spec.holds_pixels
@@ -101,14 +100,17 @@ class CpuBackend:
         except BaseException:
             self.cancel(pending)
             raise
-        indices = torch.from_numpy(pending.plan.indices)
+        with self._timers.measure("collate"):
+            batch = self._collate(pending)
         if self._transfer is None:
-            images = pending.tensor.view(torch_dtype(self._spec.dtype))
-            return Batch(images, torch.from_numpy(pending.labels), indices)
-        start = perf_counter()
-        images, on_device_labels = self._transfer.send(pending.tensor, pending.labels, pending.plan)
-        self._timers.add("copy", perf_counter() - start)
-        return Batch(images, on_device_labels, indices)
+            return batch
+        with self._timers.measure("copy"):
+            return Batch(*self._transfer.send(pending.tensor, pending.labels, pending.plan), batch.indices)
+
+    def _collate(self, pending: _Pending) -> Batch:
+        """The batch in host memory: nothing is moved, the threads wrote each sample where it belongs."""
+        images = pending.tensor if self._transfer is not None else pending.tensor.view(torch_dtype(self._spec.dtype))
+        return Batch(images, torch.from_numpy(pending.labels), torch.from_numpy(pending.plan.indices))
 
     def cancel(self, pending: _Pending) -> None:
         """Drop what has not begun and wait for what has: its buffer may be handed out again right after."""
@@ -121,12 +123,10 @@ class CpuBackend:
             self._transfer.close()
 
     def _fill(self, pending: _Pending, first: int, stop: int) -> None:
-        start = perf_counter()
         plan = pending.plan
         indices = plan.indices[first:stop]
         run = self._find(indices)
         pending.labels[first:stop] = run.labels
-        self._timers.add("read", perf_counter() - start)
         views = slice(first * self._spec.num_views, stop * self._spec.num_views)
         draws = plan.params.crop_yx[views], plan.params.flip[views], plan.shifts[views], plan.scale
         self._cutter.cut(Samples(run, indices, *draws, pending.images[views]))

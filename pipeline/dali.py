@@ -84,7 +84,7 @@ class DaliBackend:
         self._size, self._raw = reader.manifest.image_size, reader.manifest.encoding == "raw"
         self._on_gpu = spec.device.type == "cuda"
         self._mean = constant_mean(transform)
-        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-dali")
+        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-dali", timers)
         self._waiting: deque[_Pending] = deque()
         self._in_pipeline: deque[_Pending] = deque()
         # Shards are mapped from files, which a GPU can only read through a copy: better by all our threads than by one.
@@ -149,8 +149,8 @@ class DaliBackend:
             del self._pipeline
 
     def _read(self, pending: _Pending, first: int, last: int) -> None:
-        begin = perf_counter()
         run = self._threads.find(pending.plan.indices[first:last])
+        begin = perf_counter()
         pending.labels[first:last] = run.labels
         for sample, start, stop in zip(range(first, last), run.starts.tolist(), run.stops.tolist(), strict=True):
             # A view: no copy is made, and what is in `pending` keeps the shards mapped.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,17 @@ from lmdali.pipeline import record_kernel
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.records import crc_problem, parse_record, record_crc
 from lmdali.pipeline.shard_reader import Located, ShardReader
+from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.verify_policy import CrcPolicy
 
 _MIN_SAMPLES_PER_TASK, _MAX_SAMPLES_PER_TASK = 16, 64
 """Python's cost per task, some 0.1 ms, is shared by so many images: a batch is one task per thread, within limits."""
+
+
+def run_size(num_samples: int, num_threads: int) -> int:
+    """Samples of a batch that one task takes."""
+    share = -(-num_samples // num_threads)
+    return min(max(share, _MIN_SAMPLES_PER_TASK), _MAX_SAMPLES_PER_TASK)
 
 
 class ImageRun(NamedTuple):
@@ -43,18 +51,18 @@ class RecordThreads:
         crc: which records have their checksum compared.
         num_threads: threads.
         name: what they are called in a debugger.
+        timers: where `read` and `verify` are counted.
     """
 
-    def __init__(self, reader: ShardReader, crc: CrcPolicy, num_threads: int, name: str) -> None:
-        self._reader, self._crc = reader, crc
+    def __init__(self, reader: ShardReader, crc: CrcPolicy, num_threads: int, name: str, timers: StageTimers) -> None:
+        self._reader, self._crc, self._timers = reader, crc, timers
         self._head = record_kernel.head_bytes(reader.manifest.image_size)
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
 
     def submit(self, num_samples: int, work: Callable[[int, int], None]) -> list[Future[None]]:
         """Queue `work(first, past the last)` for runs that together are samples 0..num_samples - 1 of a batch."""
-        share = -(-num_samples // self._num_threads)
-        size = min(max(share, _MIN_SAMPLES_PER_TASK), _MAX_SAMPLES_PER_TASK)
+        size = run_size(num_samples, self._num_threads)
         starts = range(0, num_samples, size)
         return [self._pool.submit(work, first, min(first + size, num_samples)) for first in starts]
 
@@ -64,6 +72,7 @@ class RecordThreads:
         Raises:
             RecordError: a record is damaged; shard, record and key are named.
         """
+        begin = perf_counter()
         located = self._reader.locate(indices)
         count = len(indices)
         starts, stops, labels, crcs = (np.empty(count, np.int64) for _ in range(4))
@@ -86,7 +95,11 @@ class RecordThreads:
             starts[parsed], stops[parsed], labels[parsed], crcs[parsed] = self._parse(located, parsed, indices)
             parsed += 1
         run = ImageRun(located.bytes, starts, stops, labels)
-        self._compare(run, crcs, indices)
+        wanted = self._crc.wanted(indices)
+        self._timers.add("read", perf_counter() - begin)
+        if len(wanted):
+            with self._timers.measure("verify"):
+                self._compare(run, crcs, indices, wanted)
         return run
 
     def _parse(self, located: Located, at: int, indices: NDArray[np.int64]) -> tuple[int, int, int, int]:
@@ -100,14 +113,14 @@ class RecordThreads:
         crc = -1 if record.crc32c is None else record.crc32c
         return start + inside, start + inside + len(record.data), record.label, crc
 
-    def _compare(self, run: ImageRun, crcs: NDArray[np.int64], indices: NDArray[np.int64]) -> None:
-        wanted = self._crc.wanted(indices)
+    def _compare(
+        self, run: ImageRun, crcs: NDArray[np.int64], indices: NDArray[np.int64], wanted: NDArray[np.int64]
+    ) -> None:
         for at in wanted.tolist():
             data = run.bytes[run.starts[at] : run.stops[at]].data
             if record_crc(data, int(run.labels[at])) != crcs[at]:
                 raise RecordError(self._reader.describe(int(indices[at]), crc_problem(len(data))))
-        if len(wanted):
-            self._crc.passed(indices[wanted])
+        self._crc.passed(indices[wanted])
 
     @staticmethod
     def cancel(tasks: list[Future[None]]) -> None:

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-STAGES = ("plan", "read", "decode", "augment", "copy", "wait")
+STAGES = ("plan", "read", "verify", "decode", "augment", "collate", "copy", "wait")
 """plan: order and draws.
 
-read: finding records in their shards, and their CRCs where these are compared.
+read: finding records in their shards.
+verify: their CRCs, where these are compared.
 decode: entropy decoding and IDCT, from a JPEG file to the planes it holds (where libjpeg-turbo steps in, to RGB). In
 the dali backend, what the consumer waits for DALI, which decodes and augments.
 augment: planes, raw pixels or cached ones to the batch: upsampling, colour, crop, flip, normalisation, layout.
+collate: the consumer's work on a batch whose samples are all done; our threads write each sample where it belongs.
 copy: to the device.
 wait: what the consumer spends in `next()`, planning apart.
 
-A page that is not in memory is paid for by the stage that touches it first: `read` where CRCs are compared, otherwise
+A page that is not in memory is paid for by the stage that touches it first: `verify` where CRCs are compared, otherwise
 `decode`, or `augment` for raw pixels."""
 
 

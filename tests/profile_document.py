@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmdali.tools.measurement import Rate
+from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.verdict import Verdict
 
@@ -56,6 +57,7 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
         setting=replace(base, **setting),
         read=rate(150_000),
         decode=rate(2_500),
+        decode_one_thread=rate(700),
         memory_copy=None,
         loader=rate(loader, stages),
         model=rate(1_000),
@@ -69,6 +71,13 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
             shared_cores=False,
             reason="steps wait for decoding & more",
             advice="Use more CPUs (-j).",
+        ),
+        suggestion=Suggestion(
+            option="-j 16",
+            changes={"num_threads": 16},
+            predicted_images_per_second=990.0,
+            baseline_images_per_second=step,
+            why="Decoding scales with threads.",
         ),
         machine={
             "system": "Linux 6",

@@ -41,6 +41,7 @@ def test_the_page_is_whole_and_says_the_outcome_first(page: str) -> None:
         "INPUT-BOUND (decode)",
         "Steps wait for decoding & more.",
         "What to do: Use more CPUs (-j).",
+        "Try -j 16: 990 images/s predicted, 800 now, not tried.",
         "150,000",
         "0.900",  # decode, ms
         "photos/<train>",
@@ -76,10 +77,11 @@ def test_several_profiles_are_side_by_side_first() -> None:
 
 
 def test_what_was_not_measured_is_left_out_and_not_drawn_as_zero() -> None:
-    bare = document() | {"model": None, "together": None, "decode": None, "read": None, "epoch_gap_seconds": None}
+    missing = ("model", "together", "decode", "decode_one_thread", "read", "suggestion", "epoch_gap_seconds")
+    bare = document() | dict.fromkeys(missing)
     bare["verdict"] |= {"bound": None, "data_stall": None, "stage": None}
     bare["loader"]["stage_seconds_per_image"] = {"read": None}
-    bare["setting"] |= {"mean_record_bytes": None, "num_samples": None, "encoding": None}
+    bare["setting"] |= {"mean_record_bytes": None, "num_samples": None, "encoding": None, "num_threads": None}
     parts = parse_page(profile_page([("bare", bare)]))
     assert "No verdict without a model" in parts.text
     assert "model on a cached batch" not in parts.text and "epoch gap" not in parts.text

@@ -27,7 +27,9 @@ SAMPLE_BYTES = 64_000_000
 MAX_READ_RECORDS = 1 << 17
 """Records the read ceiling goes through before it begins again."""
 
-_IMAGES_PER_CHUNK = 16
+IMAGES_PER_CHUNK = 16
+"""Images of one step of a ceiling."""
+
 _CHUNKS_AHEAD = 2
 
 
@@ -51,12 +53,13 @@ class ThreadedProbe:
     Args:
         work: handles the images `first` to `stop - 1` of an endless sequence.
         num_threads: threads.
+        num_images: after which the sequence repeats itself; 0 where that is of no interest.
     """
 
     warmup_steps = 4
 
-    def __init__(self, work: Callable[[int, int], None], num_threads: int) -> None:
-        self._work, self._num_threads = work, num_threads
+    def __init__(self, work: Callable[[int, int], None], num_threads: int, *, num_images: int = 0) -> None:
+        self._work, self._num_threads, self.num_images = work, num_threads, num_images
         self._position = 0
 
     def run(self) -> Iterator[int]:
@@ -67,10 +70,10 @@ class ThreadedProbe:
                 while True:
                     while len(in_flight) < (1 + _CHUNKS_AHEAD) * self._num_threads:
                         first = self._position
-                        self._position += _IMAGES_PER_CHUNK
+                        self._position += IMAGES_PER_CHUNK
                         in_flight.append(pool.submit(self._work, first, self._position))
                     in_flight.popleft().result()
-                    yield _IMAGES_PER_CHUNK
+                    yield IMAGES_PER_CHUNK
             finally:
                 for task in in_flight:
                     task.cancel()
@@ -95,11 +98,11 @@ def sample_records(dataset: Path, *, seed: int = 0, max_bytes: int = SAMPLE_BYTE
     return sample
 
 
-def read_probe(dataset: Path, *, num_threads: int, seed: int = 0) -> ThreadedProbe:
-    """Storage alone: records found in a shuffled order, and every byte of them copied once to a reused buffer."""
+def read_probe(dataset: Path, *, num_threads: int, seed: int = 0, shuffle: bool = True) -> ThreadedProbe:
+    """Storage alone: records found, shuffled or in storage order, and every byte copied once to a reused buffer."""
     reader = ShardReader(dataset, load_manifest(dataset))
     count = reader.manifest.num_records
-    order = EpochOrder(count, seed, 0, shuffle=True).indices(0, min(count, MAX_READ_RECORDS))
+    order = EpochOrder(count, seed, 0, shuffle=shuffle).indices(0, min(count, MAX_READ_RECORDS))
     scratch = _Scratch()
 
     def work(first: int, stop: int) -> None:
@@ -108,7 +111,7 @@ def read_probe(dataset: Path, *, num_threads: int, seed: int = 0) -> ThreadedPro
             # Finding a record touches none of its pages; a ceiling that leaves them on the disk would be no ceiling.
             np.copyto(scratch.take(end - start), located.bytes[start:end])
 
-    return ThreadedProbe(work, num_threads)
+    return ThreadedProbe(work, num_threads, num_images=len(order))
 
 
 def decode_probe(sample: list[bytes], image_size: int, *, num_threads: int) -> ThreadedProbe:

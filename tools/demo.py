@@ -239,7 +239,7 @@ def print_report(report: DemoReport) -> None:
     rates = [
         f"{name} {rate.images_per_second:,.0f}"
         for name, rate in (
-            ("decode", profiled.decode),
+            ("libjpeg-turbo decode", profiled.decode),
             ("loader", profiled.loader),
             ("model", profiled.model),
             ("together", profiled.together),

@@ -13,6 +13,7 @@ from time import perf_counter, process_time
 from typing import Protocol
 
 from lmdali.pipeline.errors import ConfigError
+from lmdali.tools.page_cache import device_bytes
 
 MIN_STEPS_PER_WINDOW = 2
 
@@ -24,7 +25,8 @@ class Probe(Protocol):
     """Steps at the start of each window that are not counted: until queues are as full as they will be."""
 
     def run(self) -> Iterator[int]:
-        """Endless; every step yields the images it handled. Closing the iterator stops all work in progress."""
+        """Every step yields the images it handled. Endless, or else its end is the window's. Closing the iterator
+        stops all work in progress."""
         ...
 
     def stage_seconds(self) -> dict[str, float]:
@@ -65,6 +67,7 @@ class Window:
         seconds: wall time.
         cpu_seconds: user and system time of all threads of this process.
         stages: seconds per stage, over all threads.
+        device_bytes: that storage devices delivered for this process; None where the system does not say.
     """
 
     images: int
@@ -72,6 +75,7 @@ class Window:
     seconds: float
     cpu_seconds: float
     stages: Mapping[str, float]
+    device_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ class Rate:
         step_seconds: median wall time of a step.
         cpu_seconds_per_image: median, user and system time of the whole process.
         stage_seconds_per_image: thread time per stage; None for a stage that was not timed.
+        device_bytes_per_image: that storage devices delivered, all windows together; None where that is not told.
     """
 
     images_per_second: float
@@ -97,6 +102,7 @@ class Rate:
     step_seconds: float
     cpu_seconds_per_image: float
     stage_seconds_per_image: dict[str, float | None]
+    device_bytes_per_image: float | None = None
 
     @property
     def spread(self) -> float:
@@ -132,6 +138,7 @@ def summarize(windows: Sequence[Window]) -> Rate:
     rates = [window.images / window.seconds for window in windows]
     images = sum(window.images for window in windows)
     stages = {name: sum(window.stages[name] for window in windows) for name in windows[0].stages}
+    delivered = [window.device_bytes for window in windows if window.device_bytes is not None]
     return Rate(
         images_per_second=median(rates),
         low=min(rates),
@@ -142,6 +149,7 @@ def summarize(windows: Sequence[Window]) -> Rate:
         cpu_seconds_per_image=median(window.cpu_seconds / window.images for window in windows),
         # A stage whose timer never ran was not free, it was not measured.
         stage_seconds_per_image={name: seconds / images if seconds else None for name, seconds in stages.items()},
+        device_bytes_per_image=sum(delivered) / images if len(delivered) == len(windows) else None,
     )
 
 
@@ -155,16 +163,27 @@ def _measure_window(probe: Probe, plan: WindowPlan, number: int, synchronize: Ca
         for _ in range(probe.warmup_steps):
             next(running)
         synchronize()
+        delivered = device_bytes()
         stages, cpu, start = probe.stage_seconds(), process_time(), perf_counter()
         images = steps = 0
         while (
             steps < wanted if wanted is not None else steps < MIN_STEPS_PER_WINDOW or perf_counter() - start < seconds
         ):
-            images += next(running)
+            done = next(running, None)
+            if done is None:
+                break
+            images += done
             steps += 1
         synchronize()
         elapsed, cpu = perf_counter() - start, process_time() - cpu
-        after = probe.stage_seconds()
+        after, delivered_after = probe.stage_seconds(), device_bytes()
     finally:
         running.close()  # type: ignore[attr-defined]  # probes are generators
-    return Window(images, steps, elapsed, cpu, {name: after[name] - stages[name] for name in after})
+    return Window(
+        images,
+        steps,
+        elapsed,
+        cpu,
+        {name: after[name] - stages[name] for name in after},
+        None if delivered is None or delivered_after is None else delivered_after - delivered,
+    )

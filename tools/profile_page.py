@@ -30,10 +30,16 @@ from lmdali.tools.profile_documents import load_profile, rate_name, rates
 from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
 
 _TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "INVALID": "bad", None: "plain"}
-_SERIES = {"loader": 2, "model": 3, "together": 4}
+_SERIES = {"cold.loader": 2, "loader": 2, "model": 3, "together": 4}
 """Colours of the bars and lines; ceilings have the first and the last ones."""
 
-_MOVES_RECORDS = ("read", "loader")  # whose rate is also one of stored bytes
+_MOVES_RECORDS = (
+    "read",
+    "loader",
+    "cold.read_sequential",
+    "cold.read",
+    "cold.loader",
+)  # whose rate is also one of stored bytes
 _ALL_ROUNDS = 20  # up to which every round has its number below the plot
 
 
@@ -60,7 +66,7 @@ def profile_page(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 def profile_sections(document: Mapping[str, Any]) -> list[Section]:
     """What a page says of one profile, the outcome first."""
-    found = dict(rates(document))
+    found = rates(document)
     sections = [
         Section(title="Verdict", body=_verdict(document)),
         Section(title="Rates, each alone and then together", body=_ladder(document, found)),
@@ -81,12 +87,11 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
 def _subtitle(document: Mapping[str, Any]) -> str:
     setting, machine = document["setting"], document["machine"]
     device = machine.get("gpu") or f"{machine.get('num_cpus')} CPUs"
+    records, threads = setting.get("num_samples"), setting.get("num_threads")
     facts = [
-        f"{setting['num_samples']:,} {setting.get('encoding') or ''} records".replace("  ", " ")
-        if setting.get("num_samples") is not None
-        else "",
-        f"batch {setting.get('batch_size')}",
-        f"{setting.get('backend')} loader, {setting.get('num_threads')} threads",
+        "" if records is None else f"{records:,} {setting.get('encoding') or ''} records".replace("  ", " "),
+        f"batch {setting['batch_size']}" if setting.get("batch_size") else "",
+        f"{setting.get('backend') or 'unknown'} loader" + ("" if threads is None else f", {threads} threads"),
         f"{machine.get('cpu')}, {device}",
     ]
     return " · ".join(fact for fact in facts if fact)
@@ -94,7 +99,11 @@ def _subtitle(document: Mapping[str, Any]) -> str:
 
 def _verdict(document: Mapping[str, Any]) -> str:
     verdict = document["verdict"]
-    box = callout(_word(verdict), _sentences(verdict), tone=_TONES.get(verdict.get("bound"), "warn"))
+    box = callout(
+        _word(verdict),
+        [*_sentences(verdict), *_suggestion(document.get("suggestion"))],
+        tone=_TONES.get(verdict.get("bound"), "warn"),
+    )
     return box + key_figures(_key_figures(document))
 
 
@@ -108,6 +117,16 @@ def _word(verdict: Mapping[str, Any]) -> str:
 def _sentences(verdict: Mapping[str, Any]) -> list[str]:
     reason, advice = str(verdict.get("reason") or ""), verdict.get("advice")
     return [text for text in (f"{reason[:1].upper()}{reason[1:]}.", advice and f"What to do: {advice}") if text]
+
+
+def _suggestion(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is not None:
+        tried = found.get("measured_images_per_second")
+        outcome = "not tried" if tried is None else f"measured {tried:,.0f}"
+        yield (
+            f"Try {found['option']}: {found['predicted_images_per_second']:,.0f} images/s predicted, "
+            f"{found['baseline_images_per_second']:,.0f} now, {outcome}. {found['why']}"
+        )
 
 
 def _key_figures(document: Mapping[str, Any]) -> Iterator[KeyFigure]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
+
+import torch
 
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.tools.measurement import Probe, Rate, WindowPlan, measure
+from lmdali.tools.progress import progress_bar
 
 Step = Callable[[Batch], object]
 """Trains on a batch; may return before the device is done."""
@@ -72,3 +76,15 @@ class ModelProbe:
     def stage_seconds(self) -> dict[str, float]:
         """One kind of work: nothing to tell apart."""
         return {}
+
+
+def measure_on(device: torch.device, probes: Mapping[str, Probe], plan: WindowPlan, *, quiet: bool) -> dict[str, Rate]:
+    """Rates of named probes, in turn, with progress; a GPU is waited for at the ends of each window."""
+
+    def synchronize() -> None:
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    with progress_bar("profile", len(probes) * plan.windows, unit="windows", quiet=quiet) as progress:
+        rates = measure(list(probes.values()), plan, synchronize=synchronize, progress=progress)
+    return dict(zip(probes, rates, strict=True))

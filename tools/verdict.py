@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
 from lmdali.tools.measurement import Rate
+from lmdali.tools.prediction import CONSUMER_STAGES, WORKER_STAGES, known
 
-Bound = Literal["INPUT-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID"]
+Bound = Literal["INPUT-BOUND", "COPY-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID"]
 
 MIN_STEPS = 8
 """Counted steps below which a rate is an anecdote."""
@@ -32,14 +32,14 @@ SHARED_HIGH, SHARED_LOW = 0.55, 0.45
 CLEAR = 4.0
 """Loader over model, or model over loader: from here on it takes more than a busy neighbour to turn the verdict."""
 
+OUTSIDE_COPY = 0.5
+"""Of a loader's time seen from outside: copies that take more of it hold it back."""
+
 TOLERANCE = 0.2
 """A step may seem this much faster with the loader than without, by noise; more, and something is wrong."""
 
 _MEASURE_AGAIN = "Measure again when it is quiet, or with more --seconds."
 _OPPOSITE: dict[Bound, Bound] = {"INPUT-BOUND": "COMPUTE-BOUND", "COMPUTE-BOUND": "INPUT-BOUND"}
-
-WORKER_STAGES = ("read", "decode", "augment")
-CONSUMER_STAGES = ("plan", "copy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +50,23 @@ class Evidence:
         loader: the loader alone.
         model: training steps on one cached batch; None without a model.
         together: training steps fed by the loader.
-        steps_per_epoch: batches of an epoch.
+        steps_per_epoch: batches of an epoch; None where a loader does not say.
         num_threads: of the loader.
         num_cpus: that this process may use.
         on_gpu: whether the model runs on a GPU.
         backend: of the loader.
-        encoding: of the records, "jpeg" or "raw".
+        encoding: of the records, "jpeg" or "raw"; None where the loader is not ours.
     """
 
     loader: Rate
     model: Rate | None
     together: Rate | None
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     num_threads: int
     num_cpus: int
     on_gpu: bool
     backend: str
-    encoding: str
+    encoding: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,9 @@ class Verdict:
     """The outcome.
 
     Attributes:
-        bound: what holds the run back; None without a model.
-        stage: of the loader, where most of its time goes: read, decode, augment or copy; None where that is not known.
+        bound: what holds the run back; None without a model. COPY-BOUND is input whose copies to the device hold it
+            back.
+        stage: of the loader, where most of its time goes, by the names of `StageTimers`; None where that is not known.
         data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model.
         shared_cores: whether loader and model need more CPU together than there is.
         reason: the numbers behind the word.
@@ -88,6 +89,11 @@ class Verdict:
     shared_cores: bool
     reason: str
     advice: str
+
+    @property
+    def word(self) -> str | None:
+        """`bound`, with the stage where input is what holds the run back: INPUT-BOUND (decode)."""
+        return f"{self.bound} ({self.stage})" if self.bound == "INPUT-BOUND" and self.stage else self.bound
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -120,7 +126,7 @@ def judge(evidence: Evidence) -> Verdict:
     if disturbance is not None:
         return _without_word("INVALID", f"{disturbance}: something else used this machine meanwhile", _MEASURE_AGAIN)
     return Verdict(
-        bound=bound,
+        bound="COPY-BOUND" if bound == "INPUT-BOUND" and stage == "copy" else bound,
         stage=stage,
         # A step that got faster by being fed was disturbed; its stall is not known, and surely not negative.
         data_stall=None if stall < -TOLERANCE else max(stall, 0.0),
@@ -167,11 +173,14 @@ def dominant_stage(evidence: Evidence) -> str | None:
     """The stage that would have to become faster for the loader to become faster; None where it cannot be told."""
     loader = evidence.loader
     per_image = loader.stage_seconds_per_image
-    workers, consumer = _known(per_image, WORKER_STAGES), _known(per_image, CONSUMER_STAGES)
+    workers, consumer = known(per_image, WORKER_STAGES), known(per_image, CONSUMER_STAGES)
     if evidence.backend == "dali":
         # DALI decodes and augments out of our sight: its `decode` is the consumer's wait for that.
         reading = workers.get("read", 0.0) * loader.images_per_second / evidence.num_threads
         return "read" if reading > 0.8 else None
+    if evidence.encoding is None:
+        # Nothing is seen of what happens inside: the only thing to blame is copies, if they take most of the time.
+        return "copy" if consumer.get("copy", 0.0) * loader.images_per_second > OUTSIDE_COPY else None
     # Of a resource's time, the share that is busy: threads work side by side, the consumer's thread is one.
     workers_busy = sum(workers.values()) * loader.images_per_second / evidence.num_threads
     consumer_busy = sum(consumer.values()) * loader.images_per_second
@@ -180,14 +189,10 @@ def dominant_stage(evidence: Evidence) -> str | None:
     return max(workers, key=workers.__getitem__) if workers else None
 
 
-def _known(per_image: Mapping[str, float | None], stages: tuple[str, ...]) -> dict[str, float]:
-    return {stage: seconds for stage in stages if (seconds := per_image.get(stage)) is not None}
-
-
 def _invalid(evidence: Evidence) -> tuple[str, str] | None:
     """Reason and advice where the measurement cannot carry a verdict."""
     steps = evidence.steps_per_epoch
-    if steps < MIN_STEPS_PER_EPOCH:
+    if steps is not None and steps < MIN_STEPS_PER_EPOCH:
         return (
             f"an epoch has {steps} batches, a verdict needs {MIN_STEPS_PER_EPOCH}: the loader never reaches its pace",
             "Take a smaller batch (-b), or a larger dataset.",
@@ -235,7 +240,9 @@ def _advice(evidence: Evidence, bound: Bound, stage: str | None, ratio: float, *
         if shared:
             return "Input and model take about half of the cores each: speeding up either one gains at most half."
         return "Input keeps up, with less than 25 % to spare: a faster model would have to wait for it."
-    return _ADVICE.get((stage, evidence.encoding)) or _ADVICE.get((stage, "")) or _UNKNOWN_STAGE
+    if evidence.encoding is None and stage is None:
+        return _OUTSIDE
+    return _ADVICE.get((stage, evidence.encoding or "")) or _ADVICE.get((stage, "")) or _UNKNOWN_STAGE
 
 
 _ADVICE: dict[tuple[str | None, str], str] = {
@@ -253,8 +260,17 @@ _ADVICE: dict[tuple[str | None, str], str] = {
         "device, or more CPUs (-j)."
     ),
     ("copy", ""): "Copying to the device takes most of the loader's time: use dtype uint8, a quarter of float32.",
+    ("verify", ""): "Comparing CRCs takes most of the loader's time: --verify first does it once for each record.",
+    ("collate", ""): (
+        "The consumer's own work on each finished batch takes most of the loader's time, and threads cannot share it: "
+        "use a larger batch (-b), and look at what else runs in that thread."
+    ),
     ("plan", ""): "Order and draws take most of the loader's time: use a larger batch (-b).",
 }
+_OUTSIDE = (
+    "What this loader waits for cannot be seen from outside: try more workers, and the same pictures in a dataset of "
+    "ours (`lmdali convert`, `lmdali profile run DATASET`), whose stages have names."
+)
 _UNKNOWN_STAGE = (
     "This backend does not tell decoding from augmenting: compare the decode ceiling above, and try more threads (-j)."
 )

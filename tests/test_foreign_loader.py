@@ -1,0 +1,185 @@
+"""Loaders that are not ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe, as_batch, load_factory
+from lmdali.tools.foreign_profile import profile_iterable
+from lmdali.tools.profiler import ProfileConfig, command
+from lmdali.tools.throughput_tables import print_report
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+QUICK = ProfileConfig(device="cpu", steps=10)
+IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.tensor([3, 1, 0, 2])
+
+
+class Tiny(nn.Module):
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.head = nn.Linear(3, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        sleep(self.seconds)
+        logits: Tensor = self.head(images.mean(dim=(2, 3)))
+        return logits
+
+
+class DaliLike:
+    """Ends, and goes on only after a reset."""
+
+    def __init__(self) -> None:
+        self.left, self.resets = 2, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return [{"data": IMAGES, "label": LABELS[:, None]}]
+
+    def reset(self) -> None:
+        self.left, self.resets = 2, self.resets + 1
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        (IMAGES, LABELS),
+        [IMAGES, LABELS, "paths"],
+        {"image": IMAGES, "label": LABELS},
+        {"pixel_values": IMAGES.numpy(), "labels": LABELS.tolist()},
+        [{"data": IMAGES, "label": LABELS[:, None]}],
+        (IMAGES.numpy(), np.eye(4)[LABELS]),
+    ],
+)
+def test_images_and_labels_are_found_in_every_usual_form(item: Any) -> None:
+    batch = as_batch(item, CPU)
+    assert batch.images.shape == (4, 3, 8, 8)
+    assert batch.labels.dtype == torch.int64 and batch.labels.tolist() == [3, 1, 0, 2]
+    assert batch.indices.tolist() == [-1] * 4
+
+
+def test_images_alone_have_labels_of_zero() -> None:
+    assert as_batch(IMAGES, CPU).labels.tolist() == [0] * 4
+    assert as_batch((IMAGES,), CPU).labels.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("item", ["text", {"sound": 1}, (), torch.tensor(3.0), object()])
+def test_what_is_no_batch_is_refused_by_what_it_is(item: Any) -> None:
+    with pytest.raises(InputError, match="the loader yields"):
+        as_batch(item, CPU)
+
+
+def test_a_generator_is_made_again_and_an_iterable_begun_again() -> None:
+    made = []
+
+    def generator() -> Iterator[Any]:
+        made.append(1)
+        yield from [(IMAGES, LABELS)] * 2
+
+    loader = ForeignLoader(generator, CPU)
+    for _ in range(5):
+        loader.take()
+    assert (len(made), loader.num_batches, loader.num_samples, len(loader.epoch_gaps_seconds)) == (3, None, None, 2)
+    listed = ForeignLoader(lambda: [(IMAGES, LABELS)] * 2, CPU)
+    for _ in range(5):
+        listed.take()
+    assert listed.num_batches == 2
+
+
+def test_an_iterator_of_dali_is_reset() -> None:
+    iterator = DaliLike()
+    loader = ForeignLoader(lambda: iterator, CPU)
+    for _ in range(5):
+        loader.take()
+    assert iterator.resets == 2
+
+
+def test_a_loader_without_batches_is_refused() -> None:
+    with pytest.raises(InputError, match="no batch"):
+        ForeignLoader(list, CPU).take()
+
+
+def test_a_torch_loader_says_how_much_it_may_have_ready() -> None:
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=2)
+    found = ForeignLoader(lambda: loader, CPU)
+    assert (found.kind, found.num_batches, found.num_samples, found.depth) == ("DataLoader", 2, 4, 0)
+    assert ForeignProbe(found).warmup_steps >= 6
+
+
+@pytest.mark.parametrize(
+    ("name", "match"), [("x", "module:function"), ("no_such:f", "no_such"), ("json:no", "no function")]
+)
+def test_a_factory_that_is_not_there_is_refused(name: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        load_factory(name)
+
+
+# The profile.
+
+
+def test_what_needs_our_shards_is_null_and_never_zero() -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(64, 3, 8, 8), torch.zeros(64)), batch_size=4)
+    report = profile_iterable(lambda: loader, "mine:make", QUICK, model=Tiny(), quiet=True)
+    document = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    for name in ("read", "decode", "decode_one_thread", "memory_copy", "suggestion"):
+        assert document[name] is None
+    assert document["megabytes_per_second"] == {"read": None, "loader": None}
+    assert document["shares"]["loader"] is None
+    stages = document["loader"]["stage_seconds_per_image"]
+    assert stages["wait"] > 0 and stages["copy"] is None
+    assert document["setting"]["encoding"] is None and document["setting"]["batch_size"] == 4
+    assert document["loader"]["images_per_second"] > 0 and document["together"]["images_per_second"] > 0
+
+
+def waiting(seconds: float) -> Iterable[Any]:
+    while True:
+        sleep(seconds)
+        yield IMAGES, LABELS
+
+
+@pytest.mark.parametrize(("loader", "model", "word"), [(0.06, 0.0, "INPUT-BOUND"), (0.0, 0.1, "COMPUTE-BOUND")])
+def test_a_verdict_needs_no_view_inside(
+    loader: float, model: float, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = profile_iterable(lambda: waiting(loader), "mine:make", QUICK, model=Tiny(model), quiet=True)
+    assert report.verdict.word == word
+    print_report(report)
+    text = capsys.readouterr().out
+    assert "not ours" in text and "LMDB read" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+def test_images_that_the_network_does_not_take_are_refused_with_a_way_out() -> None:
+    with pytest.raises(ConfigError, match="--no-model"):
+        profile_iterable(lambda: waiting(0), "mine:make", QUICK, quiet=True)
+
+
+def test_the_command_takes_a_function_of_a_file_that_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_own_loader.py").write_text(
+        "import torch\ndef make():\n    return [(torch.zeros(2, 3, 4, 4), torch.zeros(2))] * 8\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "--loader", "their_own_loader:make", "--no-model", "--steps", "10", "--json"]
+    result = CliRunner().invoke(command, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["setting"]["backend"] == "list"
+    assert CliRunner().invoke(command, ["run"]).exit_code == 2
+    assert CliRunner().invoke(command, ["run", str(tmp_path), "--loader", "a:b"]).exit_code == 2

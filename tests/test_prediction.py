@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import pytest
+
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.jpeg_decoder import JpegDecoder
+from lmdali.pipeline.loader import create_loader
+from lmdali.tools.measurement import Rate, WindowPlan, measure
+from lmdali.tools.prediction import Costs, Resources, loader_rate, predict, step_rate
+from lmdali.tools.profile_config import ProfileConfig
+from lmdali.tools.step_probes import LoaderProbe
+from lmdali.tools.suggestion import Situation, suggest
+
+COSTS = Costs(worker={"read": 1e-4, "decode": 7e-4, "augment": 2e-4}, consumer={"plan": 1e-5}, loader_cpu=1e-3)
+TWO = Resources(num_cpus=2, num_threads=2, batch_size=128, prefetch=3)
+
+
+def situation(costs: Costs = COSTS, resources: Resources = TWO, **changes: Any) -> Situation:
+    given: dict[str, Any] = {
+        "bound": "INPUT-BOUND",
+        "measured": 1500.0,
+        "encoding": "jpeg",
+        "backend": "cpu",
+        "verify": "first",
+        "decoded_cache_bytes": 0,
+        "decoded_bytes": 10**12,
+        "memory_bytes": 10**10,
+    }
+    return Situation(costs=costs, resources=resources, **(given | changes))
+
+
+def test_the_scarcest_resource_sets_the_loaders_pace() -> None:
+    assert loader_rate(COSTS, replace(TWO, num_threads=1)) == pytest.approx(1000)
+    assert loader_rate(COSTS, replace(TWO, num_threads=8)) == pytest.approx(2000)  # two CPUs
+    # The consumer plans each image.
+    assert loader_rate(COSTS, replace(TWO, num_threads=200, num_cpus=400, prefetch=200)) == pytest.approx(1e5)
+    assert loader_rate(replace(COSTS, worker={}, consumer={}, loader_cpu=0.0), TWO) == float("inf")
+
+
+def test_a_batch_of_few_samples_keeps_no_more_threads_busy_than_there_are_tasks() -> None:
+    assert replace(TWO, batch_size=8, num_threads=16).busy_threads == 4
+    assert replace(TWO, batch_size=128, num_threads=16).busy_threads == 16
+    assert replace(TWO, batch_size=128, num_threads=16, prefetch=1).busy_threads == 16
+
+
+def test_steps_wait_for_the_slower_side_and_share_a_cpu_where_there_is_no_gpu() -> None:
+    with_model = replace(COSTS, model=2e-4, model_cpu=4e-4)
+    assert step_rate(with_model, TWO) == pytest.approx(2 / 1.4e-3)
+    assert step_rate(replace(with_model, on_gpu=True), TWO) == pytest.approx(2000)
+    assert step_rate(replace(with_model, on_gpu=True, model=1e-2), TWO) == pytest.approx(100)
+
+
+def test_what_the_model_misses_stays_in_the_prediction() -> None:
+    before, after = (COSTS, TWO), (COSTS, replace(TWO, num_threads=4, num_cpus=4))
+    assert predict(1500, before, after) == pytest.approx(3000)
+    nothing = Costs(worker={}, consumer={}, loader_cpu=0.0)
+    assert predict(1500, (nothing, TWO), (nothing, TWO)) is None
+
+
+def test_a_stage_that_is_left_out_takes_its_share_of_the_cpu_along() -> None:
+    without = COSTS.scaled({"decode": 0.0})
+    assert without.worker["decode"] == 0
+    assert without.loader_cpu == pytest.approx(1e-3 - 7e-4 * 1e-3 / 1.01e-3)
+
+
+# What is suggested.
+
+
+def test_idle_cpus_are_suggested_to_be_used() -> None:
+    found = suggest(situation(resources=replace(TWO, num_threads=2, num_cpus=8)))
+    assert found is not None and found.option == "--num-threads 8"
+    assert found.predicted_images_per_second == pytest.approx(6000)
+
+
+def test_with_all_cpus_busy_a_cache_is_suggested_if_it_fits() -> None:
+    assert suggest(situation()) is None
+    found = suggest(situation(decoded_bytes=4 * 10**9))
+    assert found is not None and found.changes == {"decoded_cache_bytes": 4 * 10**9}
+    assert found.predicted_images_per_second > 4 * 1500
+    assert suggest(situation(decoded_bytes=6 * 10**9)) is None
+    assert suggest(situation(decoded_bytes=4 * 10**9, encoding="raw")) is None
+
+
+def test_checksums_on_every_read_are_suggested_to_be_compared_once() -> None:
+    costs = replace(COSTS, worker={**COSTS.worker, "verify": 1e-3}, loader_cpu=2e-3)
+    found = suggest(situation(costs, verify="always"))
+    assert found is not None and found.option == "--verify first"
+    assert suggest(situation(costs)) is None
+
+
+def test_threads_that_find_no_batch_to_work_on_are_given_one() -> None:
+    found = suggest(situation(resources=replace(TWO, num_cpus=16, num_threads=16, batch_size=16)))
+    assert found is not None and found.option == "--prefetch 16"
+
+
+def test_a_model_on_a_gpu_that_waits_for_nothing_needs_fewer_threads() -> None:
+    costs = replace(COSTS, model=1e-3, on_gpu=True)
+    many = replace(TWO, num_cpus=16, num_threads=16)
+    found = suggest(situation(costs, many, bound="COMPUTE-BOUND", measured=1000.0))
+    assert found is not None and found.option == "--num-threads 2"
+    assert found.predicted_images_per_second == 1000
+
+
+@pytest.mark.parametrize("changes", [{"bound": "INVALID"}, {"backend": "dali"}])
+def test_nothing_is_predicted_from_what_was_not_measured(changes: dict[str, str]) -> None:
+    assert suggest(situation(resources=replace(TWO, num_cpus=8), **changes)) is None
+
+
+# Beside a measurement.
+
+
+def test_two_threads_are_predicted_from_one(small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = JpegDecoder.decode
+
+    def asleep(self: JpegDecoder, data: Any, starts: Any, *rest: Any) -> Any:
+        sleep(0.06)  # a call has the eight images of a batch
+        return decode(self, data, starts, *rest)
+
+    monkeypatch.setattr(JpegDecoder, "decode", asleep)
+
+    def measured(num_threads: int) -> Rate:
+        options = ProfileConfig(batch_size=8, num_threads=num_threads, steps=10)
+        config = options.loader_config(small_jpeg_dataset, AugmentConfig(crop_size=24))
+        with create_loader(config, rank=0, world_size=1) as loader:
+            return measure([LoaderProbe(loader, config.prefetch)], WindowPlan(steps=20, windows=5))[0]
+
+    one, two = measured(1), measured(2)
+    now = Resources(num_cpus=2, num_threads=1, batch_size=8, prefetch=3)
+    costs = Costs.measured(one, None, on_gpu=False)
+    predicted = predict(one.images_per_second, (costs, now), (costs, replace(now, num_threads=2)))
+    assert predicted == pytest.approx(2 * one.images_per_second)
+    # Sleep is what both rates are made of: 60 ms beside the 2 ms of everything else.
+    assert two.images_per_second == pytest.approx(predicted, rel=0.3)

@@ -1,0 +1,129 @@
+"""A profile of somebody else's loader: what can be measured from outside, and null for what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lmdali.model.device import pick_device
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.errors import ConfigError
+from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
+from lmdali.tools.machine import machine_facts
+from lmdali.tools.measurement import Probe
+from lmdali.tools.profile_config import ProfileConfig
+from lmdali.tools.profile_facts import busy_caution, evidence_of
+from lmdali.tools.profiled_model import CROP_SIZE, place_model, resting_optimizer, training_step
+from lmdali.tools.step_probes import ModelProbe, measure_on
+from lmdali.tools.throughput import Setting, ThroughputReport
+from lmdali.tools.verdict import judge
+
+NUM_CLASSES = 1000
+"""Of the AlexNet, if no label is larger."""
+
+
+def profile_iterable(
+    make: Callable[[], Iterable[Any]],
+    name: str,
+    config: ProfileConfig | None = None,
+    *,
+    model: nn.Module | Literal["alexnet"] | None = "alexnet",
+    quiet: bool = False,
+) -> ThroughputReport:
+    """Measure any iterable of batches, a model, and the model fed by it.
+
+    Args:
+        make: returns the iterable: a torch DataLoader, a DALI iterator, a generator.
+        name: what the report calls it.
+        config: of which device, dtype (for autocast), width, seconds, steps count here.
+        model: as in `profile_dataset`.
+        quiet: no progress.
+
+    Raises:
+        InputError: what it yields are no batches.
+        ConfigError: its images do not fit the AlexNet.
+        MachineError: the device or a package is missing.
+    """
+    config = config or ProfileConfig()
+    device = pick_device(config.device)
+    machine = machine_facts(device)
+    start = perf_counter()
+    with torch.random.fork_rng():
+        loader = ForeignLoader(make, device)
+        first = loader.take()
+        first_seconds = perf_counter() - start
+        probes: dict[str, Probe] = {"loader": ForeignProbe(loader)}
+        if model == "alexnet":
+            _check_images(first)
+        classes = max(NUM_CLASSES, int(first.labels.max()) + 1)
+        trained = place_model(model, num_classes=classes, width=config.width, device=device)
+        if trained is not None:
+            update = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
+
+            def step(batch: Batch) -> object:
+                # Which class it is costs nothing; one that the network does not have would end the run.
+                return update(Batch(batch.images, batch.labels % classes, batch.indices))
+
+            probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
+        rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+    setting = _setting(name, loader, first, config, device, trained)
+    return ThroughputReport(
+        setting=setting,
+        read=None,
+        decode=None,
+        decode_one_thread=None,
+        memory_copy=None,
+        loader=rates["loader"],
+        model=rates.get("model"),
+        together=rates.get("together"),
+        time_to_first_batch_seconds=first_seconds,
+        epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
+        verdict=judge(evidence_of(rates, setting)),
+        suggestion=None,
+        machine=machine,
+        cautions=busy_caution(machine),
+    )
+
+
+def _check_images(first: Batch) -> None:
+    shape = tuple(first.images.shape)
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]) or CROP_SIZE not in shape[1:]:
+        raise ConfigError(f"images of shape {shape} are not for the AlexNet ({CROP_SIZE} pixels, RGB): use --no-model")
+
+
+def _setting(
+    name: str,
+    loader: ForeignLoader,
+    first: Batch,
+    config: ProfileConfig,
+    device: torch.device,
+    model: nn.Module | None,
+) -> Setting:
+    planar = first.images.ndim == 4 and first.images.shape[1] == 3
+    return Setting(
+        dataset=name,
+        dataset_digest=None,
+        num_samples=loader.num_samples,
+        encoding=None,
+        mean_record_bytes=None,
+        batch_size=len(first.labels),
+        steps_per_epoch=loader.num_batches,
+        num_threads=loader.num_workers,
+        backend=loader.kind,
+        backend_reason="--loader",
+        order=None,
+        prefetch=None,
+        verify=None,
+        decoded_cache_bytes=None,
+        readahead_bytes=None,
+        device=str(device),
+        dtype=str(first.images.dtype).removeprefix("torch."),
+        layout="NCHW" if planar else "NHWC",
+        model=None if model is None else type(model).__name__,
+        num_parameters=None if model is None else sum(weights.numel() for weights in model.parameters()),
+    )

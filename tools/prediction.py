@@ -1,0 +1,116 @@
+"""Rates of settings that were not measured, from the costs of one that was. Whatever comes out is a prediction.
+
+A loader is as fast as the scarcest of three things: its threads, of which each image takes some seconds; the CPUs,
+which these seconds need in part; and the consumer's own thread. A training step on the same CPUs needs them too, on a
+GPU it runs beside the loader. What the model misses (memory bandwidth, locks, caches) it misses before and after a
+change, so a prediction is the measured rate times the quotient of two modelled ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lmdali.pipeline.record_threads import run_size
+from lmdali.tools.measurement import Rate
+
+WORKER_STAGES = ("read", "verify", "decode", "augment")
+"""Stages of the loader's threads."""
+
+CONSUMER_STAGES = ("plan", "collate", "copy")
+"""Stages of the consumer's thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a run may use.
+
+    Attributes:
+        num_cpus: that the process may use.
+        num_threads: of the loader.
+        batch_size: samples per step.
+        prefetch: batches worked on ahead.
+    """
+
+    num_cpus: int
+    num_threads: int
+    batch_size: int
+    prefetch: int
+
+    @property
+    def busy_threads(self) -> int:
+        """Threads that can be busy at a time: batches are cut into tasks of at least 16 samples."""
+        tasks = -(-self.batch_size // run_size(self.batch_size, self.num_threads))
+        return min(self.num_threads, (self.prefetch + 1) * tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What an image costs, in seconds.
+
+    Attributes:
+        worker: per stage, of a loader thread.
+        consumer: per stage, of the consumer's thread.
+        loader_cpu: CPU time of the loader.
+        model: of a training step without a loader, per image; None without a model.
+        model_cpu: CPU time of that.
+        on_gpu: whether the model runs on a GPU.
+    """
+
+    worker: Mapping[str, float]
+    consumer: Mapping[str, float]
+    loader_cpu: float
+    model: float | None = None
+    model_cpu: float = 0.0
+    on_gpu: bool = False
+
+    @classmethod
+    def measured(cls, loader: Rate, model: Rate | None, *, on_gpu: bool) -> Costs:
+        """From the rates of a loader alone and of a model alone."""
+        return cls(
+            worker=known(loader.stage_seconds_per_image, WORKER_STAGES),
+            consumer=known(loader.stage_seconds_per_image, CONSUMER_STAGES),
+            loader_cpu=loader.cpu_seconds_per_image,
+            model=None if model is None else 1 / model.images_per_second,
+            model_cpu=0.0 if model is None else model.cpu_seconds_per_image,
+            on_gpu=on_gpu,
+        )
+
+    def scaled(self, factors: Mapping[str, float]) -> Costs:
+        """With some stages of the threads made cheaper or dearer; their CPU time goes with them in proportion."""
+        worker = {stage: seconds * factors.get(stage, 1.0) for stage, seconds in self.worker.items()}
+        total = sum(self.worker.values()) + sum(self.consumer.values())
+        share = min(1.0, self.loader_cpu / total) if total else 0.0
+        saved = share * (sum(self.worker.values()) - sum(worker.values()))
+        return replace(self, worker=worker, loader_cpu=max(0.0, self.loader_cpu - saved))
+
+
+def known(per_image: Mapping[str, float | None], stages: tuple[str, ...]) -> dict[str, float]:
+    """The stages of these that were timed."""
+    return {stage: seconds for stage in stages if (seconds := per_image.get(stage)) is not None}
+
+
+def loader_rate(costs: Costs, resources: Resources) -> float:
+    """Modelled images/s of the loader alone; infinity where nothing is known to limit it."""
+    needs = (
+        (resources.busy_threads, sum(costs.worker.values())),
+        (resources.num_cpus, costs.loader_cpu),
+        (1, sum(costs.consumer.values())),
+    )
+    return min(have / need if need > 0 else float("inf") for have, need in needs)
+
+
+def step_rate(costs: Costs, resources: Resources) -> float:
+    """Modelled images/s of training steps fed by the loader; of the loader alone without a model."""
+    alone = loader_rate(costs, resources)
+    if costs.model is None:
+        return alone
+    together = min(alone, 1 / costs.model)
+    cpu = costs.loader_cpu + costs.model_cpu
+    return together if costs.on_gpu or cpu <= 0 else min(together, resources.num_cpus / cpu)
+
+
+def predict(measured: float, before: tuple[Costs, Resources], after: tuple[Costs, Resources]) -> float | None:
+    """The measured rate, carried over to other costs and resources; None where nothing is known that would limit it."""
+    quotient = step_rate(*after) / step_rate(*before)
+    return measured * quotient if 0 < quotient < float("inf") else None

@@ -1,0 +1,66 @@
+"""`ProfileConfig`: what `lmdali profile` measures, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.backend import DType, Layout
+from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.loader_config import LoaderConfig
+from lmdali.tools.loader_options import BACKENDS, EpochOptions
+from lmdali.tools.measurement import WindowPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig(EpochOptions):
+    """What to profile: the loader that `EpochOptions` says, in any form.
+
+    Attributes:
+        batch_size: samples per step.
+        device: "auto", "cpu" or "cuda:N".
+        dtype: of the images; for the two half precisions the model runs under autocast.
+        layout: of the images; the model takes both.
+        width: of the AlexNet; 1 is the paper's.
+        seconds: for each of the four or five measurements, not counting warm-up.
+        steps: for each measurement, instead of seconds.
+        seed: of order and draws.
+        cold: measure the dataset without its page cache, too, which is dropped for that.
+    """
+
+    batch_size: int = LoaderConfig.batch_size
+    device: str = "auto"
+    dtype: DType = LoaderConfig.dtype
+    layout: Layout = LoaderConfig.layout
+    width: float = 1.0
+    seconds: float = 3.0
+    steps: int | None = None
+    seed: int = 0
+    cold: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}; found {self.backend!r}")
+        self.window_plan()
+
+    @property
+    def usable_threads(self) -> int:
+        """`num_threads` with its default filled in."""
+        return self.num_threads or usable_cpus()
+
+    def window_plan(self) -> WindowPlan:
+        """How long each part is measured."""
+        return WindowPlan(seconds=self.seconds, steps=self.steps)
+
+    def loader_config(self, dataset: Path, augment: AugmentConfig | None) -> LoaderConfig:
+        """The loader to be profiled."""
+        return LoaderConfig(
+            dataset=dataset,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            augment=augment or (AugmentConfig.pixels() if self.dtype == "uint8" else AugmentConfig.paper()),
+            **self.loader_arguments(),
+        )

@@ -1,0 +1,173 @@
+"""What a profile found, as tables for people."""
+
+from __future__ import annotations
+
+from textwrap import fill
+
+from lmdali.tools.report_table import megabytes, print_pairs, print_table
+from lmdali.tools.suggestion import Suggestion
+from lmdali.tools.throughput import Setting, ThroughputReport, share_of, stored_megabytes
+
+_TEXT_COLUMNS = 74
+
+_STAGE_WORDS = {
+    "plan": "order and draws (consumer)",
+    "read": "read: find records",
+    "verify": "verify: compare CRCs",
+    "decode": "decode: JPEG to planes (Huffman, IDCT)",
+    "augment": "augment: colour, crop, flip, normalise",
+    "collate": "collate: a finished batch (consumer)",
+    "copy": "copy: to the device (consumer)",
+    "wait": "wait: the consumer in next()",
+}
+_DALI_WORDS = {"decode": "decode: waiting for DALI (consumer)", "copy": "copy: out of DALI (consumer)"}
+
+
+def print_report(report: ThroughputReport) -> None:
+    """Tables of at most 100 columns on stdout."""
+    print_pairs(f"profile of {report.setting.dataset}", _setting(report))
+    print_table(
+        "rates, each alone and then together",
+        ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image"),
+        _rate_rows(report),
+    )
+    print_table("inside the loader, alone", ("stage", "ms/image", "of thread time"), _stage_rows(report))
+    print_pairs("verdict", _outcome(report))
+
+
+def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
+    machine, setting = report.machine, report.setting
+    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] / 1e9:.0f} GB"
+    gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
+    model = "none"
+    if setting.model is not None:
+        model = f"{setting.model}, {setting.num_parameters:,} parameters, {machine['torch_threads']} torch threads"
+    return [
+        ("machine", f"{machine['cpu']}, {machine['num_cpus']} CPUs{memory}{gpu}"),
+        *(_ours(setting) if setting.encoding is not None else _foreign(setting)),
+        (
+            "batch",
+            f"{setting.batch_size} {setting.dtype} {setting.layout} on {setting.device}, "
+            f"{'?' if setting.steps_per_epoch is None else setting.steps_per_epoch} an epoch",
+        ),
+        ("model", model),
+    ]
+
+
+def _ours(setting: Setting) -> list[tuple[str, object]]:
+    size = (setting.mean_record_bytes or 0) / 1e3
+    return [
+        ("dataset", f"{setting.num_samples:,} {setting.encoding} records, {size:.1f} kB each"),
+        ("loader", f"{setting.backend} ({setting.backend_reason}), {setting.num_threads} threads"),
+        ("", f"order {setting.order}, prefetch {setting.prefetch}, CRC {setting.verify}"),
+        ("", f"{_sized('readahead', setting.readahead_bytes)}, {_sized('decoded cache', setting.decoded_cache_bytes)}"),
+    ]
+
+
+def _foreign(setting: Setting) -> list[tuple[str, object]]:
+    samples = "" if setting.num_samples is None else f", {setting.num_samples:,} samples"
+    workers = "" if setting.num_threads is None else f", {setting.num_threads} workers"
+    return [("loader", f"{setting.backend}{samples}{workers}: not ours, ceilings are not known")]
+
+
+def _sized(what: str, num_bytes: int | None) -> str:
+    return f"{what} of {megabytes(num_bytes)}" if num_bytes else f"no {what}"
+
+
+def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
+    shares, cold = report.shares(), report.cold
+    state = "" if report.cache is None or report.cache.state is None else f", {report.cache.state}"
+    named = (
+        ("LMDB read, cold, sequential", None if cold is None else cold.read_sequential, None, True),
+        ("LMDB read, cold, loader's order", None if cold is None else cold.read, None, True),
+        (f"LMDB read{state}", report.read, None, True),
+        ("libjpeg-turbo, 1 thread", report.decode_one_thread, None, False),
+        (f"libjpeg-turbo, {report.setting.num_threads} threads", report.decode, None, False),
+        ("memory copy", report.memory_copy, None, False),
+        ("loader, cold", *((None, None) if cold is None else (cold.loader, share_of(cold.loader, [cold.read]))), True),
+        (f"loader{state}", report.loader, shares["loader"], True),
+        ("model on a cached batch", report.model, None, False),
+        ("training step fed by the loader", report.together, shares["together"], False),
+    )
+    return [
+        (
+            name,
+            f"{rate.images_per_second:,.0f}",
+            f"± {rate.spread:.0%}",
+            f"{moved:,.0f}" if moves_records and (moved := stored_megabytes(rate, report.setting)) is not None else "",
+            "" if share is None else f"{share:.0%}",
+            f"{1e3 * rate.cpu_seconds_per_image:.3f}",
+        )
+        for name, rate, share, moves_records in named
+        if rate is not None
+    ]
+
+
+def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
+    stages = report.loader.stage_seconds_per_image
+    words = _STAGE_WORDS | (_DALI_WORDS if report.setting.backend == "dali" else {})
+    busy = sum(seconds for stage, seconds in stages.items() if seconds is not None and stage != "wait")
+    rows: list[tuple[str, ...]] = []
+    for stage, seconds in stages.items():
+        if seconds is None:
+            rows.append((words.get(stage, stage), "not timed", ""))
+        else:
+            share = "" if stage == "wait" else f"{seconds / busy:.0%}"
+            rows.append((words.get(stage, stage), f"{1e3 * seconds:.3f}", share))
+    return rows
+
+
+def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
+    verdict = report.verdict
+    pairs: list[tuple[str, object]] = [("verdict", verdict.word or "none without a model")]
+    if verdict.data_stall is not None and report.model is not None and report.together is not None:
+        pairs.append(
+            ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
+                           f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
+        )  # fmt: skip
+    pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
+    if report.epoch_gap_seconds is not None:
+        pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
+    texts = [("why", verdict.reason), ("advice", verdict.advice), *_cache_rows(report)]
+    if report.suggestion is not None:
+        texts.append(("try", _suggested(report.suggestion)))
+    if report.decode is not None:
+        texts.append(
+            ("libjpeg-turbo", "decodes whole images (simplejpeg); we skip what crops lack: over 100 % is right")
+        )
+    texts += [("caution", caution) for caution in report.cautions]
+    return pairs + [(name, fill(text, _TEXT_COLUMNS)) for name, text in texts]
+
+
+def _suggested(suggestion: Suggestion) -> str:
+    text = (
+        f"{suggestion.option}: predicted {suggestion.predicted_images_per_second:,.0f} images/s, "
+        f"now {suggestion.baseline_images_per_second:,.0f} ({suggestion.why})"
+    )
+    if suggestion.measured_images_per_second is None:
+        return f"{text}; --try measures it"
+    return f"{text}; measured {suggestion.measured_images_per_second:,.0f}"
+
+
+def _cache_rows(report: ThroughputReport) -> list[tuple[str, str]]:
+    named = (
+        ("cold", None if report.cold is None else report.cold.cache),
+        ("cache" if report.cache is None else report.cache.state, report.cache),
+    )
+    return [
+        (
+            f"{name or 'cache'} run",
+            f"{_percent(cache.resident_before)} of the pages in memory before, {_percent(cache.resident_after)} after; "
+            + (
+                "device bytes not told"
+                if cache.device_bytes_per_image is None
+                else f"{cache.device_bytes_per_image / 1e3:,.1f} kB an image from a device"
+            ),
+        )
+        for name, cache in named
+        if cache is not None
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{share:.0%}"
