@@ -33,6 +33,7 @@ from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judg
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
 from lmdali.tools.report_table import print_json
+from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step, measure_on
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport
@@ -47,6 +48,7 @@ def profile_dataset(
     model: nn.Module | Literal["alexnet"] | None = "alexnet",
     augment: AugmentConfig | None = None,
     try_suggestion: bool = False,
+    trace: Path | None = None,
     quiet: bool = False,
 ) -> ThroughputReport:
     """Measure the parts of a loader, the loader, a model, and the model fed by the loader.
@@ -58,6 +60,7 @@ def profile_dataset(
             are; "alexnet" of `config.width`; or None to measure the loader only.
         augment: what the loader does to the images; None is the paper's way, or plain pixels where the dtype is uint8.
         try_suggestion: measure what the report suggests, too.
+        trace: file for a trace of the loader alone, in Chrome's format, which Perfetto reads.
         quiet: no progress.
 
     Raises:
@@ -89,6 +92,9 @@ def profile_dataset(
         probes = _ceiling_probes(dataset, manifest, config)
         probes |= _step_probes(loader, loader_config.prefetch, first, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+        recording = record_stages(loader, loader_config.prefetch, config.window_plan())
+        if trace is not None:
+            write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         verdict = judged_cold(judge(evidence_of(rates, setting)), cold)
         suggestion = suggest(situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"]))
@@ -114,6 +120,7 @@ def profile_dataset(
         cautions=cautions_on(cache, machine, config),
         cache=cache,
         cold=cold,
+        inside=StageDetail.of(recording),
     )
 
 
@@ -174,11 +181,19 @@ command.add_command(au_command)
 @click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
 @click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a trace of the loader: ui.perfetto.dev reads it.")
 @click.option("--no-model", is_flag=True, help="Measure the loader only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(
-    dataset: Path | None, factory: str | None, try_it: bool, no_model: bool, as_json: bool, quiet: bool, **options: Any
+    dataset: Path | None,
+    factory: str | None,
+    try_it: bool,
+    trace: Path | None,
+    no_model: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Measure DATASET: ceilings first, then the loader, an AlexNet, and the AlexNet fed by the loader.
 
@@ -194,11 +209,13 @@ def run(
     model: Literal["alexnet"] | None = None if no_model else "alexnet"
     if (dataset is None) == (factory is None):
         raise click.UsageError("give either a DATASET or --loader MODULE:FUNCTION")
+    if factory is not None and trace is not None:
+        raise click.UsageError("--trace looks inside a loader of ours: give a DATASET")
     if factory is not None:
         report = profile_iterable(load_factory(factory), factory, config, model=model, quiet=quiet)
     else:
         assert dataset is not None
-        report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, quiet=quiet)
+        report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, trace=trace, quiet=quiet)
     if as_json:
         print_json(report.to_json())
     else:

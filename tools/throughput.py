@@ -7,6 +7,7 @@ from typing import Any
 
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.measurement import Rate
+from lmdali.tools.stage_detail import StageDetail
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.verdict import Verdict
 
@@ -84,6 +85,7 @@ class ThroughputReport:
         cautions: what limits these numbers.
         cache: where the bytes of the warm measurements came from; None where the loader is not ours.
         cold: the same without a page cache; None unless that was asked for.
+        inside: single calls of the loader's stages, alone; None where the loader is not ours.
     """
 
     setting: Setting
@@ -102,6 +104,7 @@ class ThroughputReport:
     cautions: tuple[str, ...] = ()
     cache: CacheState | None = None
     cold: ColdRun | None = None
+    inside: StageDetail | None = None
 
     @property
     def data_stall(self) -> float | None:

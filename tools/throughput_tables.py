@@ -31,7 +31,8 @@ def print_report(report: ThroughputReport) -> None:
         ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image"),
         _rate_rows(report),
     )
-    print_table("inside the loader, alone", ("stage", "ms/image", "of thread time"), _stage_rows(report))
+    columns = ("stage", "ms/image", "of thread time", "p50 ms", "p90 ms", "p99 ms")
+    print_table("inside the loader, alone; percentiles of single calls", columns, _stage_rows(report))
     print_pairs("verdict", _outcome(report))
 
 
@@ -110,10 +111,12 @@ def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for stage, seconds in stages.items():
         if seconds is None:
-            rows.append((words.get(stage, stage), "not timed", ""))
+            rows.append((words.get(stage, stage), "not timed", "", "", "", ""))
         else:
             share = "" if stage == "wait" else f"{seconds / busy:.0%}"
-            rows.append((words.get(stage, stage), f"{1e3 * seconds:.3f}", share))
+            calls = None if report.inside is None else report.inside.stages.get(stage)
+            percentiles = ("", "", "") if calls is None else tuple(f"{1e3 * value:.2f}" for value in calls.percentiles)
+            rows.append((words.get(stage, stage), f"{1e3 * seconds:.3f}", share, *percentiles))
     return rows
 
 
@@ -126,6 +129,10 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
                            f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
         )  # fmt: skip
     pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
+    if report.inside is not None and report.inside.queue is not None:
+        queue = report.inside.queue
+        text = f"{queue.mean_ready:.1f} of {queue.mean_started:.1f} batches ready when one was asked for, "
+        pairs.append(("queue", f"{text}none in {queue.empty_share:.0%}"))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
     texts = [("why", verdict.reason), ("advice", verdict.advice), *_cache_rows(report)]
