@@ -27,6 +27,7 @@ from lmdali.tools.html_page import (
     table,
 )
 from lmdali.tools.profile_documents import load_profile, rate_name, rates
+from lmdali.tools.stage_parts import stage_parts
 from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
 
 _TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "INVALID": "bad", None: "plain"}
@@ -72,7 +73,7 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
         Section(title="Rates, each alone and then together", body=_ladder(document, found)),
     ]
     if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
-        sections.append(Section(title="Inside the loader", body=_stages(stages)))
+        sections.append(Section(title="Inside the loader", body=stage_parts(stages, document.get("inside"))))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
     sections += [
@@ -116,7 +117,11 @@ def _word(verdict: Mapping[str, Any]) -> str:
 
 def _sentences(verdict: Mapping[str, Any]) -> list[str]:
     reason, advice = str(verdict.get("reason") or ""), verdict.get("advice")
-    return [text for text in (f"{reason[:1].upper()}{reason[1:]}.", advice and f"What to do: {advice}") if text]
+    return [text for text in (_sentence(reason), advice and f"What to do: {advice}") if text]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}." if words else ""
 
 
 def _suggestion(found: Mapping[str, Any] | None) -> Iterator[str]:
@@ -125,7 +130,7 @@ def _suggestion(found: Mapping[str, Any] | None) -> Iterator[str]:
         outcome = "not tried" if tried is None else f"measured {tried:,.0f}"
         yield (
             f"Try {found['option']}: {found['predicted_images_per_second']:,.0f} images/s predicted, "
-            f"{found['baseline_images_per_second']:,.0f} now, {outcome}. {found['why']}"
+            f"{found['baseline_images_per_second']:,.0f} now, {outcome}. {_sentence(found['why'])}"
         )
 
 
@@ -180,29 +185,6 @@ def _rate_bar(label: str, rate: Mapping[str, Any], series: int) -> Bar:
         high=max(windows),
         series=series,
     )
-
-
-def _stages(stages: Mapping[str, float | None]) -> str:
-    timed = {stage: seconds for stage, seconds in stages.items() if seconds is not None}
-    busy = sum(seconds for stage, seconds in timed.items() if stage != "wait")
-    rows = [
-        (
-            stage,
-            "not timed" if seconds is None else f"{1e3 * seconds:.3f}",
-            "" if seconds is None or stage == "wait" or not busy else f"{seconds / busy:.0%}",
-        )
-        for stage, seconds in stages.items()
-    ]
-    numbers = table(("stage", "ms/image", "of thread time"), rows)
-    if not timed:
-        return numbers
-    bars = [
-        Bar(label=stage, value=1e3 * seconds, text=f"{1e3 * seconds:.3f}", series=6 if stage == "wait" else 2)
-        for stage, seconds in timed.items()
-    ]
-    what = "Thread time of the loader's stages, ms/image"
-    plot = bar_chart(bars, unit="thread time, ms per image", description=what, linear=True)
-    return figure(plot, "Time of all threads together; wait is the consumer's, in grey, and is no work.") + numbers
 
 
 def _windows(found: Mapping[str, Mapping[str, Any]]) -> str:
