@@ -9,6 +9,7 @@ from lmdali.tools.measurement import Rate
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.verdict import Verdict
+from lmdali.tools.what_if import Prediction
 
 NOISE = (1.0, 0.96, 1.04, 0.98, 1.02)
 
@@ -91,5 +92,15 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
             "python": "3.11.7",
             "packages": {"lmdali": "0.1.0", "numpy": "2.4.6"},
         },
+        optimizer=rate(5_000),
+        what_if=(
+            Prediction(
+                question="cpus=16",
+                baseline_images_per_second=step,
+                predicted_images_per_second=995.0,
+                limit="the model",
+            ),
+            Prediction(question="raw", baseline_images_per_second=step, predicted_images_per_second=None),
+        ),
         cautions=("the dataset fits into memory",),
     )

@@ -58,7 +58,7 @@ def test_other_limits_are_refused_with_an_example(expression: str) -> None:
 
 def test_every_rate_is_compared_with_its_noise(write: Write) -> None:
     found = compare_profiles(write("a.json"), write("b.json", loader=1000.0))
-    assert list(found.rates) == ["read", "decode_one_thread", "decode", "loader", "model", "together"]
+    assert list(found.rates) == ["read", "decode_one_thread", "decode", "loader", "optimizer", "model", "together"]
     a, b, quotient = found.rates["loader"]
     assert (a, b) == (2000, 1000) and quotient is not None
     assert quotient.value == 0.5 and quotient.contains(0.5) and not quotient.contains(0.55)

@@ -35,7 +35,7 @@ def page(request: pytest.FixtureRequest) -> str:
 
 def test_the_page_is_whole_and_says_the_outcome_first(page: str) -> None:
     parts = parse_page(page)
-    assert len(parts.plots) in (3, 10)
+    assert len(parts.plots) in (4, 13)
     text = re.sub(r"\s+", " ", parts.text)
     for word in (
         "INPUT-BOUND (decode)",
@@ -45,6 +45,9 @@ def test_the_page_is_whole_and_says_the_outcome_first(page: str) -> None:
         "150,000",
         "0.900",  # decode, ms
         "photos/<train>",
+        "cpus=16: limited by the model",
+        "raw: not known",
+        "what_if.0.question",
         "Some Processor",
         "the dataset fits into memory",
         "not timed",
@@ -63,6 +66,7 @@ def test_one_profile_has_its_sections_in_order() -> None:
         "Rates, each alone and then together",
         "Inside the loader",
         "Over time",
+        "What if",
         "Setting",
         "Machine",
         "Cautions",
@@ -77,8 +81,8 @@ def test_several_profiles_are_side_by_side_first() -> None:
 
 
 def test_what_was_not_measured_is_left_out_and_not_drawn_as_zero() -> None:
-    missing = ("model", "together", "decode", "decode_one_thread", "read", "suggestion", "epoch_gap_seconds")
-    bare = document() | dict.fromkeys(missing)
+    missing = ("model", "together", "decode", "decode_one_thread", "read", "suggestion", "optimizer", "what_if")
+    bare = document() | dict.fromkeys((*missing, "epoch_gap_seconds"))
     bare["verdict"] |= {"bound": None, "data_stall": None, "stage": None}
     bare["loader"]["stage_seconds_per_image"] = {"read": None}
     bare["setting"] |= {"mean_record_bytes": None, "num_samples": None, "encoding": None, "num_threads": None}
@@ -114,7 +118,7 @@ def test_a_browser_shows_everything_at_every_width(page: str, tmp_path: Path) ->
     for found in measure_page(page, tmp_path):
         assert found["scroll"] <= found["width"], f"wider than the window: {found}"
         assert found["clipped"] == []
-        assert len(found["plots"]) in (3, 10) and min(found["plots"]) > 50
+        assert len(found["plots"]) in (4, 13) and min(found["plots"]) > 60
         assert found["height"] > 1500
 
 

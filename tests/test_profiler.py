@@ -244,7 +244,7 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     raw = report.setting.encoding == "raw"
     assert (document["decode"] is None) == raw
     assert (document["memory_copy"] is None) == (not raw)
-    for name in ("read", "loader", "model", "together"):
+    for name in ("read", "loader", "model", "together", "optimizer"):
         assert document[name]["images_per_second"] > 0
         assert document[name]["steps"] == 10
         assert document[name]["low"] <= document[name]["images_per_second"] <= document[name]["high"]
@@ -307,7 +307,9 @@ def test_tables_fit_into_a_hundred_columns(jpeg: Path, capsys: pytest.CaptureFix
         "LMDB read",
         "libjpeg-turbo, 2 threads",
         "loader",
-        "share of ceiling",
+        "of ceiling",
+        "of step",
+        "optimiser",
         "not timed",
         "data stall",
         "advice",

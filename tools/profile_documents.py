@@ -25,6 +25,7 @@ RATE_WORDS = {
     "decode": "decode (libjpeg-turbo)",
     "memory_copy": "memory copy",
     "loader": "loader",
+    "optimizer": "optimiser alone",
     "model": "model on a cached batch",
     "together": "training step fed by the loader",
 }

@@ -76,6 +76,8 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
         sections.append(Section(title="Inside the loader", body=stage_parts(stages, document.get("inside"))))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
+    if cases := document.get("what_if"):
+        sections.append(Section(title="What if", body=_what_if(cases)))
     sections += [
         Section(title="Setting", body=pairs(_flat(document["setting"]))),
         Section(title="Machine", body=pairs(_flat(document["machine"]))),
@@ -212,6 +214,21 @@ def _windows(found: Mapping[str, Mapping[str, Any]]) -> str:
     return figure(plot, caption)
 
 
+def _what_if(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Predictions in grey, beside what was measured."""
+    now = cases[0]["baseline_images_per_second"]
+    bars, words = [Bar(label="now, measured", value=now, text=f"{now:,.0f}", series=4)], []
+    for case in cases:
+        predicted, limit = case["predicted_images_per_second"], case.get("limit")
+        if predicted is not None:
+            bars.append(Bar(label=case["question"], value=predicted, text=f"{predicted:,.0f}", series=6))
+        if predicted is None or limit:
+            words.append(f"{case['question']}: {'not known' if predicted is None else f'limited by {limit}'}")
+    plot = bar_chart(bars, unit="images/s", description="Predicted rates, images/s", linear=True)
+    caption = "Predicted from what the parts cost, and not measured."
+    return figure(plot, caption) + (bullets(words) if words else "")
+
+
 def _of_median(windows: Sequence[float]) -> list[tuple[float, float]]:
     """Rounds, from 1, and what each has of the median, %."""
     middle = median(windows)
@@ -239,12 +256,14 @@ def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{1e3 * seconds:.3f}"
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every number and word below a mapping, with its path; null is what was not measured."""
     for key, found in value.items():
         path = f"{prefix}{key}"
         if isinstance(found, Mapping):
             yield from _flat(found, f"{path}.")
+        elif isinstance(found, list) and any(isinstance(item, Mapping) for item in found):
+            yield from _flat(dict(enumerate(found)), f"{path}.")
         elif isinstance(found, list):
             yield path, ", ".join(map(_shown, found)) or "none"
         else:

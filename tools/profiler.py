@@ -34,11 +34,12 @@ from lmdali.tools.profile_page import report_command
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step, measure_on
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, measure_on
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
 from lmdali.tools.verdict import judge
+from lmdali.tools.what_if import answer
 
 
 def profile_dataset(
@@ -90,6 +91,8 @@ def profile_dataset(
         if trained is not None:
             step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
         probes = _ceiling_probes(dataset, manifest, config)
+        if trained is not None:
+            probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
         probes |= _step_probes(loader, loader_config.prefetch, first, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         recording = record_stages(loader, loader_config.prefetch, config.window_plan())
@@ -97,7 +100,8 @@ def profile_dataset(
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         verdict = judged_cold(judge(evidence_of(rates, setting)), cold)
-        suggestion = suggest(situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"]))
+        situation = situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"])
+        suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
             found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
@@ -120,6 +124,8 @@ def profile_dataset(
         cautions=cautions_on(cache, machine, config),
         cache=cache,
         cold=cold,
+        what_if=tuple(answer(question, situation, record_bytes) for question in config.what_if),
+        optimizer=rates.get("optimizer"),
         inside=StageDetail.of(recording),
     )
 
@@ -179,6 +185,7 @@ command.add_command(au_command)
 @click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
 @click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
 @click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
+@click.option("--what-if", multiple=True, metavar="CASE", help="Predict: cpus=16, disk=500MB/s or raw; repeatable.")
 @click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a trace of the loader: ui.perfetto.dev reads it.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lmdali.tools.html_page import figure, heading, paragraph, table
+from lmdali.tools.html_page import details, figure, heading, paragraph, table
 from lmdali.tools.svg_chart import Bar, bar_chart
 
 _PERCENTILES = ("p50", "p90", "p99")
@@ -42,7 +42,9 @@ def stage_parts(stages: Mapping[str, float | None], inside: Mapping[str, Any] | 
 
 def _single_calls(inside: Mapping[str, Any]) -> str:
     columns = ("thread", "stage", "calls", *(f"{name}, ms" for name in _PERCENTILES))
-    html = heading("Single calls") + table(columns, _call_rows(inside), text_columns=2)
+    html = heading("Single calls") + table(columns, _call_rows({"all": inside.get("stages") or {}}), text_columns=2)
+    if threads := inside.get("threads"):
+        html += details("Each thread", table(columns, _call_rows(threads), text_columns=2))
     queue = inside.get("queue")
     if queue is None:
         return html
@@ -52,7 +54,7 @@ def _single_calls(inside: Mapping[str, Any]) -> str:
     )
 
 
-def _call_rows(inside: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for thread, stages in {"all": inside.get("stages") or {}, **(inside.get("threads") or {})}.items():
+def _call_rows(threads: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for thread, stages in threads.items():
         for stage, calls in stages.items():
             yield thread, stage, f"{calls['count']:,}", *(f"{1e3 * calls[name]:.3f}" for name in _PERCENTILES)
