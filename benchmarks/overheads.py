@@ -49,6 +49,14 @@ class NoTimers(StageTimers):
         """Nothing."""
 
 
+class RecordedTimers(StageTimers):
+    """Keeps every call from the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start_recording()
+
+
 def variants(config: LoaderConfig) -> dict[str, tuple[LoaderConfig, type[StageTimers]]]:
     """Name to configuration and timers; the first is what all others are compared with."""
     return {
@@ -56,6 +64,7 @@ def variants(config: LoaderConfig) -> dict[str, tuple[LoaderConfig, type[StageTi
         'verify="never"': (replace(config, verify="never"), StageTimers),
         'verify="always"': (replace(config, verify="always"), StageTimers),
         "no stage timers": (config, NoTimers),
+        "stages recorded call by call": (config, RecordedTimers),
         "no readahead": (replace(config, readahead_bytes=0), StageTimers),
         "as it comes, once more": (config, StageTimers),
     }

@@ -84,6 +84,10 @@ class Backend(Protocol):
         """Wait for a batch. Raises what went wrong with it."""
         ...
 
+    def is_ready(self, pending: Any) -> bool:
+        """Whether `finish` would return without waiting for our threads."""
+        ...
+
     def cancel(self, pending: Any) -> None:
         """Give up a started batch; afterwards nobody writes to its memory."""
         ...

@@ -90,6 +90,9 @@ class BatchQueue:
         self._fill()
         planned = perf_counter()
         self._timers.add("plan", planned - begin)
+        if self._timers.is_recording:
+            ready = sum(each.error is None and self._backend.is_ready(each.pending) for each in self._started)
+            self._timers.read_queue(ready, len(self._started))
         first = self._started.popleft()
         if first.error is not None:
             raise first.error

@@ -121,6 +121,10 @@ class CpuBackend:
         images = pending.tensor if self._transfer is not None else pending.tensor.view(torch_dtype(self._spec.dtype))
         return Batch(images, torch.from_numpy(pending.labels), torch.from_numpy(pending.plan.indices))
 
+    def is_ready(self, pending: _Pending) -> bool:
+        """Whether all tasks are done."""
+        return all(task.done() for task in pending.tasks)
+
     def cancel(self, pending: _Pending) -> None:
         """Drop what has not begun and wait for what has: its buffer may be handed out again right after."""
         self._threads.cancel(pending.tasks)

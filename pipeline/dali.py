@@ -124,6 +124,10 @@ class DaliBackend:
         self._schedule()
         return Batch(images, upload(pending.labels, self._spec.device), indices)
 
+    def is_ready(self, pending: _Pending) -> bool:
+        """Whether all records are read; what DALI has done with them is not seen from here."""
+        return all(task.done() for task in pending.tasks)
+
     def cancel(self, pending: _Pending) -> None:
         """Drop a batch; what is already inside DALI is taken out and thrown away."""
         self._threads.cancel(pending.tasks)

@@ -222,6 +222,11 @@ class DatasetLoader:
         self._digest = 0 if different else given.digest_for(self._slice.rank, self._slice.world_size)
         self._queue.turn_to(Place(epoch, position))
 
+    @property
+    def timers(self) -> StageTimers:
+        """Where stages are counted, and recorded on demand."""
+        return self._timers
+
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent per stage so far, over all threads; `wait` is the consumer's."""
         return self._timers.seconds()

@@ -85,6 +85,10 @@ class SyntheticBackend:
         labels = torch.from_numpy(pending.indices % self._num_classes).to(self._spec.device)
         return Batch(self._images[: len(pending.params)], labels, torch.from_numpy(pending.indices))
 
+    def is_ready(self, pending: BatchPlan) -> bool:
+        """Always."""
+        return True
+
     def cancel(self, pending: BatchPlan) -> None:
         """Nothing was begun."""
 

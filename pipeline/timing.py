@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import NamedTuple
 
 STAGES = ("plan", "read", "verify", "decode", "augment", "collate", "copy", "wait")
 """plan: order and draws.
@@ -23,13 +24,62 @@ A page that is not in memory is paid for by the stage that touches it first: `ve
 `decode`, or `augment` for raw pixels."""
 
 
+class StageCall(NamedTuple):
+    """One stretch of one stage.
+
+    Attributes:
+        thread: identifier of the thread, as `threading` has it.
+        stage: of `STAGES`.
+        end: by `perf_counter`, seconds.
+        seconds: it took.
+    """
+
+    thread: int
+    stage: str
+    end: float
+    seconds: float
+
+
+class QueueReading(NamedTuple):
+    """What the consumer found when it asked for a batch.
+
+    Attributes:
+        at: by `perf_counter`, seconds.
+        ready: batches that were done.
+        started: batches that were begun.
+    """
+
+    at: float
+    ready: int
+    started: int
+
+
+class Recording(NamedTuple):
+    """Everything that happened between two moments.
+
+    Attributes:
+        calls: in the order in which they ended, all threads together.
+        queue: readings, in order.
+        threads: identifier -> name, of the threads that have calls.
+    """
+
+    calls: list[StageCall]
+    queue: list[QueueReading]
+    threads: dict[int, str]
+
+
 class StageTimers:
-    """Seconds per stage. Each thread adds to numbers of its own, so no lock is taken where time is measured."""
+    """Seconds per stage. Each thread adds to numbers of its own, so no lock is taken where time is measured.
+
+    On demand every single call is recorded, too: some 0.1 kB each, so for seconds and not for days.
+    """
 
     def __init__(self) -> None:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._all: list[dict[str, float]] = []
+        self._names: dict[int, str] = {}
+        self._recording: Recording | None = None
 
     def add(self, stage: str, seconds: float) -> None:
         """Count `seconds` of this thread for `stage`."""
@@ -38,7 +88,32 @@ class StageTimers:
             totals = self._local.totals = dict.fromkeys(STAGES, 0.0)
             with self._lock:
                 self._all.append(totals)
+                self._names[threading.get_ident()] = threading.current_thread().name
         totals[stage] += seconds
+        if (recording := self._recording) is not None:
+            recording.calls.append(StageCall(threading.get_ident(), stage, perf_counter(), seconds))
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether calls are recorded."""
+        return self._recording is not None
+
+    def read_queue(self, ready: int, started: int) -> None:
+        """Note how many batches were done, of those begun, when one was asked for."""
+        if (recording := self._recording) is not None:
+            recording.queue.append(QueueReading(perf_counter(), ready, started))
+
+    def start_recording(self) -> None:
+        """From now on keep every call."""
+        self._recording = Recording([], [], {})
+
+    def stop_recording(self) -> Recording:
+        """What was kept, nothing if nothing was asked for; calls that end later are not in it."""
+        recording, self._recording = self._recording or Recording([], [], {}), None
+        calls = list(recording.calls)
+        with self._lock:
+            names = {thread: self._names[thread] for thread in {call.thread for call in calls}}
+        return Recording(calls, list(recording.queue), names)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from lmdali.tools.measurement import Rate
+from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.verdict import Verdict
+from lmdali.tools.what_if import Prediction
 
 NOISE = (1.0, 0.96, 1.04, 0.98, 1.02)
 
@@ -56,7 +58,7 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
         setting=replace(base, **setting),
         read=rate(150_000),
         decode=rate(2_500),
-        decode_one_thread=None,
+        decode_one_thread=rate(700),
         memory_copy=None,
         loader=rate(loader, stages),
         model=rate(1_000),
@@ -71,6 +73,13 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
             reason="steps wait for decoding & more",
             advice="Use more CPUs (-j).",
         ),
+        suggestion=Suggestion(
+            option="-j 16",
+            changes={"num_threads": 16},
+            predicted_images_per_second=990.0,
+            baseline_images_per_second=step,
+            why="Decoding scales with threads.",
+        ),
         machine={
             "system": "Linux 6",
             "cpu": "Some Processor",
@@ -83,6 +92,15 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
             "python": "3.11.7",
             "packages": {"lmdali": "0.1.0", "numpy": "2.4.6"},
         },
-        suggestion=None,
+        optimizer=rate(5_000),
+        what_if=(
+            Prediction(
+                question="cpus=16",
+                baseline_images_per_second=step,
+                predicted_images_per_second=995.0,
+                limit="the model",
+            ),
+            Prediction(question="raw", baseline_images_per_second=step, predicted_images_per_second=None),
+        ),
         cautions=("the dataset fits into memory",),
     )

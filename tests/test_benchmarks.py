@@ -20,6 +20,7 @@ import contestant_process
 import contestant_run
 import loaders
 import overheads
+import profile_overhead
 import quality
 from peers import CONTESTANTS, find, opencv_view
 from peers.task import Task, check_batch, make_task
@@ -267,6 +268,19 @@ def test_quality_measures_bytes_psnr_and_rates(
 
 
 # Overheads.
+
+
+def test_what_timers_cost_is_counted_and_tried(jpeg_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--rounds", "2", "--steps", "2", "--threads", "2", "--batch-size", "20"]
+    code = profile_overhead.main([str(jpeg_dataset), *arguments])
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = document["overhead"]
+    assert found["calls_per_image"] * 20 >= 4  # plan, wait, and at least one stage of two in the threads
+    assert found["counted"] == pytest.approx(
+        found["calls_per_image"] * found["seconds_per_call"] / found["cpu_seconds_per_image"]
+    )
+    assert code == int(found["counted"] >= document["limit"])
+    assert found["tried"]["low"] is None  # two rounds tell no interval
 
 
 def test_overheads_are_told_beside_the_loader_as_it_comes(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.jpeg_decoder import JpegDecoder
 from lmdali.pipeline.loader import create_loader
 from lmdali.tools.measurement import Rate, WindowPlan, measure
@@ -15,6 +16,7 @@ from lmdali.tools.prediction import Costs, Resources, loader_rate, predict, step
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.step_probes import LoaderProbe
 from lmdali.tools.suggestion import Situation, suggest
+from lmdali.tools.what_if import answer, check_question
 
 COSTS = Costs(worker={"read": 1e-4, "decode": 7e-4, "augment": 2e-4}, consumer={"plan": 1e-5}, loader_cpu=1e-3)
 TWO = Resources(num_cpus=2, num_threads=2, batch_size=128, prefetch=3)
@@ -109,6 +111,37 @@ def test_a_model_on_a_gpu_that_waits_for_nothing_needs_fewer_threads() -> None:
 @pytest.mark.parametrize("changes", [{"bound": "INVALID"}, {"backend": "dali"}])
 def test_nothing_is_predicted_from_what_was_not_measured(changes: dict[str, str]) -> None:
     assert suggest(situation(resources=replace(TWO, num_cpus=8), **changes)) is None
+
+
+# What-if.
+
+
+def test_more_cpus_are_given_as_many_threads() -> None:
+    found = answer("cpus=16", situation(), 20_000)
+    assert found.predicted_images_per_second == pytest.approx(8 * 1500)
+    assert (found.baseline_images_per_second, found.limit) == (1500, None)
+
+
+def test_a_disk_limits_what_it_cannot_deliver_and_nothing_else() -> None:
+    slow, fast = (answer(question, situation(), 20_000) for question in ("disk=10MB/s", "disk=500MB/s"))
+    assert (slow.predicted_images_per_second, slow.limit) == (pytest.approx(500), "the disk")
+    assert (fast.predicted_images_per_second, fast.limit) == (pytest.approx(1500), None)
+
+
+def test_raw_pixels_need_no_decoding_but_more_bytes_to_compare() -> None:
+    verified = replace(COSTS, worker={**COSTS.worker, "verify": 1e-5})
+    found = answer("raw", situation(verified, raw_bytes=200_000), 20_000).predicted_images_per_second
+    assert found is not None and 2 * 1500 < found < 3 * 1500
+    assert answer("raw", situation(encoding="raw"), 200_000).predicted_images_per_second == pytest.approx(1500)
+    assert answer("raw", situation(backend="dali"), 20_000).predicted_images_per_second is None
+
+
+@pytest.mark.parametrize("question", ["cpus=0", "cpus=two", "disk=500", "disk=0MB/s", "magic"])
+def test_what_cannot_be_answered_is_refused(question: str) -> None:
+    with pytest.raises(ConfigError, match="expected cpus=16"):
+        check_question(question)
+    with pytest.raises(ConfigError, match="expected cpus=16"):
+        ProfileConfig(what_if=(question,))
 
 
 # Beside a measurement.

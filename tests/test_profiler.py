@@ -244,7 +244,7 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     raw = report.setting.encoding == "raw"
     assert (document["decode"] is None) == raw
     assert (document["memory_copy"] is None) == (not raw)
-    for name in ("read", "loader", "model", "together"):
+    for name in ("read", "loader", "model", "together", "optimizer"):
         assert document[name]["images_per_second"] > 0
         assert document[name]["steps"] == 10
         assert document[name]["low"] <= document[name]["images_per_second"] <= document[name]["high"]
@@ -255,6 +255,8 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     assert document["time_to_first_batch_seconds"] > 0
     assert document["epoch_gap_seconds"] > 0
     assert document["machine"]["gpu"] is None
+    assert document["inside"]["stages"]["wait"]["p50"] <= document["inside"]["stages"]["wait"]["p99"]
+    assert document["inside"]["queue"]["mean_started"] == 4
     expected = document["read"]["images_per_second"] * report.setting.mean_record_bytes / 1e6
     assert document["megabytes_per_second"]["read"] == pytest.approx(expected)
 
@@ -305,7 +307,9 @@ def test_tables_fit_into_a_hundred_columns(jpeg: Path, capsys: pytest.CaptureFix
         "LMDB read",
         "libjpeg-turbo, 2 threads",
         "loader",
-        "share of ceiling",
+        "of ceiling",
+        "of step",
+        "optimiser",
         "not timed",
         "data stall",
         "advice",

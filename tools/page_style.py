@@ -63,7 +63,8 @@ thead th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--
 .pairs th { color: var(--soft); font-weight: 400; white-space: nowrap; }
 .pairs td { overflow-wrap: anywhere; }
 th.number, td.number { text-align: right; white-space: nowrap; }
-figure { margin: 0 0 1.5rem; }
+figure { margin: 0 0 1.5rem; overflow-x: auto; }
+figure svg { min-width: 32rem; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; max-width: 46rem; }
 figure svg, figure img { display: block; width: 100%; height: auto; max-width: 100%; }
 figure img { width: auto; }
@@ -88,6 +89,6 @@ svg .s6.stroke { stroke-dasharray: 1 3; }
   html { font-size: 80%; } body { padding: 0; max-width: none; } nav { display: none; }
   section, figure, .callout, .figures, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .callout { border: 1px solid var(--line); border-left-width: .3rem; } .figures div { border-color: var(--line); }
-  .scroll { overflow: visible; }
+  .scroll, figure { overflow: visible; }
 }
 """

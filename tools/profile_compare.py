@@ -136,7 +136,7 @@ def compare_profiles(
             f"{first} and {second} are of different {_kinds(found)}, so their rates say nothing about each other: "
             f"{_listed(foreign)} (compare all the same with --allow-different)"
         )
-    rates_a, rates_b = dict(rates(a)), dict(rates(b))
+    rates_a, rates_b = rates(a), rates(b)
     return Comparison(
         a=str(first),
         b=str(second),

@@ -12,6 +12,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.tools.loader_options import BACKENDS, EpochOptions
 from lmdali.tools.measurement import WindowPlan
+from lmdali.tools.what_if import check_question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class ProfileConfig(EpochOptions):
         seconds: for each of the four or five measurements, not counting warm-up.
         steps: for each measurement, instead of seconds.
         seed: of order and draws.
+        what_if: questions to be answered from what was measured: cpus=N, disk=NMB/s, raw.
         cold: measure the dataset without its page cache, too, which is dropped for that.
     """
 
@@ -39,12 +41,15 @@ class ProfileConfig(EpochOptions):
     steps: int | None = None
     seed: int = 0
     cold: bool = False
+    what_if: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}; found {self.backend!r}")
         self.window_plan()
+        for question in self.what_if:
+            check_question(question)
 
     @property
     def usable_threads(self) -> int:

@@ -17,14 +17,19 @@ DATASET_FACTS = ("dataset_digest", "num_samples", "encoding")
 """What makes another dataset; it may lie elsewhere."""
 
 RATE_WORDS = {
+    "cold.read_sequential": "cold read, storage's order",
+    "cold.read": "cold read, loader's order",
+    "cold.loader": "cold loader",
     "read": "LMDB read",
+    "decode_one_thread": "decode, one thread",
     "decode": "decode (libjpeg-turbo)",
     "memory_copy": "memory copy",
     "loader": "loader",
+    "optimizer": "optimiser alone",
     "model": "model on a cached batch",
     "together": "training step fed by the loader",
 }
-"""What the rates of a report are called."""
+"""What the rates of a report are called, in the order in which they are shown."""
 
 
 def load_profile(path: Path) -> dict[str, Any]:
@@ -48,14 +53,20 @@ def is_rate(value: object) -> bool:
     return isinstance(value, Mapping) and "images_per_second" in value and bool(value.get("per_window"))
 
 
-def rates(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every rate of a report with its path, in the order of the report."""
+def rates(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Every rate of a report by its path; those that are not known here come last."""
+    found = dict(_rates(document, ""))
+    known = [path for path in RATE_WORDS if path in found]
+    return {path: found[path] for path in [*known, *(path for path in found if path not in RATE_WORDS)]}
+
+
+def _rates(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for key, value in document.items():
         path = f"{prefix}{key}"
         if is_rate(value):
             yield path, value
         elif isinstance(value, Mapping):
-            yield from rates(value, f"{path}.")
+            yield from _rates(value, f"{path}.")
 
 
 def rate_name(path: str) -> str:

@@ -139,4 +139,5 @@ def situation_of(
         decoded_cache_bytes=config.decoded_cache_bytes,
         decoded_bytes=manifest.num_records * 3 * manifest.image_size**2,
         memory_bytes=memory_bytes,
+        raw_bytes=3 * manifest.image_size**2,
     )

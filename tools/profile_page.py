@@ -27,13 +27,20 @@ from lmdali.tools.html_page import (
     table,
 )
 from lmdali.tools.profile_documents import load_profile, rate_name, rates
+from lmdali.tools.stage_parts import stage_parts
 from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
 
 _TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "INVALID": "bad", None: "plain"}
-_SERIES = {"loader": 2, "model": 3, "together": 4}
+_SERIES = {"cold.loader": 2, "loader": 2, "model": 3, "together": 4}
 """Colours of the bars and lines; ceilings have the first and the last ones."""
 
-_MOVES_RECORDS = ("read", "loader")  # whose rate is also one of stored bytes
+_MOVES_RECORDS = (
+    "read",
+    "loader",
+    "cold.read_sequential",
+    "cold.read",
+    "cold.loader",
+)  # whose rate is also one of stored bytes
 _ALL_ROUNDS = 20  # up to which every round has its number below the plot
 
 
@@ -60,15 +67,17 @@ def profile_page(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 def profile_sections(document: Mapping[str, Any]) -> list[Section]:
     """What a page says of one profile, the outcome first."""
-    found = dict(rates(document))
+    found = rates(document)
     sections = [
         Section(title="Verdict", body=_verdict(document)),
         Section(title="Rates, each alone and then together", body=_ladder(document, found)),
     ]
     if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
-        sections.append(Section(title="Inside the loader", body=_stages(stages)))
+        sections.append(Section(title="Inside the loader", body=stage_parts(stages, document.get("inside"))))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
+    if cases := document.get("what_if"):
+        sections.append(Section(title="What if", body=_what_if(cases)))
     sections += [
         Section(title="Setting", body=pairs(_flat(document["setting"]))),
         Section(title="Machine", body=pairs(_flat(document["machine"]))),
@@ -81,12 +90,11 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
 def _subtitle(document: Mapping[str, Any]) -> str:
     setting, machine = document["setting"], document["machine"]
     device = machine.get("gpu") or f"{machine.get('num_cpus')} CPUs"
+    records, threads = setting.get("num_samples"), setting.get("num_threads")
     facts = [
-        f"{setting['num_samples']:,} {setting.get('encoding') or ''} records".replace("  ", " ")
-        if setting.get("num_samples") is not None
-        else "",
-        f"batch {setting.get('batch_size')}",
-        f"{setting.get('backend')} loader, {setting.get('num_threads')} threads",
+        "" if records is None else f"{records:,} {setting.get('encoding') or ''} records".replace("  ", " "),
+        f"batch {setting['batch_size']}" if setting.get("batch_size") else "",
+        f"{setting.get('backend') or 'unknown'} loader" + ("" if threads is None else f", {threads} threads"),
         f"{machine.get('cpu')}, {device}",
     ]
     return " · ".join(fact for fact in facts if fact)
@@ -94,7 +102,11 @@ def _subtitle(document: Mapping[str, Any]) -> str:
 
 def _verdict(document: Mapping[str, Any]) -> str:
     verdict = document["verdict"]
-    box = callout(_word(verdict), _sentences(verdict), tone=_TONES.get(verdict.get("bound"), "warn"))
+    box = callout(
+        _word(verdict),
+        [*_sentences(verdict), *_suggestion(document.get("suggestion"))],
+        tone=_TONES.get(verdict.get("bound"), "warn"),
+    )
     return box + key_figures(_key_figures(document))
 
 
@@ -107,7 +119,21 @@ def _word(verdict: Mapping[str, Any]) -> str:
 
 def _sentences(verdict: Mapping[str, Any]) -> list[str]:
     reason, advice = str(verdict.get("reason") or ""), verdict.get("advice")
-    return [text for text in (f"{reason[:1].upper()}{reason[1:]}.", advice and f"What to do: {advice}") if text]
+    return [text for text in (_sentence(reason), advice and f"What to do: {advice}") if text]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}." if words else ""
+
+
+def _suggestion(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is not None:
+        tried = found.get("measured_images_per_second")
+        outcome = "not tried" if tried is None else f"measured {tried:,.0f}"
+        yield (
+            f"Try {found['option']}: {found['predicted_images_per_second']:,.0f} images/s predicted, "
+            f"{found['baseline_images_per_second']:,.0f} now, {outcome}. {_sentence(found['why'])}"
+        )
 
 
 def _key_figures(document: Mapping[str, Any]) -> Iterator[KeyFigure]:
@@ -163,29 +189,6 @@ def _rate_bar(label: str, rate: Mapping[str, Any], series: int) -> Bar:
     )
 
 
-def _stages(stages: Mapping[str, float | None]) -> str:
-    timed = {stage: seconds for stage, seconds in stages.items() if seconds is not None}
-    busy = sum(seconds for stage, seconds in timed.items() if stage != "wait")
-    rows = [
-        (
-            stage,
-            "not timed" if seconds is None else f"{1e3 * seconds:.3f}",
-            "" if seconds is None or stage == "wait" or not busy else f"{seconds / busy:.0%}",
-        )
-        for stage, seconds in stages.items()
-    ]
-    numbers = table(("stage", "ms/image", "of thread time"), rows)
-    if not timed:
-        return numbers
-    bars = [
-        Bar(label=stage, value=1e3 * seconds, text=f"{1e3 * seconds:.3f}", series=6 if stage == "wait" else 2)
-        for stage, seconds in timed.items()
-    ]
-    what = "Thread time of the loader's stages, ms/image"
-    plot = bar_chart(bars, unit="thread time, ms per image", description=what, linear=True)
-    return figure(plot, "Time of all threads together; wait is the consumer's, in grey, and is no work.") + numbers
-
-
 def _windows(found: Mapping[str, Mapping[str, Any]]) -> str:
     ceilings = iter((1, 5, 6) * len(found))
     lines = [
@@ -209,6 +212,21 @@ def _windows(found: Mapping[str, Mapping[str, Any]]) -> str:
         "became slower, one that jumps alone shows noise."
     )
     return figure(plot, caption)
+
+
+def _what_if(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Predictions in grey, beside what was measured."""
+    now = cases[0]["baseline_images_per_second"]
+    bars, words = [Bar(label="now, measured", value=now, text=f"{now:,.0f}", series=4)], []
+    for case in cases:
+        predicted, limit = case["predicted_images_per_second"], case.get("limit")
+        if predicted is not None:
+            bars.append(Bar(label=case["question"], value=predicted, text=f"{predicted:,.0f}", series=6))
+        if predicted is None or limit:
+            words.append(f"{case['question']}: {'not known' if predicted is None else f'limited by {limit}'}")
+    plot = bar_chart(bars, unit="images/s", description="Predicted rates, images/s", linear=True)
+    caption = "Predicted from what the parts cost, and not measured."
+    return figure(plot, caption) + (bullets(words) if words else "")
 
 
 def _of_median(windows: Sequence[float]) -> list[tuple[float, float]]:
@@ -238,12 +256,14 @@ def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{1e3 * seconds:.3f}"
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every number and word below a mapping, with its path; null is what was not measured."""
     for key, found in value.items():
         path = f"{prefix}{key}"
         if isinstance(found, Mapping):
             yield from _flat(found, f"{path}.")
+        elif isinstance(found, list) and any(isinstance(item, Mapping) for item in found):
+            yield from _flat(dict(enumerate(found)), f"{path}.")
         elif isinstance(found, list):
             yield path, ", ".join(map(_shown, found)) or "none"
         else:

@@ -33,11 +33,13 @@ from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judg
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
 from lmdali.tools.report_table import print_json
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, Step, measure_on
+from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, measure_on
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
 from lmdali.tools.verdict import judge
+from lmdali.tools.what_if import answer
 
 
 def profile_dataset(
@@ -47,6 +49,7 @@ def profile_dataset(
     model: nn.Module | Literal["alexnet"] | None = "alexnet",
     augment: AugmentConfig | None = None,
     try_suggestion: bool = False,
+    trace: Path | None = None,
     quiet: bool = False,
 ) -> ThroughputReport:
     """Measure the parts of a loader, the loader, a model, and the model fed by the loader.
@@ -58,6 +61,7 @@ def profile_dataset(
             are; "alexnet" of `config.width`; or None to measure the loader only.
         augment: what the loader does to the images; None is the paper's way, or plain pixels where the dtype is uint8.
         try_suggestion: measure what the report suggests, too.
+        trace: file for a trace of the loader alone, in Chrome's format, which Perfetto reads.
         quiet: no progress.
 
     Raises:
@@ -87,11 +91,17 @@ def profile_dataset(
         if trained is not None:
             step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
         probes = _ceiling_probes(dataset, manifest, config)
+        if trained is not None:
+            probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
         probes |= _step_probes(loader, loader_config.prefetch, first, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+        recording = record_stages(loader, loader_config.prefetch, config.window_plan())
+        if trace is not None:
+            write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         verdict = judged_cold(judge(evidence_of(rates, setting)), cold)
-        suggestion = suggest(situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"]))
+        situation = situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"])
+        suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
             found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
@@ -114,6 +124,9 @@ def profile_dataset(
         cautions=cautions_on(cache, machine, config),
         cache=cache,
         cold=cold,
+        what_if=tuple(answer(question, situation, record_bytes) for question in config.what_if),
+        optimizer=rates.get("optimizer"),
+        inside=StageDetail.of(recording),
     )
 
 
@@ -172,13 +185,22 @@ command.add_command(au_command)
 @click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
 @click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
 @click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
+@click.option("--what-if", multiple=True, metavar="CASE", help="Predict: cpus=16, disk=500MB/s or raw; repeatable.")
 @click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a trace of the loader: ui.perfetto.dev reads it.")
 @click.option("--no-model", is_flag=True, help="Measure the loader only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(
-    dataset: Path | None, factory: str | None, try_it: bool, no_model: bool, as_json: bool, quiet: bool, **options: Any
+    dataset: Path | None,
+    factory: str | None,
+    try_it: bool,
+    trace: Path | None,
+    no_model: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Measure DATASET: ceilings first, then the loader, an AlexNet, and the AlexNet fed by the loader.
 
@@ -194,11 +216,13 @@ def run(
     model: Literal["alexnet"] | None = None if no_model else "alexnet"
     if (dataset is None) == (factory is None):
         raise click.UsageError("give either a DATASET or --loader MODULE:FUNCTION")
+    if factory is not None and trace is not None:
+        raise click.UsageError("--trace looks inside a loader of ours: give a DATASET")
     if factory is not None:
         report = profile_iterable(load_factory(factory), factory, config, model=model, quiet=quiet)
     else:
         assert dataset is not None
-        report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, quiet=quiet)
+        report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, trace=trace, quiet=quiet)
     if as_json:
         print_json(report.to_json())
     else:

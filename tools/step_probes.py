@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 
 import torch
+from torch import nn
 
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.tools.measurement import Probe, Rate, WindowPlan, measure
+from lmdali.tools.profiled_model import resting_optimizer
 from lmdali.tools.progress import progress_bar
 
 Step = Callable[[Batch], object]
@@ -72,6 +75,34 @@ class ModelProbe:
         while True:
             self._step(self._batch)
             yield len(self._batch.labels)
+
+    def stage_seconds(self) -> dict[str, float]:
+        """One kind of work: nothing to tell apart."""
+        return {}
+
+
+class OptimizerProbe:
+    """The paper's update of all weights of a model, and nothing else; on copies, with gradients of zero.
+
+    Args:
+        model: on its device.
+        batch_size: images that one update counts for.
+    """
+
+    warmup_steps = 2
+
+    def __init__(self, model: nn.Module, batch_size: int) -> None:
+        self._model, self._batch_size = model, batch_size
+
+    def run(self) -> Iterator[int]:
+        """Each step is one update."""
+        copied = copy.deepcopy(self._model)  # for a window only: it is as large as the model
+        for weights in copied.parameters():
+            weights.grad = torch.zeros_like(weights)
+        optimizer = resting_optimizer(copied)
+        while True:
+            optimizer.step()
+            yield self._batch_size
 
     def stage_seconds(self) -> dict[str, float]:
         """One kind of work: nothing to tell apart."""

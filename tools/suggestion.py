@@ -58,6 +58,7 @@ class Situation:
         decoded_cache_bytes: memory for decoded images.
         decoded_bytes: of all images of the dataset, decoded.
         memory_bytes: of the machine; None where it is not told.
+        raw_bytes: of one image as pixels.
     """
 
     bound: str | None
@@ -70,6 +71,7 @@ class Situation:
     decoded_cache_bytes: int
     decoded_bytes: int
     memory_bytes: int | None
+    raw_bytes: int = 0
 
 
 def suggest(situation: Situation) -> Suggestion | None:

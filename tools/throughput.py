@@ -7,8 +7,10 @@ from typing import Any
 
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.measurement import Rate
+from lmdali.tools.stage_detail import StageDetail
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.verdict import Verdict
+from lmdali.tools.what_if import Prediction
 
 SCHEMA_VERSION = 1
 
@@ -84,6 +86,9 @@ class ThroughputReport:
         cautions: what limits these numbers.
         cache: where the bytes of the warm measurements came from; None where the loader is not ours.
         cold: the same without a page cache; None unless that was asked for.
+        what_if: answers to what was asked; predictions.
+        optimizer: updates of all weights alone, in images of a batch per second.
+        inside: single calls of the loader's stages, alone; None where the loader is not ours.
     """
 
     setting: Setting
@@ -102,6 +107,9 @@ class ThroughputReport:
     cautions: tuple[str, ...] = ()
     cache: CacheState | None = None
     cold: ColdRun | None = None
+    inside: StageDetail | None = None
+    what_if: tuple[Prediction, ...] = ()
+    optimizer: Rate | None = None
 
     @property
     def data_stall(self) -> float | None:

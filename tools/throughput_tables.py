@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from textwrap import fill
 
+from lmdali.tools.measurement import Rate
 from lmdali.tools.report_table import megabytes, print_pairs, print_table
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.throughput import Setting, ThroughputReport, share_of, stored_megabytes
+from lmdali.tools.what_if import Prediction
 
 _TEXT_COLUMNS = 74
 
@@ -28,10 +30,11 @@ def print_report(report: ThroughputReport) -> None:
     print_pairs(f"profile of {report.setting.dataset}", _setting(report))
     print_table(
         "rates, each alone and then together",
-        ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image"),
+        ("", "images/s", "spread", "MB/s", "of ceiling", "of step", "CPU ms/img"),
         _rate_rows(report),
     )
-    print_table("inside the loader, alone", ("stage", "ms/image", "of thread time"), _stage_rows(report))
+    columns = ("stage", "ms/image", "of thread time", "p50 ms", "p90 ms", "p99 ms")
+    print_table("inside the loader, alone; percentiles of single calls", columns, _stage_rows(report))
     print_pairs("verdict", _outcome(report))
 
 
@@ -79,15 +82,16 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
     state = "" if report.cache is None or report.cache.state is None else f", {report.cache.state}"
     named = (
         ("LMDB read, cold, sequential", None if cold is None else cold.read_sequential, None, True),
-        ("LMDB read, cold, loader's order", None if cold is None else cold.read, None, True),
+        ("LMDB read, cold, at random", None if cold is None else cold.read, None, True),
         (f"LMDB read{state}", report.read, None, True),
         ("libjpeg-turbo, 1 thread", report.decode_one_thread, None, False),
         (f"libjpeg-turbo, {report.setting.num_threads} threads", report.decode, None, False),
         ("memory copy", report.memory_copy, None, False),
         ("loader, cold", *((None, None) if cold is None else (cold.loader, share_of(cold.loader, [cold.read]))), True),
         (f"loader{state}", report.loader, shares["loader"], True),
+        ("optimiser alone", report.optimizer, None, False),
         ("model on a cached batch", report.model, None, False),
-        ("training step fed by the loader", report.together, shares["together"], False),
+        ("step fed by the loader", report.together, shares["together"], False),
     )
     return [
         (
@@ -96,11 +100,17 @@ def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
             f"± {rate.spread:.0%}",
             f"{moved:,.0f}" if moves_records and (moved := stored_megabytes(rate, report.setting)) is not None else "",
             "" if share is None else f"{share:.0%}",
+            _of_step(rate, report),
             f"{1e3 * rate.cpu_seconds_per_image:.3f}",
         )
         for name, rate, share, moves_records in named
         if rate is not None
     ]
+
+
+def _of_step(rate: Rate, report: ThroughputReport) -> str:
+    """Time that a part takes alone, as a share of a training step; shares of what runs side by side exceed 100 %."""
+    return "" if report.together is None else f"{report.together.images_per_second / rate.images_per_second:.0%}"
 
 
 def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
@@ -110,10 +120,12 @@ def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for stage, seconds in stages.items():
         if seconds is None:
-            rows.append((words.get(stage, stage), "not timed", ""))
+            rows.append((words.get(stage, stage), "not timed", "", "", "", ""))
         else:
             share = "" if stage == "wait" else f"{seconds / busy:.0%}"
-            rows.append((words.get(stage, stage), f"{1e3 * seconds:.3f}", share))
+            calls = None if report.inside is None else report.inside.stages.get(stage)
+            percentiles = ("", "", "") if calls is None else tuple(f"{1e3 * value:.2f}" for value in calls.percentiles)
+            rows.append((words.get(stage, stage), f"{1e3 * seconds:.3f}", share, *percentiles))
     return rows
 
 
@@ -126,6 +138,10 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
                            f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
         )  # fmt: skip
     pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
+    if report.inside is not None and report.inside.queue is not None:
+        queue = report.inside.queue
+        text = f"{queue.mean_ready:.1f} of {queue.mean_started:.1f} batches ready when one was asked for, "
+        pairs.append(("queue", f"{text}none in {queue.empty_share:.0%}"))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
     texts = [("why", verdict.reason), ("advice", verdict.advice), *_cache_rows(report)]
@@ -135,6 +151,7 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
         texts.append(
             ("libjpeg-turbo", "decodes whole images (simplejpeg); we skip what crops lack: over 100 % is right")
         )
+    texts += [(f"what if {case.question}", _predicted(case)) for case in report.what_if]
     texts += [("caution", caution) for caution in report.cautions]
     return pairs + [(name, fill(text, _TEXT_COLUMNS)) for name, text in texts]
 
@@ -171,3 +188,11 @@ def _cache_rows(report: ThroughputReport) -> list[tuple[str, str]]:
 
 def _percent(share: float | None) -> str:
     return "?" if share is None else f"{share:.0%}"
+
+
+def _predicted(case: Prediction) -> str:
+    now = f"now {case.baseline_images_per_second:,.0f}"
+    if case.predicted_images_per_second is None:
+        return f"not known: this backend's stages are not timed ({now})"
+    limit = "" if case.limit is None else f", limited by {case.limit}"
+    return f"predicted {case.predicted_images_per_second:,.0f} images/s{limit}, {now}; not measured"
