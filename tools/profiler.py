@@ -76,12 +76,12 @@ def profile_dataset(
     manifest = load_manifest(dataset)
     loader_config = config.loader_config(dataset, augment)
     paths = data_files(dataset)
-    resident, record_bytes = resident_share(paths), manifest.payload_bytes / manifest.num_records
+    record_bytes = manifest.payload_bytes / manifest.num_records
     cold = None
     if config.cold:  # first: later the dataset is mapped, and mapped pages cannot be dropped
         plan, threads = config.window_plan(), config.usable_threads
         cold = measure_cold(loader_config, plan, num_threads=threads, record_bytes=record_bytes, quiet=quiet)
-    start = perf_counter()
+    resident, start = resident_share(paths), perf_counter()
     # Rank and world size are given: under torchrun, too, this measures one process on its own.
     with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
         first = _first_batch(loader)
