@@ -187,7 +187,7 @@ def test_files_of_something_else_are_refused(
 ) -> None:
     path = tmp_path / "a.npz"
     made = evaluate_one(val, trained.run_dir, replace(QUIET, save_probabilities=path)).probabilities
-    with pytest.raises(InputError, match="averaged over 1 views"):
+    with pytest.raises(InputError, match="made with --views 1, the others with 10"):
         evaluate_networks(val, [path, trained.run_dir], replace(QUIET, views=10))
     turned = tmp_path / "turned.npz"
     save_probabilities(turned, replace(made, class_names=made.class_names[::-1]))
