@@ -129,7 +129,7 @@ def _rate(
 def _without_fusing(wanted: bool) -> Iterator[None]:
     suits = fused_features.suits
     if wanted:
-        fused_features.suits = lambda model, config, images: False
+        fused_features.suits = lambda model, images: False
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ _PROGRAMS_PER_PROCESSOR = 8
 
 @dataclass(frozen=True)
 class NormConstants:
-    """Of a response normalisation: see `layers.ResponseNorm`; `size` is at most `layers.KERNEL_MAX_SIZE`."""
+    """Of a response normalisation: see `layers.ResponseNorm`."""
 
     size: int
     alpha: float
@@ -145,12 +145,15 @@ def _rectified(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _denominator(a, b, c, d, e, weight, k, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
-    total = c * c
-    if HALF >= 1:
-        total += b * b + d * d
-    if HALF >= 2:
-        total += a * a + e * e
+def _denominator(  # type: ignore[no-untyped-def]
+    x, maps, bias, at, channel, per_tower, stride_c, exists, weight, k, HALF: tl.constexpr, RECTIFY: tl.constexpr
+):
+    """`k + weight * sum x**2` over a channel, whose rectified values `x` are, and those near it."""
+    total = x * x
+    for shift in tl.static_range(1, HALF + 1):
+        before = _rectified(maps, bias, at, channel, -shift, per_tower, stride_c, exists, RECTIFY)
+        after = _rectified(maps, bias, at, channel, shift, per_tower, stride_c, exists, RECTIFY)
+        total += before * before + after * after
     return k + weight * total
 
 
@@ -171,16 +174,7 @@ def _forward(  # type: ignore[no-untyped-def]
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
         x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
         if NORMALIZE:
-            d = _denominator(
-                _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY),
-                _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY),
-                x,
-                _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY),
-                _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY),
-                weight,
-                k,
-                HALF,
-            )
+            d = _denominator(x, maps, bias, at, channel, per_tower, stride_c, exists, weight, k, HALF, RECTIFY)
             x = x * tl.exp2(-beta * tl.log2(d))
         at = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
         tl.store(out + at, x.to(out.dtype.element_ty), mask=exists)
@@ -203,16 +197,7 @@ def _terms(  # type: ignore[no-untyped-def]
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
         above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
         x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
-        d = _denominator(
-            _rectified(maps, bias, at, channel, -2, per_tower, stride_c, exists, RECTIFY),
-            _rectified(maps, bias, at, channel, -1, per_tower, stride_c, exists, RECTIFY),
-            x,
-            _rectified(maps, bias, at, channel, 1, per_tower, stride_c, exists, RECTIFY),
-            _rectified(maps, bias, at, channel, 2, per_tower, stride_c, exists, RECTIFY),
-            weight,
-            k,
-            HALF,
-        )
+        d = _denominator(x, maps, bias, at, channel, per_tower, stride_c, exists, weight, k, HALF, RECTIFY)
         g = tl.load(gradient + above, mask=exists, other=0.0).to(tl.float32) * tl.exp2(-beta * tl.log2(d))
         tl.store(direct + at, g.to(direct.dtype.element_ty), mask=exists)
         tl.store(term + at, (g * x / d).to(term.dtype.element_ty), mask=exists)
@@ -239,12 +224,9 @@ def _slopes(  # type: ignore[no-untyped-def]
             # What `_terms` left: the gradient is in the place of the slope already.
             g = tl.load(slope + at, mask=exists, other=0.0).to(tl.float32)
             crossed = _near(term, at, channel, 0, per_tower, stride_c, exists)
-            if HALF >= 1:
-                crossed += _near(term, at, channel, -1, per_tower, stride_c, exists)
-                crossed += _near(term, at, channel, 1, per_tower, stride_c, exists)
-            if HALF >= 2:
-                crossed += _near(term, at, channel, -2, per_tower, stride_c, exists)
-                crossed += _near(term, at, channel, 2, per_tower, stride_c, exists)
+            for shift in tl.static_range(1, HALF + 1):
+                crossed += _near(term, at, channel, -shift, per_tower, stride_c, exists)
+                crossed += _near(term, at, channel, shift, per_tower, stride_c, exists)
             g -= 2.0 * beta * weight * x * crossed
         else:
             above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]

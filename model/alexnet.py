@@ -64,7 +64,7 @@ class AlexNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Maps `(B, 256 * width, 6, 6)` that fc6 sees; `feature_steps` says what happens on the way."""
-        if fused_features.suits(self, self.config, images):
+        if fused_features.suits(self, images):
             return fused_features.features(self, self.config, images)
         x = images
         for step in self._steps:

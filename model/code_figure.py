@@ -25,8 +25,8 @@ def save_code_plot(qualities: Sequence[SearchQuality], k: int, path: Path) -> Pa
         StorageError: the picture cannot be written.
     """
     figure, (left, right) = open_plot("the plot of codes", width=10, height=4, columns=2)
-    left.set(title=f"of {k} neighbours, how many are among the {k} exact ones")
-    right.set(title=f"of {k} neighbours, how many have the query's label")
+    left.set(title=f"neighbours among the {k} exact ones")
+    right.set(title="neighbours with the query's label")
     for axes, field in ((left, "precision"), (right, "label_precision")):
         lengths = sorted({quality.bits for quality in qualities if quality.bits is not None})
         for source, color in _COLORS.items():

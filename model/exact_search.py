@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from lmdali.model.features_file import as_float32
 from lmdali.pipeline.errors import ConfigError, InputError
 
 SHORTLIST = 64
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
-_SMALLEST = 2.0**-148  # products below that are lost altogether
+_SMALLEST = 2.0**-125  # products below that are lost, or flushed to zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +68,13 @@ def search_exact(
     best = [_Best(query, k) for query in queries]
     single = queries.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is measured in float64
-        norms = np.einsum("ij,ij->i", single, single)
+        norms = _norms(single)
         first, buffer = 0, np.empty((0, queries.shape[1]), np.float32)
         for block in blocks:
             if block.shape[1] != queries.shape[1]:
                 raise InputError(f"queries of {queries.shape[1]} dimensions for features of {block.shape[1]}")
-            if len(buffer) < len(block):
-                buffer = np.empty(block.shape, np.float32)
-            rows = buffer[: len(block)]
-            np.copyto(rows, block)
+            rows = as_float32(block, buffer)
+            buffer = rows if len(rows) > len(buffer) else buffer
             bounds = _lower_bounds(single, norms, rows)
             for query, bound in zip(best, bounds, strict=True):
                 query.consider(block, bound, first, shortlist)
@@ -108,15 +108,22 @@ def _lower_bounds(
     (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so by g|a||b| at most; three such sums by
     g(|a| + |b|)^2. A few more roundings are in the 32.
     """
-    row_norms = np.einsum("ij,ij->i", rows, rows)
+    row_norms = _norms(rows)
     terms = (rows.shape[1] + 32) * _UNIT_ROUNDOFF
-    size = np.sqrt(norms)[:, None] + np.sqrt(row_norms)
-    slack = np.square(size) * np.float32(terms / (1 - terms)) + np.float32((rows.shape[1] + 32) * _SMALLEST)
+    slack = np.square(norms[:, None] + row_norms) * np.float32(terms / (1 - terms)) + np.float32(
+        (rows.shape[1] + 32) * _SMALLEST
+    )
     bounds: NDArray[np.float32] = queries @ rows.T
     bounds *= -2
-    bounds += norms[:, None] + row_norms
+    bounds += np.square(norms)[:, None] + np.square(row_norms)
     bounds -= slack
     return bounds
+
+
+def _norms(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`(n,)` float32 Euclidean norms."""
+    norms: NDArray[np.float32] = torch.linalg.vector_norm(torch.from_numpy(rows), dim=1).numpy()
+    return norms
 
 
 class _Best:

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances
-from lmdali.model.features_file import Features
+from lmdali.model.features_file import Features, as_float32
 from lmdali.pipeline.errors import ConfigError, MissingExtraError
 
-_BLOCK_RECORDS = 65_536
+_BLOCK_RECORDS = 8192
 
 
 def search_faiss(features: Features, queries: NDArray[np.float64], k: int, *, shortlist: int = SHORTLIST) -> Neighbours:
@@ -42,7 +42,7 @@ def search_faiss(features: Features, queries: NDArray[np.float64], k: int, *, sh
     squares = np.empty((len(queries), 0), np.float32)
     first = 0
     for block in features.blocks(_BLOCK_RECORDS):
-        rows = np.ascontiguousarray(block, np.float32)
+        rows = as_float32(block)
         found_squares, found = faiss.knn(single, rows, min(width, len(rows)))
         indices = np.concatenate([indices, first + found.astype(np.int64)], axis=1)
         squares = np.concatenate([squares, found_squares], axis=1)

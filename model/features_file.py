@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
@@ -109,7 +110,7 @@ class Features:
     def __len__(self) -> int:
         return self.plan.num_records
 
-    def blocks(self, block_records: int = 4096) -> Iterator[Rows]:
+    def blocks(self, block_records: int = 512) -> Iterator[Rows]:
         """All rows in order, at most `block_records` at a time; views of mapped files."""
         for shard in self._shards:
             for start in range(0, len(shard), block_records):
@@ -121,7 +122,7 @@ class Features:
         shard_of, row_of = np.divmod(indices, self.plan.shard_records)
         for number in np.unique(shard_of):
             here = shard_of == number
-            found[here] = self._shards[number][row_of[here]]
+            found[here] = as_float32(self._shards[number][row_of[here]])
         return found
 
     def require_same_source(self, other: FeaturesPlan, where: Path) -> None:
@@ -136,6 +137,19 @@ class Features:
                 f"{self.directory} by {self.plan.source} ({self.plan.source_digest[:12]}, {self.plan.dims}): "
                 "both must come from one checkpoint"
             )
+
+
+def as_float32(rows: Rows, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """`(n, dims)` float32 of rows as they are stored, in `out` where it is given and has room.
+
+    By torch, which needs 2.7 ms of one core (AMD EPYC) for 4096 x 4096 numbers in float16, where NumPy needs 85.
+    """
+    target = np.empty(rows.shape, np.float32) if out is None or len(out) < len(rows) else out[: len(rows)]
+    if rows.flags.writeable:
+        torch.from_numpy(target).copy_(torch.from_numpy(rows))
+    else:
+        np.copyto(target, rows)
+    return target
 
 
 def load_features(directory: Path) -> Features:
@@ -179,7 +193,8 @@ def open_shard(directory: Path, plan: FeaturesPlan, name: str, num_records: int)
     """
     path = directory / SHARDS_DIRECTORY / name
     try:
-        rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Copy-on-write, and never written to: torch takes no memory that cannot be written.
+        rows: Rows = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise IntegrityError(f"{path}: cannot be mapped ({error}): make the features again") from error
     if rows.shape != (num_records, plan.dims) or rows.dtype != plan.precision:

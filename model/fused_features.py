@@ -16,17 +16,14 @@ from torch.nn import functional
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.gpu_kernels import has_gpu_kernels
 from lmdali.model.layer_plan import LayerPlan, feature_steps, layer_plans
-from lmdali.model.layers import KERNEL_MAX_SIZE
 
 _BLOCK_PIXELS = 4
 """Stride of conv1, and side of its blocks; three of them hold its 11 pixels."""
 
 
-def suits(model: nn.Module, config: AlexNetConfig, images: Tensor) -> bool:
+def suits(model: nn.Module, images: Tensor) -> bool:
     """Whether `features` may stand in: on a GPU with Triton, channels last, and no gradient of the images wanted."""
     if not has_gpu_kernels(images.device) or images.requires_grad or images.dtype == torch.float64:
-        return False
-    if config.lrn_place != "none" and config.lrn_size > KERNEL_MAX_SIZE:
         return False
     return model.get_parameter("conv1.weight").is_contiguous(memory_format=torch.channels_last)
 

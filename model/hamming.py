@@ -37,15 +37,11 @@ def unpack_codes(words: NDArray[np.uint64], length: int) -> NDArray[np.bool_]:
 
 def hamming_distances(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.uint16]:
     """`(N,)` uint16: bits in which each of `(words, N)` codes differs from a `(words,)` query."""
-    distances = np.empty(words.shape[1], np.uint16)
-    for start in range(0, len(distances), _BLOCK_RECORDS):
-        part = slice(start, start + _BLOCK_RECORDS)
-        # A population count is a uint8; the sum over words needs more.
-        total = np.bitwise_count(words[0, part] ^ query[0]).astype(np.uint16)
-        for row, word in zip(words[1:, part], query[1:], strict=True):
-            total += np.bitwise_count(row ^ word)
-        distances[part] = total
-    return distances
+    # A population count is a uint8; the sum over words needs more.
+    total: NDArray[np.uint16] = np.bitwise_count(words[0] ^ query[0]).astype(np.uint16)
+    for row, word in zip(words[1:], query[1:], strict=True):
+        total += np.bitwise_count(row ^ word)
+    return total
 
 
 def search_hamming(words: NDArray[np.uint64], queries: NDArray[np.uint64], k: int) -> Neighbours:
@@ -65,17 +61,24 @@ def search_hamming(words: NDArray[np.uint64], queries: NDArray[np.uint64], k: in
     check_queries(queries.T)
     if len(queries) != len(words):
         raise InputError(f"queries of {len(queries)} words for codes of {len(words)}")
-    found = [_nearest(hamming_distances(words, query), k) for query in queries.T]
+    found = [_nearest(words, query, k) for query in queries.T]
     return Neighbours(np.stack([indices for indices, _ in found]), np.stack([distances for _, distances in found]))
 
 
-def _nearest(distances: NDArray[np.uint16], k: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    k = min(k, len(distances))
-    limit = np.partition(distances, k - 1)[k - 1]
-    # All below the limit, and of those at it, which may be very many, the first.
-    below = np.flatnonzero(distances < limit)
-    at = np.flatnonzero(distances == limit)[: k - len(below)]
-    indices = np.concatenate([below, at])
-    order = np.lexsort((indices, distances[indices]))
-    indices = indices[order].astype(np.int64)
-    return indices, distances[indices].astype(np.int64)
+def _nearest(words: NDArray[np.uint64], query: NDArray[np.uint64], k: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    indices, distances = np.empty(0, np.int64), np.empty(0, np.int64)
+    limit = WORD_BITS * len(words) + 1
+    for start in range(0, words.shape[1], _BLOCK_RECORDS):
+        block = hamming_distances(words[:, start : start + _BLOCK_RECORDS], query)
+        # One comparison leaves next to nothing: whoever comes later and is no nearer than the last has lost.
+        nearer = np.flatnonzero(block < limit)
+        if len(nearer) > 2 * k:  # sorting all of them would cost as much as a million comparisons
+            nearer = nearer[block[nearer] <= np.partition(block[nearer], k - 1)[k - 1]]
+        if len(nearer):
+            distances = np.concatenate([distances, block[nearer].astype(np.int64)])
+            indices = np.concatenate([indices, start + nearer])
+            order = np.lexsort((indices, distances))[:k]
+            indices, distances = indices[order], distances[order]
+            if len(order) == k:
+                limit = int(distances[-1])
+    return indices, distances

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from lmdali.model.gpu_kernels import has_gpu_kernels
 from lmdali.pipeline.errors import ConfigError
 
-KERNEL_MAX_SIZE = 5
-"""Channels in a sum that the GPU kernel takes; wider ones are left to torch."""
-
 
 class ResponseNorm(nn.Module):
     """Local response normalisation across channels that never crosses from one tower to the other.
@@ -41,7 +38,7 @@ class ResponseNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise `(B, C, H, W)` maps, any floating dtype; the arithmetic is float32 or better."""
-        if has_gpu_kernels(maps.device) and maps.dtype != torch.float64 and self.size <= KERNEL_MAX_SIZE:
+        if has_gpu_kernels(maps.device) and maps.dtype != torch.float64:
             return self._on_gpu(maps)
         # Squares of activations overflow float16 and keep three digits in bfloat16.
         wide = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps

@@ -21,7 +21,8 @@ class MapNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise `(B, C, H, W)` maps, any floating dtype; the arithmetic is float32 or better."""
-        if has_gpu_kernels(maps.device) and maps.is_contiguous(memory_format=torch.channels_last):
+        in_reach = maps.dtype != torch.float64 and maps.is_contiguous(memory_format=torch.channels_last)
+        if in_reach and has_gpu_kernels(maps.device):
             from lmdali.model.map_norm_kernel import KernelMapNorm  # Triton is there
 
             normalised: Tensor = KernelMapNorm.apply(maps, _SIZE, _ALPHA)  # type: ignore[no-untyped-call]

@@ -67,7 +67,7 @@ class PaperSGD(torch.optim.Optimizer):
                 continue
             lr = group["lr"]
             velocities = [self._velocity(weight) for weight in weights]
-            if has_gpu_kernels(weights[0].device):
+            if has_gpu_kernels(weights[0].device) and all(weight.dtype == torch.float32 for weight in weights):
                 self._step_on_gpu(number, group, weights, velocities)
                 continue
             torch._foreach_mul_(velocities, group["momentum"])

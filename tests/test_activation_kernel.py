@@ -30,7 +30,7 @@ def arguments(shape: tuple[int, ...], memory_format: torch.memory_format, dtype:
     return maps.requires_grad_(), bias.requires_grad_()
 
 
-@pytest.mark.parametrize("norm", [None, PRINTED, NormConstants(3, 1e-2, 0.5, 1.0), NormConstants(1, 0.1, 0.75, 2.0)])
+@pytest.mark.parametrize("norm", [None, PRINTED, NormConstants(3, 1e-2, 0.5, 1.0), NormConstants(7, 0.1, 0.75, 2.0)])
 @pytest.mark.parametrize("rectify", [False, True])
 @pytest.mark.parametrize(
     ("shape", "towers"),

@@ -73,7 +73,7 @@ def test_codes_are_compared_with_the_exact_search(
 ) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is the extra 'report'")
     out = tmp_path / "plot.png"
-    arguments = (made / "f", made / "fc", made / "pc", "-k", 3, "--num-queries", 20, "--out", out, "--json")
+    arguments = (made / "f", made / "pc", made / "fc", "-k", 3, "--num-queries", 20, "--out", out, "--json")
     assert run("codes", "compare", *arguments) == 0
     document = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "plot.json").read_text()) == document

@@ -310,7 +310,7 @@ def test_a_second_converter_is_told_who_holds_the_output(tmp_path: Path, many: P
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_shows(tmp_path: Path, many: Path) -> None:
     out = tmp_path / "out"
-    process = started(many, out, *MANY, "--json")
+    process = started(many, out, *MANY, "--json", "--quiet")
     wait_until(lambda: (out / "shards").exists() and any(out.glob("shards/.*")))
     command_lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_of(process)}
     os.kill(min(pid for pid, line in command_lines.items() if b"spawn_main" in line), signal.SIGKILL)

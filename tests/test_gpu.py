@@ -183,3 +183,40 @@ def test_two_towers_are_the_network_of_one_device(devices: str) -> None:
     assert list(merged) == list(want_grads)
     for name, grad in want_grads.items():
         assert (merged[name] - grad.cpu()).abs().max() <= 1e-9 * grad.abs().max().cpu(), name
+
+
+@pytest.mark.parametrize("preset", ["paper", "original2012", "caffe", "fast"])
+def test_a_step_as_one_graph_is_the_step(preset: str) -> None:
+    from lmdali.model.alexnet import AlexNet
+    from lmdali.model.optim import PaperSGD, parameter_groups
+    from lmdali.model.presets import PRESETS
+    from lmdali.model.train_config import PRECISIONS
+    from lmdali.model.train_step import TrainStep
+
+    recipe = PRESETS[preset].changed(model={"width": 1 / 8, "num_classes": 10})
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        (torch.randn(16, 3, 224, 224, generator=generator) * 70).cuda(),
+        torch.randint(0, 10, (16,), generator=generator).cuda(),
+        torch.arange(16),
+    )
+    found = []
+    for graph in (False, True):
+        model = AlexNet(recipe.model, seed=1).to(device="cuda:0", memory_format=torch.channels_last).train()
+        optimizer = PaperSGD(parameter_groups(model, recipe.train), 0.001)
+        step = TrainStep(
+            model,
+            optimizer,
+            device=torch.device("cuda:0"),
+            precision=PRECISIONS[recipe.train.precision],
+            cuda_graph=graph,
+        )
+        torch.manual_seed(5)
+        losses = []
+        for number in range(8):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.001 if number < 5 else 0.0001
+            losses.append(float(step(batch)[0]))
+        found.append(losses)
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert len(set(found[0])) == len(found[0])

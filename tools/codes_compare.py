@@ -41,7 +41,7 @@ def compare_codes(
         dataset: where the dataset is; None means where it was.
 
     Returns:
-        The exact search first, then the codes in the order given.
+        The exact search first, then codes of features, then of pixels, short codes first.
 
     Raises:
         ConfigError: k or the number of queries is too small.
@@ -60,10 +60,9 @@ def compare_codes(
     labels = read_integers(place / RECORDS_FILE, "label")
     queries = np.array(spread_indices(num_queries, len(features)), np.int64)
     exact, quality = measure_exact(features, queries, k, labels)
-    return [
-        quality,
-        *(measure_codes(one, queries, exact, labels, from_pixels=one.info.source == PIXELS) for one in opened),
-    ]
+    opened.sort(key=lambda one: (one.info.source == PIXELS, one.info.bits))
+    measured = [measure_codes(one, queries, exact, labels, from_pixels=one.info.source == PIXELS) for one in opened]
+    return [quality, *measured]
 
 
 def _require_same_dataset(features: Features, codes: Codes) -> None:
