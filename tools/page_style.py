@@ -49,7 +49,7 @@ ul { padding-left: 1.2rem; margin: 0 0 .75rem; max-width: 46rem; }
 .callout.good { border-color: var(--good); } .callout.good .word { color: var(--good); }
 .callout.warn { border-color: var(--warn); } .callout.warn .word { color: var(--warn); }
 .callout.bad { border-color: var(--bad); } .callout.bad .word { color: var(--bad); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .75rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .75rem; }
 .figures div { background: var(--panel); border: 1px solid transparent; padding: .75rem 1rem; }
 .figures dt { color: var(--soft); font-size: .85rem; }
 .figures dd { margin: .1rem 0 0; font-size: 1.3rem; line-height: 1.3; font-weight: 600; }

@@ -7,7 +7,7 @@ those of the viewBox, 760 wide; the page scales it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from math import ceil, floor, log10
 
@@ -15,8 +15,9 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.page_style import SERIES_COLORS
 
 WIDTH = 760
-_CHARACTER = 6.9  # mean width of one at 13 px
+_CHARACTER = 7.6  # width of one at 13 px, on average and in a wide font
 _ROW = 30
+_LABEL_CHARACTERS = 36  # shown of a bar's label
 _LOG_FROM = 50.0
 """Largest over smallest value from which short bars would be too short to see: the scale is logarithmic then."""
 _MARKED = 60  # points up to which each is marked
@@ -51,28 +52,31 @@ class Line:
         name: in the legend.
         points: (x, y), in the order of x.
         band: (x, low, high), drawn behind it.
+        series: its colour, 1 to 6; None takes that of its place.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     band: Sequence[tuple[float, float, float]] = ()
+    series: int | None = None
 
 
-def bar_chart(bars: Sequence[Bar], *, unit: str, description: str) -> str:
+def bar_chart(bars: Sequence[Bar], *, unit: str, description: str, linear: bool = False) -> str:
     """Horizontal bars from zero, or on a logarithmic scale where the smallest could not be seen otherwise.
 
     Args:
         bars: at least one.
         unit: below the axis.
         description: for those who cannot see it.
+        linear: from zero in any case: for parts of a whole.
     """
     if not bars:
         raise ConfigError("a bar chart needs at least one bar")
     largest = max(max(bar.value, bar.high or 0.0) for bar in bars)
     positive = [min(bar.value, bar.low or bar.value) for bar in bars if bar.value > 0]
-    logarithmic = bool(positive) and largest / max(min(positive), 1e-12) > _LOG_FROM
-    left = min(max(len(bar.label) for bar in bars) * _CHARACTER, 290.0) + 12
-    right = WIDTH - max(len(bar.text) for bar in bars) * _CHARACTER - 14
+    logarithmic = not linear and bool(positive) and largest / max(min(positive), 1e-12) > _LOG_FROM
+    left = min(max(len(bar.label) for bar in bars), _LABEL_CHARACTERS) * _CHARACTER + 24
+    right = WIDTH - max(len(bar.text) for bar in bars) * _CHARACTER - 22
     scale = _Scale.of(min(positive, default=0.0), largest, left, right, logarithmic=logarithmic)
     bottom = len(bars) * _ROW + 6
     parts = scale.vertical_grid(0, bottom)
@@ -91,6 +95,7 @@ def line_chart(
     description: str,
     logarithmic: bool = False,
     from_zero: bool = False,
+    x_ticks: Sequence[float] | None = None,
     height: float = 300,
 ) -> str:
     """Lines over a common x, with a legend where there are several.
@@ -102,6 +107,7 @@ def line_chart(
         description: for those who cannot see it.
         logarithmic: of y; points at or below zero are left out.
         from_zero: let y begin at 0.
+        x_ticks: where x has its numbers; None leaves that to the chart.
         height: of the whole, in units of the viewBox.
     """
     lines = [_positive(line) for line in lines] if logarithmic else lines
@@ -121,12 +127,12 @@ def line_chart(
     parts.append(_rule(left, bottom, WIDTH - 14, bottom, "axis"))
     parts += [
         _text(x_scale.place(at), bottom + 17, label, "soft", anchor="middle")
-        for at, label in x_scale.ticks
+        for at, label in (x_scale.ticks if x_ticks is None else [(at, _number(at)) for at in x_ticks])
         if min(xs) <= at <= max(xs)
     ]
     parts.append(_text((left + WIDTH - 14) / 2, bottom + 36, x_label, "soft", anchor="middle"))
     for number, line in enumerate(lines):
-        parts += _line(line, x_scale, y_scale, f"s{number % SERIES_COLORS + 1}")
+        parts += _line(line, x_scale, y_scale, _color(line, number))
     return _svg(parts, height, description)
 
 
@@ -182,7 +188,7 @@ class _Scale:
 def _bar(bar: Bar, scale: _Scale, top: float) -> list[str]:
     start, end, middle = scale.start, max(scale.place(bar.value), scale.start + 1), top + 11
     parts = [
-        _text(start - 10, middle + 4, bar.label, "", anchor="end"),
+        _text(start - 10, middle + 4, _fitted(bar.label), "", anchor="end"),
         f'<rect class="s{bar.series} fill" x="{start:.1f}" y="{top:.1f}" width="{end - start:.1f}" height="22"/>',
     ]
     if bar.low is not None and bar.high is not None:
@@ -192,6 +198,10 @@ def _bar(bar: Bar, scale: _Scale, top: float) -> list[str]:
         end = max(end, right)
     parts.append(_text(end + 8, middle + 4, bar.text, ""))
     return parts
+
+
+def _fitted(label: str) -> str:
+    return label if len(label) <= _LABEL_CHARACTERS else f"{label[: _LABEL_CHARACTERS - 1]}…"
 
 
 def _line(line: Line, x_scale: _Scale, y_scale: _Scale, series: str) -> list[str]:
@@ -222,15 +232,19 @@ def _legend(lines: Sequence[Line]) -> tuple[list[str], float]:
         width = 34 + len(line.name) * _CHARACTER + 22
         if x and x + width > WIDTH:
             x, y = 0.0, y + 20
-        parts.append(_rule(x, y, x + 26, y, f"s{number % SERIES_COLORS + 1} stroke"))
+        parts.append(_rule(x, y, x + 26, y, f"{_color(line, number)} stroke"))
         parts.append(_text(x + 34, y + 4, line.name, ""))
         x += width
     return parts, y + 12
 
 
+def _color(line: Line, place: int) -> str:
+    return f"s{line.series or place % SERIES_COLORS + 1}"
+
+
 def _positive(line: Line) -> Line:
-    return Line(
-        name=line.name,
+    return replace(
+        line,
         points=[(x, y) for x, y in line.points if y > 0],
         band=[(x, low, high) for x, low, high in line.band if low > 0],
     )
