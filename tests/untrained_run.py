@@ -19,11 +19,11 @@ def make_run(run_dir: Path, train: Path, *, seed: int = 0, width: float = 1 / 32
     config = AlexNetConfig(num_classes=len(manifest.class_names), width=width, towers=towers, init="lecun")
     checkpoint = Checkpoint(
         model=AlexNet(config, seed=seed).state_dict(),
-        optimizer={},
+        velocities={},
         schedule={},
         progress={"epoch": 0, "step": 0},
         train_loader={},
-        rng={},
+        rng=(),
         model_config=config.to_json(),
         train_config={},
         loader_config={"dataset": str(train), "augment": asdict(AugmentConfig())},
