@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser import BROWSER, NO_BROWSER, measure_page
 from click.testing import CliRunner
 from page_parts import parse_page
 from ranked_loader import start_ranks
@@ -26,6 +27,7 @@ from lmdali.pipeline.errors import ConfigError, InputError, MachineError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.evaluate import EvalConfig, command, evaluate_networks
+from lmdali.tools.evaluation_page import save_evaluation_page
 from lmdali.tools.evaluation_report import EvalReport
 from lmdali.tools.member_probabilities import EvaluationSet, member_probabilities
 from lmdali.tools.train_job import TrainJob, train_dataset
@@ -187,7 +189,7 @@ def test_files_of_something_else_are_refused(
 ) -> None:
     path = tmp_path / "a.npz"
     made = evaluate_one(val, trained.run_dir, replace(QUIET, save_probabilities=path)).probabilities
-    with pytest.raises(InputError, match="averaged over 1 views"):
+    with pytest.raises(InputError, match="made with --views 1, the others with 10"):
         evaluate_networks(val, [path, trained.run_dir], replace(QUIET, views=10))
     turned = tmp_path / "turned.npz"
     save_probabilities(turned, replace(made, class_names=made.class_names[::-1]))
@@ -251,3 +253,12 @@ def test_the_page_shows_everything_and_loads_nothing(
     report = evaluate_networks(val, [trained.run_dir, second], QUIET)
     assert f"{100 * report.analysis.top1_error:.2f} %" in parts.text
     assert report.probabilities.class_list_hash in parts.text
+
+
+@pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
+def test_a_browser_shows_the_page(trained: TrainReport, val: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    save_evaluation_page(evaluate_one(val, trained.run_dir, QUIET), out)
+    for found in measure_page(out.read_text(), tmp_path):
+        assert found["scroll"] <= found["width"] and found["clipped"] == []
+        assert len(found["plots"]) == 2 and min(found["pictures"]) > 100

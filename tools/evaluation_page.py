@@ -99,9 +99,9 @@ def _classes(report: EvalReport) -> str:
     )
     bars = [
         Bar(
-            label=report.class_names[entry.label][:38],
+            label=report.class_names[entry.label],
             value=100 * (entry.top1_error or 0.0),
-            text=f"{percent(entry.top1_error)} %",
+            text=f"{100 * (entry.top1_error or 0.0):.1f} %",
         )
         for entry in found[:_BARS_SHOWN]
     ]

@@ -137,7 +137,7 @@ def _stored(asked: EvaluationSet, source: Path) -> Probabilities:
         )
     if found.num_views != asked.num_views:
         raise InputError(
-            f"{source}: averaged over {found.num_views} views, the others over {asked.num_views}: give --views "
+            f"{source}: made with --views {found.num_views}, the others with {asked.num_views}: give --views "
             f"{found.num_views}, or make the file again"
         )
     if not np.array_equal(found.labels, read_integers(asked.directory / RECORDS_FILE, "label")):
