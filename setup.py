@@ -26,6 +26,7 @@ TRAIN = ["torch>=2.10", "numba>=0.61"]
 REPORT = ["matplotlib>=3.9"]
 IMAGENET = ["scipy>=1.11"]  # reads the class table of the development kits, a MATLAB file
 FAISS = ["faiss-cpu>=1.8"]  # `lmdali search --index faiss`
+REMOTE = ["fsspec>=2024.6", "s3fs>=2024.6"]  # s3://; http(s):// and file:// need nothing
 DASK = ["dask>=2024.8", "distributed>=2024.8"]  # shards made by many machines
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6"]
 # torch brings it wherever there is a GPU; its interpreter runs the GPU kernels in the tests where there is none.
@@ -53,6 +54,7 @@ setup(
         "dali-cuda13": ["nvidia-dali-cuda130>=2.0"],
         "faiss": FAISS,
         "dask": DASK,
+        "remote": REMOTE,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["lmdali = lmdali.tools.cli:main"]},

@@ -57,8 +57,12 @@ class HttpStore:
             TransientError: anything that may pass.
         """
         response = self._request(joined(self._address, name), start)
-        begin, size = _extent(response.status, response.headers, start)
-        return Body(begin, size, _chunks(response))
+        try:
+            begin, size = _extent(response.status, response.headers, start)
+        except TransientError:
+            response.close()
+            raise
+        return Body(begin, size, _chunks(response), response.close)
 
     def put(self, name: str, data: bytes) -> None:
         """Nothing is written over plain HTTP."""
@@ -124,13 +128,12 @@ def _extent(status: int, headers: Message, start: int) -> tuple[int, int | None]
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    with response:
-        while True:
-            with _client_errors(""):
-                chunk = response.read1(CHUNK_BYTES)  # what is there: one slow chunk must not look like none
-            if not chunk:
-                return
-            yield chunk
+    while True:
+        with _client_errors(""):
+            chunk = response.read1(CHUNK_BYTES)  # what is there: one slow chunk must not look like none
+        if not chunk:
+            return
+        yield chunk
 
 
 @contextmanager

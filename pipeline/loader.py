@@ -26,7 +26,7 @@ from lmdali.pipeline.remote_dataset import RemoteDataset
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shard_cache import ShardCache, cache_bytes, cache_directory
 from lmdali.pipeline.shard_reader import ShardReader
-from lmdali.pipeline.shard_windows import largest_window_bytes
+from lmdali.pipeline.shard_windows import needed_bytes
 from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.verify_policy import CrcPolicy
@@ -77,6 +77,9 @@ def create_loader(
         _from_torchrun("WORLD_SIZE", 1) if world_size is None else world_size,
         config.drops_last,
     )
+    stream = reader if isinstance(reader, StreamedReader) else None
+    if stream is not None:
+        _require_room(config, stream, rank_slice.global_batch_size)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
@@ -101,7 +104,7 @@ def create_loader(
         block_shards=config.block_shards,
         prefetch=config.prefetch,
         readahead=_make_readahead(config, reader, cache),
-        stream=reader if isinstance(reader, StreamedReader) else None,
+        stream=stream,
         timers=timers,
         backend_name=name,
         backend_reason=reason,
@@ -197,26 +200,25 @@ def _open(config: LoaderConfig) -> ShardReader:
     if isinstance(config.dataset, str) and is_remote(config.dataset):
         remote = RemoteDataset(config.dataset, cache_directory(config.cache_dir))
         cache = ShardCache(remote.cache_dir, cache_bytes(config.cache_bytes))
-        reader = StreamedReader(*remote.open(), cache, remote.fetch_shard, num_threads=config.fetches)
-        _require_room(config, reader)
-        return reader
+        return StreamedReader(*remote.open(), cache, remote.fetch_shard, num_threads=config.fetches)
     directory = Path(config.dataset)
     local = ShardReader(directory, load_manifest(directory))
     local.check_files()
     return local
 
 
-def _require_room(config: LoaderConfig, reader: StreamedReader) -> None:
-    sizes = [info.file_bytes for info in reader.manifest.shards]
+def _require_room(config: LoaderConfig, reader: StreamedReader, global_batch_size: int) -> None:
+    shards = reader.manifest.shards
     order = create_order(
         config.order,
         num_samples=reader.manifest.num_records,
         seed=0,
         epoch=0,
-        shard_sizes=[info.num_records for info in reader.manifest.shards],
+        shard_sizes=[info.num_records for info in shards],
         block_shards=config.block_shards,
     )
-    needed, room = largest_window_bytes(order, sizes, config.block_shards), reader.cache.limit_bytes
+    in_flight = (config.prefetch + 2) * global_batch_size
+    needed, room = needed_bytes(order, shards, config.block_shards, in_flight), reader.cache.limit_bytes
     if needed > room:
         raise ConfigError(
             f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs {needed}: "

@@ -48,7 +48,7 @@ class LoaderConfig:
         verify: compare a record's CRC the "first" time this process reads it, "always" or "never".
         cache_dir: directory of that cache; None means LMDALI_CACHE_DIR, or `lmdali` in the user's cache directory.
         cache_bytes: room for shards in it, whoever put them there; None means LMDALI_CACHE_BYTES, or all but a
-            twentieth of the disk. It must hold all shards of the order "shuffled", and one block of the order "block".
+            twentieth of the disk. It must hold all shards of the order "shuffled", and two blocks of the order "block".
         fetches: shards fetched at once.
         basis: dataset whose statistics normalise and light; None means `dataset`. Validation takes its training set's.
     """

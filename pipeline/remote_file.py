@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
@@ -40,11 +41,12 @@ def fetch_small(store: Store, name: str, *, max_bytes: int, config: RetryConfig,
             attempts.begin()
             body = store.open(name, 0)
             data = bytearray()
-            for chunk in body.chunks:
-                data += chunk
-                if len(data) > max_bytes:
-                    raise RemoteError(f"{store.shown}/{name}: larger than {max_bytes} bytes: this is another file")
-                attempts.received(len(chunk))
+            with closing(body):
+                for chunk in body.chunks:
+                    data += chunk
+                    if len(data) > max_bytes:
+                        raise RemoteError(f"{store.shown}/{name}: larger than {max_bytes} bytes: this is another file")
+                    attempts.received(len(chunk))
             if body.num_bytes is not None and len(data) != body.num_bytes:
                 raise TransientError(f"{len(data)} of {body.num_bytes} bytes came")
             return bytes(data)
@@ -139,12 +141,13 @@ class FileFetch:
         if self._have < self._num_bytes:
             self._attempts.begin()
             body = self._store.open(self._name, self._have)
-            if body.num_bytes not in (None, self._num_bytes):
-                raise _BadBody(f"{body.num_bytes} bytes, manifest.json says {self._num_bytes}")
-            if body.start != self._have:
-                self._restart(file)
-            for chunk in body.chunks:
-                self._keep(file, chunk)
+            with closing(body):
+                if body.num_bytes not in (None, self._num_bytes):
+                    raise _BadBody(f"{body.num_bytes} bytes, manifest.json says {self._num_bytes}")
+                if body.start != self._have:
+                    self._restart(file)
+                for chunk in body.chunks:
+                    self._keep(file, chunk)
         if self._have < self._num_bytes:
             raise TransientError(f"the connection ended after {self._have} of {self._num_bytes} bytes")
         if self._hash.hexdigest() != self._sha256:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,11 +27,13 @@ class Body(NamedTuple):
         start: first byte that comes; 0 where the server knows no ranges.
         num_bytes: of the whole file, or None where the server does not say.
         chunks: the bytes; iterating raises `RemoteError` or `TransientError`.
+        close: ends the connection; to be called in any case.
     """
 
     start: int
     num_bytes: int | None
     chunks: Iterator[bytes]
+    close: Callable[[], object] = lambda: None
 
 
 class Store(Protocol):

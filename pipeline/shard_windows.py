@@ -8,7 +8,7 @@ looked at sample by sample, so that no shard is fetched of which nothing is left
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.batch_queue import Place
 from lmdali.pipeline.block_order import BlockOrder
-from lmdali.pipeline.manifest import RecordIndex
+from lmdali.pipeline.manifest import RecordIndex, ShardInfo
 from lmdali.pipeline.sampler import EpochOrder, RankSlice, SampleOrder
 
 _POSITIONS_AT_ONCE = 65_536
@@ -44,13 +44,15 @@ def shard_windows(order: SampleOrder, index: RecordIndex, start: int, stop: int)
             yield ShardWindow(end, _shards_between(order, index, begin, end))
 
 
-def largest_window_bytes(order: SampleOrder, file_bytes: list[int], block_shards: int) -> int:
-    """Room that an order needs at least: that of the shards which one window may open."""
-    if isinstance(order, BlockOrder):
-        return sum(sorted(file_bytes)[-block_shards:])
-    if isinstance(order, EpochOrder) and not order.shuffle:
-        return sum(sorted(file_bytes)[-2:])  # a batch may begin in one and end in the next
-    return sum(file_bytes)
+def needed_bytes(order: SampleOrder, shards: Sequence[ShardInfo], block_shards: int, samples_in_flight: int) -> int:
+    """Room that an order needs: that of all windows which the batches in flight may reach into at once."""
+    if isinstance(order, EpochOrder) and order.shuffle:
+        return sum(info.file_bytes for info in shards)
+    window_shards = block_shards if isinstance(order, BlockOrder) else 1
+    # Only the last window of an epoch may be smaller than this, and none comes behind it.
+    smallest = max(1, sum(sorted(info.num_records for info in shards if info.num_records)[:window_shards]))
+    num_windows = 1 + -(-(samples_in_flight - 1) // smallest)
+    return sum(sorted((info.file_bytes for info in shards), reverse=True)[: num_windows * window_shards])
 
 
 def _bounds(order: SampleOrder, index: RecordIndex) -> NDArray[np.int64]:

@@ -58,6 +58,9 @@ def test_the_options_of_a_loader_are_frozen() -> None:
         "decoded_cache_bytes": 0,
         "readahead_bytes": 64_000_000,
         "verify": "first",
+        "cache_dir": None,
+        "cache_bytes": None,
+        "fetches": 4,
         "basis": None,
     }
     assert pipeline.LoaderConfig(dataset="x").augment == pipeline.AugmentConfig.paper()

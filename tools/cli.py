@@ -81,8 +81,8 @@ class _Verbs(click.Group):
 def cli() -> None:
     """LMDB shards and DALI loaders: from image files to training batches, in one ledger.
 
-    Exit codes: 0 good, 2 usage, 3 input refused, 4 disk, 5 integrity, 6 locked, 8 environment, 9 threshold not met,
-    130 and 143 on signals.
+    Exit codes: 0 good, 2 usage, 3 input refused, 4 disk, 5 integrity, 6 locked, 7 remote, 8 environment,
+    9 threshold not met, 130 and 143 on signals.
     """
 
 

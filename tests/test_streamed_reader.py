@@ -1,0 +1,251 @@
+"""A loader of a remote dataset: the same batches as from a directory, and only the shards it needs."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from remote_server import Fault, RemoteServer, serving
+
+from lmdali.pipeline import remote_retry
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.errors import ConfigError, RemoteError
+from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.shard_cache import ShardCache
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def server(small_jpeg_dataset: Path) -> Iterator[RemoteServer]:
+    with serving(small_jpeg_dataset) as running:
+        yield running
+
+
+@pytest.fixture
+def manifest(small_jpeg_dataset: Path) -> Manifest:
+    return load_manifest(small_jpeg_dataset)
+
+
+def config(dataset: Path | str, cache: Path | None = None, **fields: Any) -> LoaderConfig:
+    augment = AugmentConfig(crop_size=40)
+    options: dict[str, Any] = {"batch_size": 4, "backend": "cpu", "num_threads": 2, "cache_dir": cache, **fields}
+    return LoaderConfig(dataset=dataset, augment=augment, **options)
+
+
+def delivered(given: LoaderConfig, epochs: int = 2, **place: Any) -> list[tuple[torch.Tensor, list[int], list[int]]]:
+    with create_loader(given, **place) as loader:
+        return [
+            (images.clone(), labels.tolist(), batch.indices.tolist())
+            for _ in range(epochs)
+            for batch in loader
+            for images, labels in [batch]
+        ]
+
+
+def equal(found: list[Any], expected: list[Any]) -> bool:
+    return len(found) == len(expected) and all(
+        torch.equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(found, expected, strict=True)
+    )
+
+
+def block_room(manifest: Manifest, shards: int) -> int:
+    return sum(sorted(info.file_bytes for info in manifest.shards)[-shards:])
+
+
+@pytest.mark.parametrize(
+    "order", [{"order": "shuffled"}, {"order": "sequential"}, {"order": "block", "block_shards": 2}], ids=str
+)
+def test_batches_are_those_of_the_directory(
+    order: dict[str, Any], server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    found = delivered(config(server.address, tmp_path / "cache", **order))
+    assert equal(found, delivered(config(small_jpeg_dataset, **order)))
+    assert sorted(server.shards_asked()) == [info.name for info in manifest.shards], "each once, in two epochs"
+
+
+def test_a_cache_of_two_blocks_is_enough_and_never_exceeded(
+    server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    order: dict[str, Any] = {"order": "block", "block_shards": 1, "batch_size": 1, "prefetch": 1}
+    limit = block_room(manifest, 2)
+    found, expected = [], delivered(config(small_jpeg_dataset, **order), epochs=3)
+    with create_loader(config(server.address, tmp_path / "cache", cache_bytes=limit, **order)) as loader:
+        for _ in range(3):
+            for batch in loader:
+                found.append((batch.images.clone(), batch.labels.tolist(), batch.indices.tolist()))
+                assert ShardCache(tmp_path / "cache", limit).used_bytes() <= limit
+    assert equal(found, expected)
+    assert len(server.shards_asked()) > len(manifest.shards)
+    left = ShardCache(tmp_path / "cache", limit)
+    assert left.clear()[1] == 0 and not left.entries()
+
+
+def test_a_second_run_fetches_nothing(server: RemoteServer, tmp_path: Path) -> None:
+    first = delivered(config(server.address, tmp_path / "cache"))
+    before = len(server.shards_asked())
+    assert equal(delivered(config(server.address, tmp_path / "cache")), first)
+    assert len(server.shards_asked()) == before
+
+
+def test_ranks_of_a_machine_share_what_they_fetch(
+    server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    order: dict[str, Any] = {"order": "block", "block_shards": 2, "batch_size": 2}
+    for rank in range(2):
+        found = delivered(config(server.address, tmp_path / "cache", **order), epochs=1, rank=rank, world_size=2)
+        assert equal(found, delivered(config(small_jpeg_dataset, **order), epochs=1, rank=rank, world_size=2))
+    assert sorted(server.shards_asked()) == [info.name for info in manifest.shards]
+
+
+@pytest.mark.parametrize("order", ["block", "sequential"])
+def test_a_resumed_epoch_fetches_only_what_is_still_needed(
+    order: Any, server: RemoteServer, tmp_path: Path, manifest: Manifest
+) -> None:
+    fields: dict[str, Any] = {"order": order, "block_shards": 2, "drop_last": False}
+    with create_loader(config(server.address, tmp_path / "first", **fields)) as loader:
+        batches = iter(loader)
+        for _ in range(6):
+            next(batches)
+        state = loader.state_dict()
+        rest = [(batch.images.clone(), batch.indices) for batch in batches]
+    server.requests.clear()
+    with create_loader(config(server.address, tmp_path / "second", **fields)) as loader:
+        loader.load_state_dict(state)
+        resumed = [(batch.images.clone(), batch.indices) for batch in stop_before_next_epoch(loader)]
+    assert len(rest) == len(resumed) == 4
+    assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(rest, resumed, strict=True))
+    first_records = np.cumsum([0, *(info.num_records for info in manifest.shards)])
+    records = torch.cat([indices for _, indices in resumed]).numpy()
+    needed = {manifest.shards[n].name for n in np.searchsorted(first_records, records, side="right") - 1}
+    asked = server.shards_asked()
+    assert needed < {info.name for info in manifest.shards}
+    assert needed <= set(asked) and len(asked) == len(set(asked))
+    if order == "sequential":  # the other one goes on into its next epoch
+        assert set(asked) == needed
+
+
+def stop_before_next_epoch(loader: Any) -> Iterator[Any]:
+    yield from loader
+
+
+def test_wrong_bytes_are_never_delivered(
+    server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest, no_pauses: None
+) -> None:
+    for info in manifest.shards:
+        server.once(f"shards/{info.name}/data.mdb", Fault(flip=9000), Fault(503), Fault(short_by=7))
+    assert equal(delivered(config(server.address, tmp_path / "cache")), delivered(config(small_jpeg_dataset)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(flip=9000), "sha256 is"),
+        (Fault(404), "not found"),
+        (Fault(403), "access denied"),
+        (Fault(500), "HTTP 500; given up"),
+        (Fault(body=b"<html>"), "6 bytes, manifest.json says"),
+        (Fault(302, {"Location": "/shards/00002/data.mdb"}), "redirected more than"),
+    ],
+    ids=["flip", "404", "403", "500", "html", "loop"],
+)
+def test_a_shard_that_cannot_be_had_is_named_and_not_kept(
+    fault: Fault, message: str, server: RemoteServer, tmp_path: Path, manifest: Manifest, no_pauses: None
+) -> None:
+    server.always("shards/00002/data.mdb", fault)
+    threads = threading.active_count()
+    loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
+    with pytest.raises(RemoteError, match=rf"{server.address}/shards/00002/data\.mdb: .*{message}"):
+        for _ in loader:
+            pass
+    loader.close()
+    gc.collect()
+    assert threading.active_count() <= threads + 1  # the server's
+    entries = ShardCache(tmp_path / "cache").entries()
+    assert manifest.shards[2].sha256 not in {entry.sha256 for entry in entries}
+    assert all(entry.is_whole for entry in entries)
+
+
+def test_a_dataset_that_changes_is_an_error(
+    small_jpeg_dataset: Path, small_raw_dataset: Path, tmp_path: Path, no_pauses: None
+) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(small_jpeg_dataset, served)
+    with serving(served) as server, create_loader(config(server.address, tmp_path / "cache")) as loader:
+        shutil.rmtree(served)
+        shutil.copytree(small_raw_dataset, served)
+        with pytest.raises(RemoteError, match=r"changed since it was opened: its manifest had the digest [0-9a-f]{64}"):
+            for _ in loader:
+                pass
+
+
+def test_a_cache_that_is_too_small_is_refused_with_numbers(
+    server: RemoteServer, tmp_path: Path, manifest: Manifest
+) -> None:
+    limit = manifest.file_bytes - 1
+    with pytest.raises(ConfigError, match=rf"room for {limit} bytes.*needs {manifest.file_bytes}: "):
+        create_loader(config(server.address, tmp_path / "cache", cache_bytes=limit))
+    with pytest.raises(ConfigError, match="block"):
+        create_loader(config(server.address, tmp_path / "cache", cache_bytes=10, order="block", block_shards=1))
+    assert not server.shards_asked()
+
+
+def test_an_address_without_a_dataset_is_told(server: RemoteServer, tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match=rf"{server.address}/nothing/manifest\.json: not found"):
+        create_loader(config(f"{server.address}/nothing", tmp_path / "cache"))
+
+
+def test_statistics_may_come_from_another_address(
+    server: RemoteServer, small_jpeg_dataset: Path, small_raw_dataset: Path, tmp_path: Path
+) -> None:
+    with serving(small_raw_dataset) as other:
+        found = delivered(config(other.address, tmp_path / "cache", basis=server.address))
+    assert equal(found, delivered(config(small_raw_dataset, basis=small_jpeg_dataset)))
+
+
+def test_arrays_that_are_kept_stay_readable(server: RemoteServer, tmp_path: Path, manifest: Manifest) -> None:
+    """What was cut out of a shard holds it, also when the shard is no longer on the list and the cache is full."""
+    limit = block_room(manifest, 3)
+    with create_loader(
+        config(server.address, tmp_path / "cache", cache_bytes=limit, order="sequential", batch_size=1, prefetch=1)
+    ) as loader:
+        reader = loader._stream
+        assert reader is not None
+        located = reader.locate(np.array([0]))
+        kept = located.bytes[located.starts[0] : located.stops[0]]
+        before = kept.tobytes()
+        del located
+        for batch in loader:
+            assert kept.tobytes() == before
+            if int(batch.indices[0]) > 20:
+                break
+        held = manifest.shards[0].sha256
+        assert held in {entry.sha256 for entry in ShardCache(tmp_path / "cache").entries()}
+
+
+def test_closing_does_not_wait_for_a_server_that_hangs(server: RemoteServer, tmp_path: Path) -> None:
+    server.always("shards/00003/data.mdb", Fault(503, {"Retry-After": "200"}))
+    loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
+    next(iter(loader))
+    loader.close()
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_retry.Attempts, "failed", without_pause(remote_retry.Attempts.failed))
+
+
+def without_pause(failed: Any) -> Any:
+    def quick(self: Any, error: Any) -> None:
+        self._clock = remote_retry.Clock(sleep=lambda _: None)
+        failed(self, error)
+
+    return quick
