@@ -1,0 +1,40 @@
+"""Addresses: told from paths, joined, and without what nobody may see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lmdali.pipeline.remote_address import file_address_path, is_remote, joined, redacted, without_user
+
+
+def test_addresses_are_told_from_paths() -> None:
+    assert is_remote("https://host/a") and is_remote("s3://bucket/a") and is_remote("FILE:///a")
+    assert not any(map(is_remote, ["data/train", "/a:/b", "synthetic:10x2", Path("https://host/a"), "://x", ""]))
+
+
+def test_a_query_stays_behind_the_path() -> None:
+    assert joined("https://host/a/?sig=1", "shards/00000/data.mdb") == "https://host/a/shards/00000/data.mdb?sig=1"
+    assert joined("https://host", "manifest.json") == "https://host/manifest.json"
+
+
+def test_user_and_password_are_taken_out() -> None:
+    assert without_user("https://ann:p%40ss@host:8080/a") == ("https://host:8080/a", "ann:p@ss")
+    assert without_user("https://host/a") == ("https://host/a", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://ann:secret@host/a?sig=hush", "https://host/a?***"),
+        ("cannot reach 'https://host/a?sig=hush' now", "cannot reach 'https://host/a?***' now"),
+        ("s3://bucket/a", "s3://bucket/a"),
+    ],
+)
+def test_what_is_shown_has_no_secrets(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+
+
+def test_a_file_address_is_a_path() -> None:
+    assert file_address_path("file:///a/b%20c") == Path("/a/b c")
