@@ -174,7 +174,9 @@ class FsspecStore:
         path = f"{self._root}/{name}"
         for begin in range(start, size, _RANGE_BYTES):
             end = min(begin + _RANGE_BYTES, size)
-            yield self._translated(name, lambda a=begin, b=end: self._filesystem.cat_file(path, a, b, **self._limits))
+            yield self._translated(
+                name, lambda a=begin, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._limits)
+            )
 
     def _translated(self, name: str, call: Any) -> Any:
         shown = f"{self.shown}/{name}"
