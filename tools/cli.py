@@ -30,6 +30,7 @@ VERBS = {
     "search": "search",
     "codes": "codes",
     "profile": "profiler",
+    "cache": "cache",
 }
 """Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
 
@@ -54,6 +55,7 @@ _SUMMARIES = {
     "search": "Find the records nearest to a record or a picture.",
     "codes": "Compress features to binary codes, and search them.",
     "profile": "Measure where the time goes.",
+    "cache": "List or remove shards of remote datasets kept here.",
 }
 
 
