@@ -55,6 +55,7 @@ EXIT_CODES = {
     "ShardError": 5,
     "RecordError": 5,
     "LockedError": 6,
+    "RemoteError": 7,
     "MachineError": 8,
     "MissingExtraError": 8,
     "ThresholdError": 9,

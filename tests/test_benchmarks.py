@@ -291,7 +291,7 @@ def test_overheads_are_told_beside_the_loader_as_it_comes(
     *table, last = capsys.readouterr().out.strip().splitlines()
     assert set(json.loads(last)["idle_kernels"]) == {"2", "4", "8", "16"}
     found = json.loads(last)["rows"]
-    assert len(found) == 6 and found[0]["cpu_ratio"] == found[0]["rate_ratio"] == 1
+    assert len(found) == 7 and found[0]["cpu_ratio"] == found[0]["rate_ratio"] == 1
     assert any("no stage timers" in line for line in table)
     assert all(row["images_per_second"] > 0 for row in found)
 
