@@ -128,6 +128,15 @@ def _launch(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _places(tile, channel, positions, area, per_tower, BLOCK_P: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of a tile's positions the image and the place in it, and which of its elements there are."""
+    # Divisions of 64 bits would cost more than everything else here.
+    position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+    exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
+    return (position // area).to(tl.int64), (position % area).to(tl.int64), exists
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _near(pointer, at, channel, SHIFT: tl.constexpr, per_tower, stride_c, exists):  # type: ignore[no-untyped-def]
     """The values `SHIFT` channels further on, float32; zeros outside the tower."""
     inside = (channel + SHIFT >= 0) & (channel + SHIFT < per_tower)
@@ -167,10 +176,7 @@ def _forward(  # type: ignore[no-untyped-def]
     channel = tl.arange(0, BLOCK_C)
     bias += tower * per_tower
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
-        # Divisions of 64 bits would cost more than everything else here.
-        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
-        exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
+        image, place, exists = _places(tile, channel, positions, area, per_tower, BLOCK_P)
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
         x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
         if NORMALIZE:
@@ -191,9 +197,7 @@ def _terms(  # type: ignore[no-untyped-def]
     channel = tl.arange(0, BLOCK_C)
     bias += tower * per_tower
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
-        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
-        exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
+        image, place, exists = _places(tile, channel, positions, area, per_tower, BLOCK_P)
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
         above = tower * out_tower + (image * out_n + place * out_p)[:, None] + (channel * out_c)[None, :]
         x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
@@ -215,9 +219,7 @@ def _slopes(  # type: ignore[no-untyped-def]
     bias += tower * per_tower
     bias_slope = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(positions, BLOCK_P), tl.num_programs(0)):
-        position = tile * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, place = (position // area).to(tl.int64), (position % area).to(tl.int64)
-        exists = (position < positions)[:, None] & (channel < per_tower)[None, :]
+        image, place, exists = _places(tile, channel, positions, area, per_tower, BLOCK_P)
         at = (image * stride_n + place * stride_p)[:, None] + ((tower * per_tower + channel) * stride_c)[None, :]
         x = _rectified(maps, bias, at, channel, 0, per_tower, stride_c, exists, RECTIFY)
         if NORMALIZE:

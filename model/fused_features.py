@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmdali.model.alexnet_config import AlexNetConfig
-from lmdali.model.gpu_kernels import has_gpu_kernels
+from lmdali.model.gpu_kernels import takes_kernels
 from lmdali.model.layer_plan import LayerPlan, feature_steps, layer_plans
 
 _BLOCK_PIXELS = 4
@@ -23,7 +23,7 @@ _BLOCK_PIXELS = 4
 
 def suits(model: nn.Module, images: Tensor) -> bool:
     """Whether `features` may stand in: on a GPU with Triton, channels last, and no gradient of the images wanted."""
-    if not has_gpu_kernels(images.device) or images.requires_grad or images.dtype == torch.float64:
+    if images.requires_grad or not takes_kernels(images):
         return False
     return model.get_parameter("conv1.weight").is_contiguous(memory_format=torch.channels_last)
 

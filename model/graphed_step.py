@@ -37,7 +37,7 @@ class GraphedStep:
         """One step; the figures are the caller's own."""
         key = (images.shape, images.stride(), images.dtype, labels.shape, self._settings())
         if key != self._key:
-            if self._key is not None and labels.shape != self._labels.shape:
+            if self._key is not None and len(labels) < len(self._labels):
                 return self._work(images, labels)  # the last, smaller batch of an epoch is not worth a graph
             self._key, self._calls, self._graph = key, 0, None
             self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmdali.model.gpu_kernels import has_gpu_kernels
+from lmdali.model.gpu_kernels import takes_kernels
 from lmdali.pipeline.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ class ResponseNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise `(B, C, H, W)` maps, any floating dtype; the arithmetic is float32 or better."""
-        if has_gpu_kernels(maps.device) and maps.dtype != torch.float64:
+        if takes_kernels(maps):
             return self._on_gpu(maps)
         # Squares of activations overflow float16 and keep three digits in bfloat16.
         wide = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps

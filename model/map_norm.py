@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmdali.model.gpu_kernels import has_gpu_kernels
+from lmdali.model.gpu_kernels import takes_kernels
 
 _SIZE, _ALPHA = 5, 1e-3
 
@@ -21,8 +21,7 @@ class MapNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise `(B, C, H, W)` maps, any floating dtype; the arithmetic is float32 or better."""
-        in_reach = maps.dtype != torch.float64 and maps.is_contiguous(memory_format=torch.channels_last)
-        if in_reach and has_gpu_kernels(maps.device):
+        if takes_kernels(maps) and maps.is_contiguous(memory_format=torch.channels_last):
             from lmdali.model.map_norm_kernel import KernelMapNorm  # Triton is there
 
             normalised: Tensor = KernelMapNorm.apply(maps, _SIZE, _ALPHA)  # type: ignore[no-untyped-call]

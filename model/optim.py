@@ -59,8 +59,7 @@ class PaperSGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
-            self.load_rates()
+        self.load_rates()
         for number, group in enumerate(self.param_groups):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights or group["frozen"]:
@@ -78,7 +77,11 @@ class PaperSGD(torch.optim.Optimizer):
         return loss
 
     def load_rates(self) -> None:
-        """Bring the groups' learning rates to the GPUs, where the kernels read them, a replayed CUDA graph's too."""
+        """Bring learning rates that changed to the GPUs, where the kernels read them.
+
+        `step` does so itself; whoever replays a captured step calls this before, and before the capture: then `step`
+        finds nothing to bring, and the graph has no rate built in.
+        """
         for number, group in enumerate(self.param_groups):
             for device in {weight.device for weight in group["params"] if has_gpu_kernels(weight.device)}:
                 known = self._rates.get((number, device))

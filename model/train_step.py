@@ -39,8 +39,7 @@ class TrainStep:
     ) -> None:
         self._model, self._optimizer, self._device = model, optimizer, device
         self._precision, self._channels_last, self._label_smoothing = precision, channels_last, label_smoothing
-        graphed = cuda_graph and device.type == "cuda"
-        self._run = GraphedStep(self._update, optimizer.constants) if graphed else self._update
+        self._graphed = GraphedStep(self._update, optimizer.constants) if cuda_graph and device.type == "cuda" else None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Train on one batch.
@@ -51,8 +50,10 @@ class TrainStep:
         """
         images = network_input(batch.images, self._device, channels_last=self._channels_last)
         labels = batch.labels.to(self._device, non_blocking=True)
+        if self._graphed is None:
+            return self._update(images, labels)
         self._optimizer.load_rates()
-        return self._run(images, labels)
+        return self._graphed(images, labels)
 
     def _update(self, images: Tensor, labels: Tensor) -> Tensor:
         # A graph may not reuse casts of weights from the step before, and without one each weight is cast once anyway.
