@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import mmap
 import os
 import threading
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.manifest import RecordIndex, load_manifest
 from lmdali.pipeline.shard_index import load_offsets
 from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.tools.page_cache import evict
 
 _BLOCK_BYTES = 4096
 _PROBES = 64
@@ -64,12 +64,7 @@ class Storage:
 
     def evict(self) -> None:
         """Drop all pages of the dataset from memory, and see whether they are gone."""
-        gc.collect()  # a mapping that is still held keeps its pages
-        for path in self.paths:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fdatasync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+        evict(self.paths)
         dice = np.random.default_rng(0)
         found = [self._is_resident(self.paths[number], dice) for number in dice.integers(0, len(self.paths), _PROBES)]
         self.resident = max(self.resident, sum(found) / len(found))

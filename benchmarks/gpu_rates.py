@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from gpu_ceilings import copy_ceiling, nvjpeg_ceilings
 
-from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.ceilings import copy_probe, decode_probe, sample_records
+from lmdali.tools.loader_options import augment_for
 from lmdali.tools.measurement import Rate, WindowPlan, measure
 from lmdali.tools.profiler import ProfileConfig, profile_dataset
 from lmdali.tools.step_probes import LoaderProbe
@@ -73,7 +73,7 @@ def loader_rates(
         ceiling = min((limits[name] for name in names if name in limits), default=None)
         for dtype in DTYPES:
             config = LoaderConfig(
-                dataset=dataset, batch_size=batch_size, augment=_augment(dtype), backend=backend, dtype=dtype
+                dataset=dataset, batch_size=batch_size, augment=augment_for(dtype), backend=backend, dtype=dtype
             )
             with create_loader(config, device, rank=0, world_size=1) as loader:
                 rate = measure([LoaderProbe(loader, config.prefetch)], plan, synchronize=waiter(device))[0]
@@ -130,10 +130,6 @@ def training_stall(
 def waiter(device: torch.device) -> Callable[[], None]:
     """Waits for all that the device was given."""
     return lambda: torch.cuda.synchronize(device) if device.type == "cuda" else None
-
-
-def _augment(dtype: DType) -> AugmentConfig:
-    return AugmentConfig.pixels() if dtype == "uint8" else AugmentConfig.paper()
 
 
 def _way(backend: BackendName, encoding: str, device: torch.device) -> str:

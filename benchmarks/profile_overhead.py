@@ -26,9 +26,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from overheads import pixel_loader
 
 from lmdali.pipeline import loader as loader_module
-from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.errors import LmdaliError
@@ -169,15 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args(arguments)
     try:
-        config = LoaderConfig(
-            dataset=options.dataset,
-            batch_size=options.batch_size,
-            augment=AugmentConfig.pixels(),
-            backend="cpu",
-            dtype="uint8",
-            layout="NHWC",
-            num_threads=options.threads,
-        )
+        config = pixel_loader(options)
         found = measure_overhead(config, rounds=options.rounds, steps=options.steps)
     except LmdaliError as error:
         raise SystemExit(str(error)) from None

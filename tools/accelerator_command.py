@@ -28,7 +28,7 @@ from lmdali.tools.accelerator_use import (
     check_rules,
     emulate_epoch,
 )
-from lmdali.tools.loader_options import EpochOptions, epoch_options, form_options, loader_options
+from lmdali.tools.loader_options import EpochOptions, augment_for, epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
@@ -108,7 +108,7 @@ def measure_au(
         dataset=dataset,
         batch_size=workload.batch_size,
         seed=secrets.randbits(31) if config.seed is None else config.seed,
-        augment=augment or (AugmentConfig.pixels() if config.dtype == "uint8" else AugmentConfig.paper()),
+        augment=augment or augment_for(config.dtype),
         **config.loader_arguments(),
     )
     with create_loader(loader_config, device, rank=0, world_size=1) as loader:

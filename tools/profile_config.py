@@ -10,7 +10,7 @@ from lmdali.pipeline.backend import DType, Layout
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
-from lmdali.tools.loader_options import BACKENDS, EpochOptions
+from lmdali.tools.loader_options import BACKENDS, EpochOptions, augment_for
 from lmdali.tools.measurement import WindowPlan
 from lmdali.tools.what_if import check_question
 
@@ -66,6 +66,6 @@ class ProfileConfig(EpochOptions):
             dataset=dataset,
             batch_size=self.batch_size,
             seed=self.seed,
-            augment=augment or (AugmentConfig.pixels() if self.dtype == "uint8" else AugmentConfig.paper()),
+            augment=augment or augment_for(self.dtype),
             **self.loader_arguments(),
         )
