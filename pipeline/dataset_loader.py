@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -15,32 +14,15 @@ from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_planner import BatchPlanner
 from lmdali.pipeline.batch_queue import BatchQueue, Place
 from lmdali.pipeline.block_order import OrderName, create_order
+from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.fetch_counts import FetchCounts
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
 from lmdali.pipeline.readahead import Horizon, Readahead
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
-
-
-@dataclass(frozen=True)
-class DatasetIdentity:
-    """What a loader must know of a dataset besides its pixels.
-
-    Attributes:
-        num_samples: records.
-        image_size: side of the stored images, pixels.
-        class_names: position is label.
-        digest: manifest digest, or the name of a synthetic dataset.
-        shard_sizes: records of each shard, in storage order.
-    """
-
-    num_samples: int
-    image_size: int
-    class_names: tuple[str, ...]
-    digest: str
-    shard_sizes: Sequence[int]
 
 
 class DatasetLoader:
@@ -230,6 +212,11 @@ class DatasetLoader:
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent per stage so far, over all threads; `wait` is the consumer's."""
         return self._timers.seconds()
+
+    @property
+    def fetch_counts(self) -> FetchCounts | None:
+        """What this loader's shards cost so far; None for a dataset that is a directory."""
+        return None if self._stream is None else self._stream.fetcher.counts
 
     def close(self) -> None:
         """Stop threads and release shards; may be called twice. In a forked child there is nothing to stop."""

@@ -11,7 +11,8 @@ from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transfo
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
 from lmdali.pipeline.block_order import create_order
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.dataset_loader import DatasetIdentity, DatasetLoader
+from lmdali.pipeline.dataset_identity import DatasetIdentity
+from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
@@ -69,7 +70,7 @@ def create_loader(
     target = _device(device)
     synthetic = config.backend == "synthetic"
     reader = None if str(config.dataset).startswith("synthetic") and synthetic else _open(config)
-    identity = _synthetic_identity(str(config.dataset)) if reader is None else _identity(reader)
+    identity = _synthetic_identity(str(config.dataset)) if reader is None else DatasetIdentity.of(reader.manifest)
     rank_slice = RankSlice(
         identity.num_samples,
         config.batch_size,
@@ -224,12 +225,6 @@ def _require_room(config: LoaderConfig, reader: StreamedReader, global_batch_siz
             f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs {needed}: "
             'give the cache more (cache_bytes, LMDALI_CACHE_BYTES), or take order "block" with fewer block_shards'
         )
-
-
-def _identity(reader: ShardReader) -> DatasetIdentity:
-    manifest = reader.manifest
-    sizes = tuple(shard.num_records for shard in manifest.shards)
-    return DatasetIdentity(manifest.num_records, manifest.image_size, manifest.class_names, manifest.digest, sizes)
 
 
 def _synthetic_identity(name: str) -> DatasetIdentity:

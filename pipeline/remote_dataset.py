@@ -78,8 +78,8 @@ class RemoteDataset:
         self._digest = manifest.digest
         return directory, manifest
 
-    def fetch_shard(self, info: ShardInfo, path: Path, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Bring a shard to a file, going on with what is there.
+    def fetch_shard(self, info: ShardInfo, path: Path, stopped: Callable[[], bool] = lambda: False) -> int:
+        """Bring a shard to a file, going on with what is there; how many bytes came.
 
         Raises:
             RemoteError: it cannot be had, or the dataset changed since it was opened.
@@ -106,6 +106,7 @@ class RemoteDataset:
                     f"has {now}; shard {info.name} is no longer what it was: start again with the new dataset"
                 ) from error
             raise
+        return fetch.fetched_bytes
 
     def _small(self, name: str) -> bytes:
         return fetch_small(self.store, name, max_bytes=MAX_JSON_BYTES, config=self._config, clock=self._clock)

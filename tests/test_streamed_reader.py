@@ -96,6 +96,30 @@ def test_a_second_run_fetches_nothing(server: RemoteServer, tmp_path: Path) -> N
     assert len(server.shards_asked()) == before
 
 
+def test_what_shards_cost_is_counted(server: RemoteServer, tmp_path: Path, manifest: Manifest) -> None:
+    num_shards = len(manifest.shards)
+    with create_loader(config(server.address, tmp_path / "cache", order="sequential")) as loader:
+        batches = iter(loader)
+        next(batches)
+        assert loader.fetch_counts is not None and loader.fetch_counts.waits > 0
+        for _ in batches:
+            pass
+        first = loader.fetch_counts
+    assert (first.hits, first.misses, first.fetched_bytes) == (0, num_shards, manifest.file_bytes)
+    assert first.fetch_seconds > 0 and first.wait_seconds > 0
+    with create_loader(config(server.address, tmp_path / "cache", order="sequential")) as loader:
+        for _ in loader:
+            pass
+        second = loader.fetch_counts
+    assert second is not None
+    assert (second.hits, second.misses, second.fetched_bytes, second.fetch_seconds) == (num_shards, 0, 0, 0.0)
+
+
+def test_a_directory_has_no_such_counts(small_jpeg_dataset: Path) -> None:
+    with create_loader(config(small_jpeg_dataset)) as loader:
+        assert loader.fetch_counts is None
+
+
 def test_ranks_of_a_machine_share_what_they_fetch(
     server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
 ) -> None:
