@@ -9,7 +9,7 @@ from pathlib import Path
 from lmdali.pipeline.errors import IntegrityError, RemoteError
 from lmdali.pipeline.files import file_sha256, storage_errors
 from lmdali.pipeline.remote_retry import Attempts, Clock, RetryConfig
-from lmdali.pipeline.remote_store import WritableStore
+from lmdali.pipeline.remote_store import RemoteStat, WritableStore
 
 
 class FileUpload:
@@ -65,9 +65,14 @@ class FileUpload:
     def has(self, name: str, num_bytes: int, sha256: str) -> bool:
         """Whether the store has this very file: by the hash that it keeps, or else by reading all of it."""
         found = self._attempts(name).run(lambda: self._store.stat(name))
-        if found is None or found.num_bytes != num_bytes or found.sha256 not in (None, sha256):
+        if not _fits(found, num_bytes, sha256):
             return False
+        assert found is not None
         return (found.sha256 == sha256 and not self._verify) or self._sha256_there(name) == sha256
+
+    def seems_to_have(self, name: str, num_bytes: int, sha256: str) -> bool:
+        """Whether nothing that the store says without reading speaks against it; for a file that was sent before."""
+        return _fits(self._attempts(name).run(lambda: self._store.stat(name)), num_bytes, sha256)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small file."""
@@ -93,3 +98,7 @@ class FileUpload:
 
     def _attempts(self, name: str) -> Attempts:
         return Attempts(f"{self._store.shown}/{name}", self._config, self._clock)
+
+
+def _fits(found: RemoteStat | None, num_bytes: int, sha256: str) -> bool:
+    return found is not None and found.num_bytes == num_bytes and found.sha256 in (None, sha256)

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from s3_server import SECRET, S3Server
 
 from lmdali.pipeline import s3_store
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import RemoteError
+from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.remote_retry import Attempts, Clock, RetryConfig, TransientError
 from lmdali.pipeline.s3_store import S3Store
+from lmdali.tools.dataset_upload import upload_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
 
@@ -134,3 +138,26 @@ def test_what_may_pass_is_told_apart(sent: Sent, s3: S3Server, monkeypatch: pyte
     monkeypatch.setattr(sent.store._filesystem, "call_s3", broken)
     with pytest.raises(TransientError, match="reset by peer"):
         sent.store.put("it", b"x")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_loader_reads_a_bucket_as_it_reads_the_directory(
+    s3: S3Server, small_jpeg_dataset: Path, tmp_path: Path
+) -> None:
+    upload_dataset(small_jpeg_dataset, "s3://bucket/to-load", quiet=True)
+    s3.fail("GET", "/to-load/shards/00001", "503 SlowDown")
+    batches = []
+    for dataset in (small_jpeg_dataset, "s3://bucket/to-load"):
+        config = LoaderConfig(
+            dataset=dataset,
+            batch_size=4,
+            backend="cpu",
+            num_threads=2,
+            cache_dir=tmp_path / "cache",
+            augment=AugmentConfig(crop_size=40),
+        )
+        with create_loader(config) as loader:
+            batches.append([(images.clone(), labels.tolist()) for _ in range(2) for images, labels in loader])
+    local, remote = batches
+    assert len(local) == len(remote) > 0
+    assert all(torch.equal(a, b) and c == d for (a, c), (b, d) in zip(local, remote, strict=True))

@@ -12,23 +12,19 @@ from typing import Any
 
 from lmdali.pipeline.address_lock import hold_address
 from lmdali.pipeline.dataset_files import DatasetFile, shard_files, side_files
-from lmdali.pipeline.errors import ConfigError, InputError, RemoteError, StorageError
-from lmdali.pipeline.files import MAX_JSON_BYTES, storage_errors
+from lmdali.pipeline.errors import ConfigError, InputError, StorageError
+from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, load_manifest
-from lmdali.pipeline.output_lock import STAGING_DIRECTORY
-from lmdali.pipeline.remote_file import fetch_small
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
 from lmdali.pipeline.remote_store import FileStore, WritableStore, open_writable_store
 from lmdali.pipeline.remote_upload import FileUpload
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
-from lmdali.pipeline.shard_output import PLAN_FILE
+from lmdali.pipeline.shard_publisher import STAGED_PLAN, read_remote
 from lmdali.tools.parallel_files import run_all, stoppable_clock
 from lmdali.tools.progress import progress_bar
 
 DEFAULT_UPLOADS = 4
 """Shards sent at once: one connection rarely fills a line."""
-
-STAGED_PLAN = f"{STAGING_DIRECTORY}/{PLAN_FILE}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def upload_dataset(
             path = directory / SHARDS_DIRECTORY / info.name / DATA_FILE
             check_size(path, expected_bytes=info.file_bytes, expected_entries=info.num_records)
     with hold_address(store, config=config) as still_held:
-        before = manifest_at(store, config)
+        before = _manifest_at(store, config)
         _refuse(store, config, before, manifest, replace=replace)
         stop = threading.Event()
         upload = FileUpload(store, config, verify=verify, clock=stoppable_clock(stop))
@@ -114,14 +110,13 @@ def upload_dataset(
     )
 
 
-def manifest_at(store: WritableStore, config: RetryConfig) -> dict[str, Any] | None:
+def _manifest_at(store: WritableStore, config: RetryConfig) -> dict[str, Any] | None:
     """The manifest below an address, unchecked; empty where it cannot be read as one, None where there is none."""
+    payload = read_remote(store, MANIFEST_FILE, config)
+    if payload is None:
+        return None
     try:
-        document = json.loads(fetch_small(store, MANIFEST_FILE, max_bytes=MAX_JSON_BYTES, config=config))
-    except RemoteError as error:
-        if error.is_missing:
-            return None
-        raise
+        document = json.loads(payload)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
