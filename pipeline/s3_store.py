@@ -75,9 +75,10 @@ class S3Store(FsspecStore):
             attempts.run(lambda: self._call(name, "put_object", Body=path.read_bytes(), Metadata=metadata))
             attempts.received(size)
             return
-        # Parts of a killed run would be paid for until somebody removed them.
-        for upload in attempts.run(lambda: self._unfinished(name)):
-            self._call(name, "abort_multipart_upload", UploadId=upload)
+        # Parts of a killed run would be paid for until somebody removed them. Who may not list them leaves them.
+        with suppress(RemoteError, TransientError):
+            for upload in self._unfinished(name):
+                self._call(name, "abort_multipart_upload", UploadId=upload)
         upload = attempts.run(lambda: self._call(name, "create_multipart_upload", Metadata=metadata))["UploadId"]
         try:
             parts = self._put_parts(name, path, upload, attempts)

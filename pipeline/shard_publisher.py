@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from lmdali.pipeline.shard_output import PLAN_FILE
 STAGED_PLAN = f"{STAGING_DIRECTORY}/{PLAN_FILE}"
 _STAGED_SUFFIXES = ("records", "rejects", "npy", "hashes")
 """The last one says that the others are there."""
+_CALLS = 8
 
 
 def read_remote(store: WritableStore, name: str, config: RetryConfig) -> bytes | None:
@@ -61,6 +64,13 @@ def refuse_content_at(
         raise InputError(
             f"{store.shown}: already holds {state}: add --resume or --overwrite, or choose another address"
         )
+
+
+def _each(names: list[str], call: Callable[[str], object]) -> None:
+    """Call it for all names, some at once: most of such a call is waiting."""
+    with ThreadPoolExecutor(_CALLS) as pool:
+        for _ in pool.map(call, names):
+            pass
 
 
 class ShardPublisher:
@@ -132,13 +142,7 @@ class ShardPublisher:
 
     def restore(self) -> None:
         """Make the local side know the shards that are there, and forget those that are not. For the holder of both."""
-        for name, _, _ in self._writer.shards():
-            if self._writer.has(name):
-                if not (self._writer.shard_directory(name) / DATA_FILE).exists() and not self._is_there(name):
-                    self._writer.discard([name], finished=True)
-                continue
-            if read_remote(self._store, f"{STAGING_DIRECTORY}/{name}.hashes", self._config) is not None:
-                self._restore(name)
+        _each([name for name, _, _ in self._writer.shards()], self._restore)
 
     def send_shard(self, name: str) -> None:
         """Bring a finished shard there, all it consists of, and remove its data here."""
@@ -198,23 +202,29 @@ class ShardPublisher:
         with suppress(ValueError, KeyError, TypeError):
             names.update(name for name, _, _ in DatasetPlan.from_json(json.loads(plan or b"{}")).shards())
         self._upload.remove(MANIFEST_FILE)
-        for name in sorted(names):
-            for file in (DATA_FILE, OFFSETS_FILE, SHARD_FILE):
-                self._upload.remove(f"{SHARDS_DIRECTORY}/{name}/{file}")
+        files = (DATA_FILE, OFFSETS_FILE, SHARD_FILE)
+        _each([f"{SHARDS_DIRECTORY}/{name}/{file}" for name in sorted(names) for file in files], self._upload.remove)
         self._remove_staged(sorted(names))
 
     def _remove_staged(self, names: list[str]) -> None:
-        for name in names:
-            for suffix in reversed(_STAGED_SUFFIXES):
-                self._upload.remove(f"{STAGING_DIRECTORY}/{name}.{suffix}")
+        # What says that the others are there goes before them.
+        for suffix in reversed(_STAGED_SUFFIXES):
+            _each([f"{STAGING_DIRECTORY}/{name}.{suffix}" for name in names], self._upload.remove)
         self._upload.remove(STAGED_PLAN)
+
+    def _restore(self, name: str) -> None:
+        if self._writer.has(name):
+            if not (self._writer.shard_directory(name) / DATA_FILE).exists() and not self._is_there(name):
+                self._writer.discard([name], finished=True)
+        elif read_remote(self._store, f"{STAGING_DIRECTORY}/{name}.hashes", self._config) is not None:
+            self._bring_back(name)
 
     def _is_there(self, name: str) -> bool:
         """Whether the shard's own file is there, as its figures say."""
         info = self._writer.figures(name).info
         return self._upload.seems_to_have(f"{SHARDS_DIRECTORY}/{name}/{DATA_FILE}", info.file_bytes, info.sha256)
 
-    def _restore(self, name: str) -> None:
+    def _bring_back(self, name: str) -> None:
         """Bring here what is kept of a shard that another machine, or a lost disk, has sent."""
         folder = self._writer.shard_directory(name)
         figures = read_remote(self._store, f"{SHARDS_DIRECTORY}/{name}/{SHARD_FILE}", self._config)

@@ -200,6 +200,25 @@ def test_a_run_that_was_cut_while_it_published_only_publishes(
     assert again.made == [] and hashes_at(place) == whole and not twice(s3)
 
 
+def test_a_store_that_refuses_in_the_middle_ends_the_run_and_what_arrived_counts(
+    s3: S3Server, place: str, source: Source, whole: dict[str, str], scratch: Path
+) -> None:
+    s3.fail("PUT", "/shards/00002/data.mdb", "403 AccessDenied")
+    with pytest.raises(RemoteError, match=r"shards/00002/data.mdb: access denied"):
+        convert_to_address(source, place, CONFIG, scratch=scratch, executor=Here(), quiet=True)
+    again = Here()
+    convert_to_address(source, place, CONFIG, scratch=scratch, executor=again, resume=True, quiet=True)
+    assert "00002" not in again.made and hashes_at(place) == whole and not twice(s3)
+
+
+def test_other_stores_are_converted_to_as_well(source: Source, whole: dict[str, str], scratch: Path) -> None:
+    place = f"memory://there{scratch}"
+    with pytest.raises(KeyboardInterrupt):
+        convert_to_address(source, place, CONFIG, scratch=scratch, executor=Here(interrupt_at(4)), quiet=True)
+    convert_to_address(source, place, CONFIG, scratch=scratch / "b", executor=Here(), resume=True, quiet=True)
+    assert hashes_at(place) == whole
+
+
 def test_a_shard_that_vanished_there_is_made_again(
     s3: S3Server, place: str, source: Source, whole: dict[str, str], scratch: Path
 ) -> None:

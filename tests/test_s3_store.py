@@ -86,6 +86,15 @@ def test_what_a_given_up_or_killed_upload_left_is_not_paid_for(sent: Sent, large
     assert not sent.store._unfinished("file") and sent.store._unfinished("file2")
 
 
+def test_who_may_not_list_uploads_can_still_write(sent: Sent, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: str) -> list[str]:
+        raise RemoteError("access denied")
+
+    monkeypatch.setattr(sent.store, "_unfinished", refused)
+    sent.put(large)
+    assert sent.store.stat("file") == (len(CONTENT), SHA256)
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [
