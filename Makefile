@@ -52,7 +52,7 @@ $(VENV)/installed-demo: $(BIN)/python $(SOURCES)
 
 $(VENV)/installed-test: $(BIN)/python $(SOURCES)
 	rm -rf build *.egg-info
-	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,remote,dev]'
 	rm -rf build *.egg-info
 	touch $@
 
