@@ -19,7 +19,7 @@ from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution, evidence_of
 from lmdali.tools.profiled_model import CROP_SIZE, place_model, resting_optimizer, training_step
-from lmdali.tools.step_probes import ModelProbe, measure_on
+from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, measure_on
 from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.verdict import judge
 
@@ -69,24 +69,20 @@ def profile_iterable(
                 # Which class it is costs nothing; one that the network does not have would end the run.
                 return update(Batch(batch.images, batch.labels % classes, batch.indices))
 
+            probes["optimizer"] = OptimizerProbe(trained, len(first.labels))
             probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+    measured: dict[str, Any] = rates
     setting = _setting(name, loader, first, config, device, trained)
     return ThroughputReport(
         setting=setting,
-        read=None,
-        decode=None,
-        decode_one_thread=None,
-        memory_copy=None,
-        loader=rates["loader"],
-        model=rates.get("model"),
-        together=rates.get("together"),
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
         verdict=judge(evidence_of(rates, setting)),
         suggestion=None,
         machine=machine,
         cautions=busy_caution(machine),
+        **measured,
     )
 
 

@@ -17,19 +17,35 @@ DATASET_FACTS = ("dataset_digest", "num_samples", "encoding")
 """What makes another dataset; it may lie elsewhere."""
 
 RATE_WORDS = {
-    "cold.read_sequential": "cold read, storage's order",
-    "cold.read": "cold read, loader's order",
-    "cold.loader": "cold loader",
-    "read": "LMDB read",
-    "decode_one_thread": "decode, one thread",
-    "decode": "decode (libjpeg-turbo)",
+    "cold.storage_sequential": "storage, cold, in order",
+    "cold.storage": "storage, cold, shuffled",
+    "cold.read_sequential": "LMDB read, cold, in order",
+    "cold.read": "LMDB read, cold, shuffled",
+    "cold.loader": "loader, cold",
+    "storage_sequential": "storage, in order",
+    "storage": "storage, shuffled",
+    "read_sequential": "LMDB read, in order",
+    "read": "LMDB read, shuffled",
+    "decode_one_thread": "libjpeg-turbo, 1 thread",
+    "decode": "libjpeg-turbo",
     "memory_copy": "memory copy",
+    "augment_one_thread": "augment, 1 thread",
+    "augment": "augment",
+    "device_copy": "copy to the device",
     "loader": "loader",
     "optimizer": "optimiser alone",
     "model": "model on a cached batch",
-    "together": "training step fed by the loader",
+    "together": "step fed by the loader",
 }
-"""What the rates of a report are called, in the order in which they are shown."""
+"""What the rates of a report are called, in the order in which they are shown: "in order" is the order of storage,
+"shuffled" the loader's."""
+
+MOVES_RECORDS = frozenset(
+    path
+    for path in RATE_WORDS
+    if path.rpartition(".")[2] in ("storage_sequential", "storage", "read_sequential", "read", "loader")
+)
+"""Rates that are also ones of stored bytes."""
 
 
 def load_profile(path: Path) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.accelerator_command import au_command
-from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
+from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
 from lmdali.tools.foreign_loader import load_factory
 from lmdali.tools.foreign_profile import profile_iterable
@@ -90,7 +90,7 @@ def profile_dataset(
         step = None
         if trained is not None:
             step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
-        probes = _ceiling_probes(dataset, manifest, config)
+        probes = ceiling_probes(loader_config, manifest, device)
         if trained is not None:
             probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
         probes |= _step_probes(loader, loader_config.prefetch, first, step)
@@ -107,15 +107,9 @@ def profile_dataset(
             found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
             suggestion = replace(suggestion, measured_images_per_second=found.images_per_second)
     cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
+    measured: dict[str, Any] = rates
     return ThroughputReport(
         setting=setting,
-        read=rates["read"],
-        decode=rates.get("decode"),
-        decode_one_thread=rates.get("decode_one_thread"),
-        memory_copy=rates.get("memory_copy"),
-        loader=rates["loader"],
-        model=rates.get("model"),
-        together=rates.get("together"),
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=epoch_gap(probes),
         verdict=verdict,
@@ -125,26 +119,14 @@ def profile_dataset(
         cache=cache,
         cold=cold,
         what_if=tuple(answer(question, situation, record_bytes) for question in config.what_if),
-        optimizer=rates.get("optimizer"),
         inside=StageDetail.of(recording),
+        **measured,
     )
 
 
 def _first_batch(loader: DatasetLoader) -> Batch:
     with closing(iter(loader)) as batches:  # type: ignore[type-var]  # a generator
         return next(batches)
-
-
-def _ceiling_probes(dataset: Path, manifest: Manifest, config: ProfileConfig) -> dict[str, Probe]:
-    threads, size = config.usable_threads, manifest.image_size
-    sample = sample_records(dataset, seed=config.seed)
-    probes: dict[str, Probe] = {"read": read_probe(dataset, num_threads=threads, seed=config.seed)}
-    if manifest.encoding == "raw":
-        probes["memory_copy"] = copy_probe(sample, size, num_threads=threads)
-    else:
-        probes["decode"] = decode_probe(sample, size, num_threads=threads)
-        probes["decode_one_thread"] = decode_probe(sample, size, num_threads=1)
-    return probes
 
 
 def _step_probes(loader: DatasetLoader, prefetch: int, first: Batch, step: Step | None) -> dict[str, Probe]:
