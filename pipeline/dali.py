@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -154,20 +153,19 @@ class DaliBackend:
 
     def _read(self, pending: _Pending, first: int, last: int) -> None:
         run = self._threads.find(pending.plan.indices[first:last])
-        begin = perf_counter()
-        pending.labels[first:last] = run.labels
-        for sample, start, stop in zip(range(first, last), run.starts.tolist(), run.stops.tolist(), strict=True):
-            # A view: no copy is made, and what is in `pending` keeps the shards mapped.
-            stored = run.bytes[start:stop]
-            if not self._raw:
-                pending.images[sample] = stored
-                continue
-            pixels = self._decode(int(pending.plan.indices[sample]), stored)
-            if self._ring is None:
-                pending.images[sample] = pixels
-            else:
-                np.copyto(pending.images[sample], pixels)
-        self._timers.add("read", perf_counter() - begin)
+        with self._timers.measure("read"):
+            pending.labels[first:last] = run.labels
+            for sample, start, stop in zip(range(first, last), run.starts.tolist(), run.stops.tolist(), strict=True):
+                # A view: no copy is made, and what is in `pending` keeps the shards mapped.
+                stored = run.bytes[start:stop]
+                if not self._raw:
+                    pending.images[sample] = stored
+                    continue
+                pixels = self._decode(int(pending.plan.indices[sample]), stored)
+                if self._ring is None:
+                    pending.images[sample] = pixels
+                else:
+                    np.copyto(pending.images[sample], pixels)
 
     def _decode(self, index: int, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels of a record by the CPU backend's decoder, which names what is wrong with it; raw ones are a view."""
@@ -235,22 +233,19 @@ class DaliBackend:
     def _take_oldest(self) -> torch.Tensor:
         """The oldest batch, in the order of the consumer's stream; the host waits until it is under way, no longer."""
         self._held.let_go()
-        start = perf_counter()
-        stream = torch.cuda.current_stream(self._spec.device) if self._on_gpu else None
-        outputs = self._pipeline.share_outputs(cuda_stream=stream)
-        ready = perf_counter()
-        pending = self._in_pipeline.popleft()
-        # from_dlpack lets torch's current stream wait for DALI's, whatever stream the outputs are bound to.
-        views = [self._lend(output.as_tensor()) for output in outputs]
-        self._pipeline.release_outputs()
-        if self._on_gpu:
-            self._held.hold(pending.images)  # decoders may still read the host's memory
-        # Views of one sample next to each other: (B, V, ...) -> (B * V, ...).
-        images = views[0] if len(views) == 1 else torch.stack(views, dim=1).flatten(0, 1)
-        images = images.to(torch_dtype(self._spec.dtype))
-        self._timers.add("decode", ready - start)
-        self._timers.add("copy", perf_counter() - ready)
-        return images
+        with self._timers.measure("decode"):
+            stream = torch.cuda.current_stream(self._spec.device) if self._on_gpu else None
+            outputs = self._pipeline.share_outputs(cuda_stream=stream)
+        with self._timers.measure("copy"):
+            pending = self._in_pipeline.popleft()
+            # from_dlpack lets torch's current stream wait for DALI's, whatever stream the outputs are bound to.
+            views = [self._lend(output.as_tensor()) for output in outputs]
+            self._pipeline.release_outputs()
+            if self._on_gpu:
+                self._held.hold(pending.images)  # decoders may still read the host's memory
+            # Views of one sample next to each other: (B, V, ...) -> (B * V, ...).
+            images = views[0] if len(views) == 1 else torch.stack(views, dim=1).flatten(0, 1)
+            return images.to(torch_dtype(self._spec.dtype))
 
     def _lend(self, output: Any) -> torch.Tensor:
         """DALI's memory as a tensor."""

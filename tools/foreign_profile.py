@@ -13,6 +13,7 @@ from torch import nn
 from lmdali.model.device import pick_device
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
 from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
@@ -65,10 +66,12 @@ def profile_iterable(
         if trained is not None:
             update = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
 
-            def step(batch: Batch) -> object:
+            def train_on(batch: Batch) -> object:
                 # Which class it is costs nothing; one that the network does not have would end the run.
                 return update(Batch(batch.images, batch.labels % classes, batch.indices))
 
+            ranges = find_nvtx() if config.nvtx else None
+            step = train_on if ranges is None else marked(ranges, "step", train_on)
             probes["optimizer"] = OptimizerProbe(trained, len(first.labels))
             probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)

@@ -30,6 +30,7 @@ class ProfileConfig(EpochOptions):
         seed: of order and draws.
         what_if: questions to be answered from what was measured: cpus=N, disk=NMB/s, raw.
         cold: measure the dataset without its page cache, too, which is dropped for that.
+        nvtx: mark the loader's stages and the training steps as NVTX ranges, for Nsight Systems.
     """
 
     batch_size: int = LoaderConfig.batch_size
@@ -41,6 +42,7 @@ class ProfileConfig(EpochOptions):
     steps: int | None = None
     seed: int = 0
     cold: bool = False
+    nvtx: bool = False
     what_if: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

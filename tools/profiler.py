@@ -18,6 +18,7 @@ from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
 from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
@@ -84,12 +85,15 @@ def profile_dataset(
     resident, start = resident_share(paths), perf_counter()
     # Rank and world size are given: under torchrun, too, this measures one process on its own.
     with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
+        ranges = find_nvtx() if config.nvtx else None
+        loader.timers.annotate(ranges)
         first = _first_batch(loader)
         first_seconds = perf_counter() - start
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
-        step = None
+        step: Step | None = None
         if trained is not None:
             step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
+            step = step if ranges is None else marked(ranges, "step", step)
         probes = ceiling_probes(loader_config, manifest, device)
         if trained is not None:
             probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
@@ -171,6 +175,7 @@ command.add_command(au_command)
 @click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a trace of the loader: ui.perfetto.dev reads it.")
+@click.option("--nvtx", is_flag=True, help="Mark stages and steps as NVTX ranges, for Nsight Systems.")
 @click.option("--no-model", is_flag=True, help="Measure the loader only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
