@@ -28,7 +28,7 @@ from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.buffers import BufferRing
-from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean
+from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean, feed_draws
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.record_threads import RecordThreads
@@ -190,23 +190,9 @@ class DaliBackend:
             self._in_pipeline.append(pending)
 
     def _feed(self, pending: _Pending) -> None:
-        params, views = pending.plan.params, self._spec.num_views
-        # crop_pos is a fraction of the free room; k / room comes back as offset k exactly (tests/test_dali.py).
-        position = params.crop_yx.astype(np.float32) / np.float32(max(self._size - self._spec.crop_size, 1))
-        pipe = self._pipeline
-        pipe.feed_input("images", pending.images)
-        for view in range(views):
-            part = slice(view, None, views)
-            pipe.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
-            pipe.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
-            pipe.feed_input(f"flip_{view}", params.flip[part].astype(np.int32))
-            if not self._spec.holds_pixels:
-                base = np.float32(0) if self._mean is None else self._mean
-                pipe.feed_input(f"mean_{view}", np.ascontiguousarray(base - pending.plan.shifts[part]))
-        if not self._spec.holds_pixels:
-            # Per sample, because the scale may change with the epoch, and two epochs are in flight at its end.
-            pipe.feed_input("std", np.repeat(1 / pending.plan.scale[None], len(position) // views, axis=0))
-        pipe.schedule_run()
+        self._pipeline.feed_input("images", pending.images)
+        feed_draws(self._pipeline, pending.plan, self._spec, self._size, self._mean)
+        self._pipeline.schedule_run()
 
     def _collect(self, pending: _Pending) -> torch.Tensor:
         """Images of the oldest batch.

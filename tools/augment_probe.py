@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, draw_params, pixel_transform
-from lmdali.pipeline.backend import OutputSpec
+from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params, pixel_transform
+from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.cpu import BUFFER_DTYPES
 from lmdali.pipeline.decode import decode_stored, ppm_header
 from lmdali.pipeline.eigenbasis import load_eigenbasis
@@ -20,6 +20,16 @@ from lmdali.pipeline.patches import PatchCutter, Samples
 from lmdali.pipeline.record_threads import ImageRun
 from lmdali.pipeline.timing import StageTimers
 from lmdali.tools.ceilings import IMAGES_PER_CHUNK, SAMPLE_BYTES, ThreadedProbe
+
+
+def first_plan(dataset: Path, augment: AugmentConfig, count: int, *, seed: int) -> tuple[PixelTransform, BatchPlan]:
+    """The arithmetic of a dataset in epoch 0, and a plan with the draws of its first `count` positions."""
+    size = load_manifest(dataset).image_size
+    basis = load_eigenbasis(dataset) if augment.needs_basis else None
+    transform = pixel_transform(augment, basis, size).at(0)
+    indices = np.arange(count, dtype=np.int64)
+    params = draw_params(augment, seed=seed, epoch=0, indices=indices, positions=indices, image_size=size)
+    return transform, BatchPlan(indices, params, transform.shifts(params), transform.scale)
 
 
 class DecodedImages:
@@ -47,11 +57,7 @@ class DecodedImages:
         self._stops = self._starts + file_bytes
         cuts_only = spec.holds_pixels or spec.device.type == "cuda"
         self.spec = replace(spec, dtype="uint8", layout="NHWC") if spec.device.type == "cuda" else spec
-        basis = load_eigenbasis(dataset) if augment.needs_basis else None
-        transform = pixel_transform(augment, basis, size).at(0)
-        indices = np.arange(count, dtype=np.int64)
-        self._params = draw_params(augment, seed=seed, epoch=0, indices=indices, positions=indices, image_size=size)
-        self._shifts, self._scale = transform.shifts(self._params), transform.scale
+        transform, self._plan = first_plan(dataset, augment, count, seed=seed)
         self._cutter = PatchCutter(
             _as_raw(manifest),
             None if cuts_only else transform,
@@ -66,7 +72,8 @@ class DecodedImages:
         views = slice(first * self._views, stop * self._views)
         labels = np.zeros(stop - first, np.int64)
         run = ImageRun(self._bytes, self._starts[first:stop], self._stops[first:stop], labels)
-        draws = self._params.crop_yx[views], self._params.flip[views], self._shifts[views], self._scale
+        params, plan = self._plan.params, self._plan
+        draws = params.crop_yx[views], params.flip[views], plan.shifts[views], plan.scale
         self._cutter.cut(Samples(run, np.arange(first, stop), *draws, out))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,34 @@ MOVES_RECORDS = frozenset(
     if path.rpartition(".")[2] in ("storage_sequential", "storage", "read_sequential", "read", "loader")
 )
 """Rates that are also ones of stored bytes."""
+
+
+OPERATOR_WORDS = {
+    "input": "input: records into DALI",
+    "decode": "decode: JPEG to RGB",
+    "crop": "crop and flip",
+    "normalize": "normalise, layout",
+    "mean_image": "subtract the mean image",
+}
+"""What the steps of a DALI graph are called."""
+
+
+OPERATOR_COLUMNS = ("step", "ms/batch", "ms/image", "CPU ms/image", "graph so far, images/s")
+"""Of `operator_rows`."""
+
+
+def operator_rows(costs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The steps of a DALI graph, as they are in a report, as rows of a table."""
+    return [
+        (
+            OPERATOR_WORDS.get(cost["name"], cost["name"]),
+            f"{1e3 * cost['batch_seconds']:.2f}",
+            f"{1e3 * cost['seconds_per_image']:.3f}",
+            f"{1e3 * cost['cpu_seconds_per_image']:.3f}",
+            f"{cost['graph_images_per_second']:,.0f}",
+        )
+        for cost in costs
+    ]
 
 
 def load_profile(path: Path) -> dict[str, Any]:

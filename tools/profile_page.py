@@ -66,7 +66,8 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
         Section(title="Rates, each alone and then together", body=_ladder(document, found)),
     ]
     if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
-        sections.append(Section(title="Inside the loader", body=stage_parts(stages, document.get("inside"))))
+        body = stage_parts(stages, document.get("inside"), document.get("dali_operators"))
+        sections.append(Section(title="Inside the loader", body=body))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
     if cases := document.get("what_if"):

@@ -22,6 +22,7 @@ from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
 from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
+from lmdali.tools.dali_operators import measure_operators
 from lmdali.tools.foreign_loader import load_factory
 from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
@@ -99,6 +100,9 @@ def profile_dataset(
             probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
         probes |= _step_probes(loader, loader_config.prefetch, first, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+        operators = None
+        if loader.backend_name == "dali":
+            operators = measure_operators(loader_config, device, config.window_plan(), quiet=quiet)
         recording = record_stages(loader, loader_config.prefetch, config.window_plan())
         if trace is not None:
             write_trace(trace, recording)
@@ -124,6 +128,7 @@ def profile_dataset(
         cold=cold,
         what_if=tuple(answer(question, situation, record_bytes) for question in config.what_if),
         inside=StageDetail.of(recording),
+        dali_operators=operators,
         **measured,
     )
 

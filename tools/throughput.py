@@ -7,6 +7,7 @@ from typing import Any
 
 from lmdali.tools.ceiling_ladder import shares_of_ceilings, shares_of_step
 from lmdali.tools.cold_run import CacheState, ColdRun
+from lmdali.tools.dali_operators import OperatorCost
 from lmdali.tools.measurement import Rate
 from lmdali.tools.stage_detail import StageDetail
 from lmdali.tools.suggestion import Suggestion
@@ -96,6 +97,7 @@ class ThroughputReport:
         what_if: answers to what was asked; predictions.
         optimizer: updates of all weights alone, in images of a batch per second.
         inside: single calls of the loader's stages, alone; None where the loader is not ours.
+        dali_operators: what each step of the DALI graph adds; None where DALI does not deliver.
     """
 
     setting: Setting
@@ -122,6 +124,7 @@ class ThroughputReport:
     cache: CacheState | None = None
     cold: ColdRun | None = None
     inside: StageDetail | None = None
+    dali_operators: tuple[OperatorCost, ...] | None = None
     what_if: tuple[Prediction, ...] = ()
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from textwrap import fill
 
 from lmdali.tools.ceiling_ladder import shares_of_step
-from lmdali.tools.profile_documents import MOVES_RECORDS, RATE_WORDS
+from lmdali.tools.profile_documents import MOVES_RECORDS, OPERATOR_COLUMNS, RATE_WORDS, operator_rows
 from lmdali.tools.report_table import megabytes, print_pairs, print_table
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.throughput import Setting, ThroughputReport, stored_megabytes
@@ -36,6 +37,9 @@ def print_report(report: ThroughputReport) -> None:
     )
     columns = ("stage", "ms/image", "of thread time", "p50 ms", "p90 ms", "p99 ms")
     print_table("inside the loader, alone; percentiles of single calls", columns, _stage_rows(report))
+    if report.dali_operators is not None:
+        rows = operator_rows([asdict(cost) for cost in report.dali_operators])
+        print_table("inside DALI, by what each step adds to the graph", OPERATOR_COLUMNS, rows)
     print_pairs("verdict", _outcome(report))
 
 
