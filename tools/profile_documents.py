@@ -76,6 +76,42 @@ def operator_rows(costs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
+RANK_COLUMNS = ("rank", "device", "loader", "model", "step alone", "in the job", "AU", "input ms/img", "compute ms/img")
+"""Of `rank_rows`; rates are images/s."""
+
+
+def rank_rows(ranks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The ranks of a job, as they are in a report, as rows of a table."""
+    return [
+        (
+            str(each["rank"]),
+            f"{each['host']} {each['device']}",
+            *(_rate_text(each[name]) for name in ("loader", "model", "alone", "together")),
+            "" if each["au"] is None else f"{each['au']:.0%}",
+            f"{1e3 * each['input_seconds']:.2f}",
+            f"{1e3 * each['compute_seconds']:.2f}",
+        )
+        for each in ranks
+    ]
+
+
+def rank_words(report: Mapping[str, Any]) -> list[str]:
+    """What a report says of a job's ranks, a sentence each."""
+    slowest = f"rank {report['slowest']} is the slowest: {report['slowest_share']:.0%} of the others' pace"
+    words = [
+        f"{len(report['ranks'])} ranks, together {report['images_per_second']:,.0f} images/s"
+        + ("" if report["au"] is None else f", AU {report['au']:.0%} of what their models do alone"),
+        f"{slowest}, by its {report['cause']}" + ("" if report["straggler"] is not None else "; no straggler"),
+    ]
+    if report["averaging_share"] is not None:
+        words.append(f"averaging gradients and waiting in turn is {report['averaging_share']:.0%} of its step")
+    return words
+
+
+def _rate_text(rate: Mapping[str, Any] | None) -> str:
+    return "" if rate is None else f"{rate['images_per_second']:,.0f}"
+
+
 def load_profile(path: Path) -> dict[str, Any]:
     """Read a report.
 

@@ -26,7 +26,15 @@ from lmdali.tools.html_page import (
     paragraph,
     table,
 )
-from lmdali.tools.profile_documents import MOVES_RECORDS, load_profile, rate_name, rates
+from lmdali.tools.profile_documents import (
+    MOVES_RECORDS,
+    RANK_COLUMNS,
+    load_profile,
+    rank_rows,
+    rank_words,
+    rate_name,
+    rates,
+)
 from lmdali.tools.stage_parts import stage_parts
 from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
 
@@ -68,6 +76,9 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
     if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
         body = stage_parts(stages, document.get("inside"), document.get("dali_operators"))
         sections.append(Section(title="Inside the loader", body=body))
+    if ranks := document.get("ranks"):
+        body = table(RANK_COLUMNS, rank_rows(ranks["ranks"]), text_columns=2)
+        sections.append(Section(title="Ranks", body=body + bullets(rank_words(ranks))))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
     if cases := document.get("what_if"):
@@ -106,6 +117,8 @@ def _verdict(document: Mapping[str, Any]) -> str:
 
 def _word(verdict: Mapping[str, Any]) -> str:
     bound, stage = verdict.get("bound"), verdict.get("stage")
+    if verdict.get("rank") is not None:
+        return f"{bound} rank {verdict['rank']}"
     if bound is None:
         return "No verdict without a model"
     return f"{bound} ({stage})" if bound == "INPUT-BOUND" and stage else str(bound)

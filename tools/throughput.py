@@ -9,6 +9,7 @@ from lmdali.tools.ceiling_ladder import shares_of_ceilings, shares_of_step
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.dali_operators import OperatorCost
 from lmdali.tools.measurement import Rate
+from lmdali.tools.rank_report import RankReport
 from lmdali.tools.stage_detail import StageDetail
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.verdict import Verdict
@@ -97,6 +98,7 @@ class ThroughputReport:
         what_if: answers to what was asked; predictions.
         optimizer: updates of all weights alone, in images of a batch per second.
         inside: single calls of the loader's stages, alone; None where the loader is not ours.
+        ranks: all ranks of the job beside each other; everything else here is of the first one. None for one process.
         dali_operators: what each step of the DALI graph adds; None where DALI does not deliver.
     """
 
@@ -124,6 +126,7 @@ class ThroughputReport:
     cache: CacheState | None = None
     cold: ColdRun | None = None
     inside: StageDetail | None = None
+    ranks: RankReport | None = None
     dali_operators: tuple[OperatorCost, ...] | None = None
     what_if: tuple[Prediction, ...] = ()
 
@@ -151,6 +154,7 @@ class ThroughputReport:
             "schema_version": SCHEMA_VERSION,
             **asdict(self),
             "verdict": {**asdict(self.verdict), "word": self.verdict.word},
+            "ranks": None if self.ranks is None else self.ranks.to_json(),
             "shares": self.shares(),
             "shares_of_step": shares_of_step(self.rates()),
             "megabytes_per_second": {

@@ -6,7 +6,15 @@ from dataclasses import asdict
 from textwrap import fill
 
 from lmdali.tools.ceiling_ladder import shares_of_step
-from lmdali.tools.profile_documents import MOVES_RECORDS, OPERATOR_COLUMNS, RATE_WORDS, operator_rows
+from lmdali.tools.profile_documents import (
+    MOVES_RECORDS,
+    OPERATOR_COLUMNS,
+    RANK_COLUMNS,
+    RATE_WORDS,
+    operator_rows,
+    rank_rows,
+    rank_words,
+)
 from lmdali.tools.report_table import megabytes, print_pairs, print_table
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.throughput import Setting, ThroughputReport, stored_megabytes
@@ -40,6 +48,13 @@ def print_report(report: ThroughputReport) -> None:
     if report.dali_operators is not None:
         rows = operator_rows([asdict(cost) for cost in report.dali_operators])
         print_table("inside DALI, by what each step adds to the graph", OPERATOR_COLUMNS, rows)
+    if report.ranks is not None:
+        found = report.ranks.to_json()
+        print_table(
+            f"{report.ranks.world_size} ranks; rates are images/s, above are those of rank 0",
+            RANK_COLUMNS,
+            rank_rows(found["ranks"]),
+        )
     print_pairs("verdict", _outcome(report))
 
 
@@ -144,6 +159,8 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
     texts = [("why", verdict.reason), ("advice", verdict.advice), *_cache_rows(report)]
+    if report.ranks is not None:
+        texts += [("ranks", words) for words in rank_words(report.ranks.to_json())]
     if report.suggestion is not None:
         texts.append(("try", _suggested(report.suggestion)))
     if report.decode is not None:
