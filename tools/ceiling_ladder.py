@@ -17,7 +17,6 @@ NEXT_CEILING: dict[str, tuple[str, ...]] = {
     "decode": ("decode_one_thread",),
     "augment": ("augment_one_thread",),
     "loader": ("read", "decode", "memory_copy", "augment", "device_copy"),
-    "model": ("optimizer",),
     "together": ("loader", "model"),
 }
 """Path of a rate in a report -> those of its ceilings, of which the lowest counts."""
@@ -29,7 +28,7 @@ def shares_of_ceilings(rates: Mapping[str, Rate | None], num_threads: int | None
     """Each rate over the lowest of its ceilings, 0..1 or a little more; None for what has none here.
 
     A storage read out of order is judged by one in order, LMDB by storage, what all threads do by so many times what
-    one does, the loader by its parts, the model by its optimiser, and the fed training step by loader and model.
+    one does, the loader by its parts, and the fed training step by loader and model.
 
     Args:
         rates: by their paths; None for what was not measured.
