@@ -93,7 +93,7 @@ class Stretch:
             self._ranges.push(self._stage)
         self._start = perf_counter()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._timers.add(self._stage, perf_counter() - self._start)
         if self._ranges is not None:
             self._ranges.pop()
