@@ -35,10 +35,12 @@ def place_model(
     return placed.train()
 
 
-def training_step(model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device) -> TrainStep:
-    """What the trainer does with a batch, as it does it by default."""
+def training_step(
+    model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device, cuda_graph: bool = True
+) -> TrainStep:
+    """What the trainer does with a batch, as it does it by default; without a graph where ranks average gradients."""
     precision = _AUTOCAST.get(dtype, torch.float32)
-    return TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=True)
+    return TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=cuda_graph)
 
 
 def resting_optimizer(model: nn.Module) -> PaperSGD:

@@ -9,7 +9,7 @@ from typing import Literal
 from lmdali.tools.measurement import Rate
 from lmdali.tools.prediction import CONSUMER_STAGES, WORKER_STAGES, known
 
-Bound = Literal["INPUT-BOUND", "COPY-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID"]
+Bound = Literal["INPUT-BOUND", "COPY-BOUND", "COMPUTE-BOUND", "BALANCED", "STRAGGLER", "INVALID"]
 
 MIN_STEPS = 8
 """Counted steps below which a rate is an anecdote."""
@@ -75,12 +75,13 @@ class Verdict:
 
     Attributes:
         bound: what holds the run back; None without a model. COPY-BOUND is input whose copies to the device hold it
-            back.
+            back, STRAGGLER one rank that the others wait for.
         stage: of the loader, where most of its time goes, by the names of `StageTimers`; None where that is not known.
         data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model.
         shared_cores: whether loader and model need more CPU together than there is.
         reason: the numbers behind the word.
         advice: what to do.
+        rank: that the others wait for; None where there is no such rank.
     """
 
     bound: Bound | None
@@ -89,10 +90,13 @@ class Verdict:
     shared_cores: bool
     reason: str
     advice: str
+    rank: int | None = None
 
     @property
     def word(self) -> str | None:
-        """`bound`, with the stage where input is what holds the run back: INPUT-BOUND (decode)."""
+        """`bound`, with the stage where input is what holds the run back: INPUT-BOUND (decode); STRAGGLER rank 3."""
+        if self.rank is not None:
+            return f"{self.bound} rank {self.rank}"
         return f"{self.bound} ({self.stage})" if self.bound == "INPUT-BOUND" and self.stage else self.bound
 
 
