@@ -12,7 +12,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.tools.loader_options import BACKENDS, EpochOptions, augment_for
 from lmdali.tools.measurement import WindowPlan
-from lmdali.tools.what_if import check_question
+from lmdali.tools.what_if import Case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class ProfileConfig(EpochOptions):
         seconds: for each of the four or five measurements, not counting warm-up.
         steps: for each measurement, instead of seconds.
         seed: of order and draws.
-        what_if: questions to be answered from what was measured: cpus=N, disk=NMB/s, raw.
+        what_if: questions to be answered from what was measured, each by itself: cpus=N, gpus=N, disk=NMB/s, raw, or
+            several of these with commas, together.
         cold: measure the dataset without its page cache, too, which is dropped for that.
     """
 
@@ -49,7 +50,7 @@ class ProfileConfig(EpochOptions):
             raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}; found {self.backend!r}")
         self.window_plan()
         for question in self.what_if:
-            check_question(question)
+            Case.parse(question)
 
     @property
     def usable_threads(self) -> int:
