@@ -31,6 +31,7 @@ from lmdali.tools.profile_compare import compare_command
 from lmdali.tools.profile_config import ProfileConfig as ProfileConfig
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judged_cold, setting_of, situation_of
 from lmdali.tools.profile_page import report_command
+from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
@@ -171,6 +172,7 @@ def command() -> None:
 command.add_command(compare_command)
 command.add_command(report_command)
 command.add_command(au_command)
+command.add_command(sweep_command)
 
 
 @command.command("run")
