@@ -13,7 +13,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.tools.loader_options import BACKENDS, EpochOptions, augment_for
 from lmdali.tools.measurement import WindowPlan
-from lmdali.tools.what_if import check_question
+from lmdali.tools.what_if import Case
 
 ProfileParallel = Literal["none", "ddp"]
 """One process, or those that torchrun started."""
@@ -34,7 +34,8 @@ class ProfileConfig(EpochOptions):
         seed: of order and draws.
         parallel: one process, or one per device under torchrun, which average their gradients; `batch_size` is each
             one's, and all of them are in one report.
-        what_if: questions to be answered from what was measured: cpus=N, disk=NMB/s, raw.
+        what_if: questions to be answered from what was measured, each by itself: cpus=N, gpus=N, disk=NMB/s, raw, or
+            several of these with commas, together.
         cold: measure the dataset without its page cache, too, which is dropped for that.
         nvtx: mark the loader's stages and the training steps as NVTX ranges, for Nsight Systems.
     """
@@ -58,7 +59,7 @@ class ProfileConfig(EpochOptions):
             raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}; found {self.backend!r}")
         self.window_plan()
         for question in self.what_if:
-            check_question(question)
+            Case.parse(question)
 
     @property
     def usable_threads(self) -> int:

@@ -123,6 +123,7 @@ def situation_of(
     config: ProfileConfig,
     manifest: Manifest,
     memory_bytes: int | None,
+    cache: CacheState,
 ) -> Situation:
     """What the suggestion is made from."""
     evidence, measured = evidence_of(rates, setting), rates.get("together", rates["loader"])
@@ -143,4 +144,5 @@ def situation_of(
         decoded_bytes=manifest.num_records * 3 * manifest.image_size**2,
         memory_bytes=memory_bytes,
         raw_bytes=3 * manifest.image_size**2,
+        reads_storage=cache.state in ("cold", "mixed"),
     )

@@ -231,8 +231,12 @@ def _what_if(cases: Sequence[Mapping[str, Any]]) -> str:
         predicted, limit = case["predicted_images_per_second"], case.get("limit")
         if predicted is not None:
             bars.append(Bar(label=case["question"], value=predicted, text=f"{predicted:,.0f}", series=6))
-        if predicted is None or limit:
-            words.append(f"{case['question']}: {'not known' if predicted is None else f'limited by {limit}'}")
+        if predicted is None:
+            reason = case.get("unknown")
+            words.append(f"{case['question']}: not known" + (f": {reason}" if reason else ""))
+        elif limit:
+            bound = case.get("bound")
+            words.append(f"{case['question']}: limited by {limit}" + (f", {bound}" if bound else ""))
     plot = bar_chart(bars, unit="images/s", description="Predicted rates, images/s", linear=True)
     caption = "Predicted from what the parts cost, and not measured."
     return figure(plot, caption) + (bullets(words) if words else "")

@@ -39,6 +39,7 @@ from lmdali.tools.profile_config import ProfileConfig as ProfileConfig
 from lmdali.tools.profile_config import ProfileParallel
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judged_cold, setting_of, situation_of
 from lmdali.tools.profile_page import report_command
+from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
 from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
@@ -135,13 +136,13 @@ def _profile(
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         verdict = judged_by_ranks(judged_cold(judge(evidence_of(rates, setting)), cold), job)
-        situation = situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"])
+        cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
+        situation = situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"], cache)
         suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
             found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
             suggestion = replace(suggestion, measured_images_per_second=found.images_per_second)
-    cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
     measured: dict[str, Any] = rates
     return ThroughputReport(
         setting=setting,
@@ -203,6 +204,7 @@ def command() -> None:
 command.add_command(compare_command)
 command.add_command(report_command)
 command.add_command(au_command)
+command.add_command(sweep_command)
 
 
 @command.command("run")
@@ -224,7 +226,12 @@ command.add_command(au_command)
 @click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
 @click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
 @click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
-@click.option("--what-if", multiple=True, metavar="CASE", help="Predict: cpus=16, disk=500MB/s or raw; repeatable.")
+@click.option(
+    "--what-if",
+    multiple=True,
+    metavar="CASE",
+    help="Predict: cpus=16, gpus=2, disk=500MB/s or raw; with commas all at once, repeated each by itself.",
+)
 @click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a trace of the loader: ui.perfetto.dev reads it.")

@@ -31,9 +31,13 @@ class LoaderProbe:
 
     def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
         self._loader, self._step = loader, step
-        # Until the queue is as full as it will be, a step pays for more or fewer batches than the one it takes.
-        self.warmup_steps = max(prefetch + 1, ModelProbe.warmup_steps)
+        self.warmup_steps = self.steps_to_fill(prefetch)
         self.epoch_gaps_seconds: list[float] = []
+
+    @staticmethod
+    def steps_to_fill(prefetch: int) -> int:
+        """Until the queue is as full as it will be, a step pays for more or fewer batches than the one it takes."""
+        return max(prefetch + 1, ModelProbe.warmup_steps)
 
     def run(self) -> Iterator[int]:
         """Each step is one batch."""

@@ -209,6 +209,6 @@ def _percent(share: float | None, unknown: str = "?") -> str:
 def _predicted(case: Prediction) -> str:
     now = f"now {case.baseline_images_per_second:,.0f}"
     if case.predicted_images_per_second is None:
-        return f"not known: this backend's stages are not timed ({now})"
-    limit = "" if case.limit is None else f", limited by {case.limit}"
-    return f"predicted {case.predicted_images_per_second:,.0f} images/s{limit}, {now}; not measured"
+        return f"not known: {case.unknown} ({now})"
+    bound = f"limited by {case.limit}" + ("" if case.bound is None else f", {case.bound}")
+    return f"predicted {case.predicted_images_per_second:,.0f} images/s, {bound} ({now}); not measured"
