@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmdali.model.exact_search import search_exact
+from lmdali.model.exact_search import SEARCH_RECORDS, search_exact
 from lmdali.model.faiss_search import search_faiss
 from lmdali.model.features_file import Features, FeaturesPlan
 from lmdali.model.features_writer import FeaturesWriter
@@ -86,7 +86,9 @@ def measure_features(features: Features, seconds: float) -> list[dict[str, Any]]
     for count in (1, 8):
         queries = features.rows(np.arange(count)).astype(np.float64)
         searches: dict[str, Callable[[], object]] = {
-            "features: exact search": lambda queries=queries: search_exact(features.blocks(), queries, NEIGHBOURS)
+            "features: exact search": lambda queries=queries: search_exact(
+                features.blocks(SEARCH_RECORDS), queries, NEIGHBOURS
+            )
         }
         if find_spec("faiss") is not None:
             searches["features: faiss"] = lambda queries=queries: search_faiss(features, queries, NEIGHBOURS)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import click
 
-from lmdali.model.exact_search import Neighbours, search_exact
+from lmdali.model.exact_search import SEARCH_RECORDS, Neighbours, search_exact
 from lmdali.model.faiss_search import search_faiss
 from lmdali.model.features_file import Features, load_features
 from lmdali.pipeline.errors import ConfigError
@@ -71,7 +71,7 @@ def nearest_records(features: Features, queries: Queries, config: SearchConfig) 
     if config.index == "faiss":
         found = search_faiss(features, queries.vectors, wanted)
     else:
-        found = search_exact(features.blocks(), queries.vectors, wanted)
+        found = search_exact(features.blocks(SEARCH_RECORDS), queries.vectors, wanted)
     return found.without(queries.own) if is_own else found
 
 
