@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmdali.model.exact_search import search_exact
+from lmdali.model.exact_search import SEARCH_RECORDS, search_exact
 from lmdali.model.faiss_search import search_faiss
 from lmdali.model.features_file import Features, FeaturesPlan
 from lmdali.model.features_writer import FeaturesWriter
@@ -35,10 +35,19 @@ from lmdali.tools.report_table import print_table
 LENGTHS = (28, 64, 256)
 NEIGHBOURS = 6
 _BATCH = 4096
+_CLASSES, _HIDDEN = 1000, 256
 
 
-def write_random_features(directory: Path, records: int, dims: int) -> Features:
-    """A feature file of random numbers, as a network's might be."""
+def write_random_features(directory: Path, records: int, dims: int, *, clustered: bool = False) -> Features:
+    """A feature file of random numbers, half of them zero.
+
+    Args:
+        directory: gets the files.
+        records: how many.
+        dims: of each.
+        clustered: of 1,000 classes, with most of what they vary in a few directions, as a network's are; else
+            independent numbers, which nothing can compress and among which all are about equally far.
+    """
     plan = FeaturesPlan(
         dataset="random",
         dataset_digest="random",
@@ -53,9 +62,18 @@ def write_random_features(directory: Path, records: int, dims: int) -> Features:
     )
     writer = FeaturesWriter(directory, plan)
     random = np.random.default_rng(0)
+    scales = (1 / np.sqrt(np.arange(1, min(_HIDDEN, dims) + 1))).astype(np.float32)
+    centres = random.standard_normal((_CLASSES, len(scales)), np.float32)
+    mix = random.standard_normal((len(scales), dims), np.float32)
     with writer.hold(resume=False, overwrite=False):
         for start in range(0, records, _BATCH):
-            rows = random.standard_normal((min(_BATCH, records - start), dims), np.float32)
+            count = min(_BATCH, records - start)
+            if clustered:
+                hidden = centres[random.integers(0, _CLASSES, count)]
+                hidden = scales * (hidden + random.standard_normal(hidden.shape, np.float32))
+                rows = hidden @ mix
+            else:
+                rows = random.standard_normal((count, dims), np.float32)
             writer.add(np.maximum(rows, 0))
         return writer.publish()
 
@@ -86,7 +104,9 @@ def measure_features(features: Features, seconds: float) -> list[dict[str, Any]]
     for count in (1, 8):
         queries = features.rows(np.arange(count)).astype(np.float64)
         searches: dict[str, Callable[[], object]] = {
-            "features: exact search": lambda queries=queries: search_exact(features.blocks(), queries, NEIGHBOURS)
+            "features: exact search": lambda queries=queries: search_exact(
+                features.blocks(SEARCH_RECORDS), queries, NEIGHBOURS
+            )
         }
         if find_spec("faiss") is not None:
             searches["features: faiss"] = lambda queries=queries: search_faiss(features, queries, NEIGHBOURS)

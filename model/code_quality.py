@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.codes_file import Codes
-from lmdali.model.exact_search import Neighbours, search_exact
+from lmdali.model.exact_search import SEARCH_RECORDS, Neighbours, search_exact
 from lmdali.model.features_file import Features
 from lmdali.model.hamming import search_hamming
 
@@ -64,10 +64,10 @@ def measure_exact(
         labels: `(N,)` class of each record.
     """
     vectors = features.rows(queries).astype(np.float64)
-    found = search_exact(features.blocks(), vectors, k + 1).without(queries)
+    found = search_exact(features.blocks(SEARCH_RECORDS), vectors, k + 1).without(queries)
 
     def one(place: int) -> None:
-        search_exact(features.blocks(), vectors[place : place + 1], k + 1)
+        search_exact(features.blocks(SEARCH_RECORDS), vectors[place : place + 1], k + 1)
 
     size = features.plan.dims * np.dtype(features.plan.precision).itemsize
     quality = SearchQuality(
