@@ -76,7 +76,7 @@ def normalise(
         )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _result(pixel, mean, shift, factor):  # type: ignore[no-untyped-def]
     """One rounding after each operation; what is None changes nothing."""
     value = pixel.to(tl.float32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -122,6 +123,25 @@ def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
     configs = job.loader_configs(place)
     with process_group(place, devices[0], timeout_seconds=job.rank_timeout) as ranks:
         return _train(job, devices, configs, ranks, progress if ranks.is_first else None)
+
+
+@contextmanager
+def ranks_of(given: Mapping[str, Any]) -> Iterator[Ranks]:
+    """All ranks of several trainings in turn, which meet once for all of them.
+
+    Args:
+        given: fields of `TrainJob` that they share; `parallel`, `device`, `devices` and `rank_timeout` matter here.
+
+    Raises:
+        ConfigError: options that do not go together, or with what torchrun says.
+        MachineError: a device is not there, or another rank is gone.
+    """
+    parallel, device = given.get("parallel", TrainJob.parallel), given.get("device", TrainJob.device)
+    place = torchrun_place(parallel)
+    devices = pick_devices(parallel, device, given.get("devices", TrainJob.devices), place)
+    timeout_seconds = given.get("rank_timeout", TrainJob.rank_timeout)
+    with process_group(place, devices[0], timeout_seconds=timeout_seconds) as ranks:
+        yield ranks
 
 
 def _train(
