@@ -215,6 +215,8 @@ def _average_one_by_one(bucket: Any) -> torch.futures.Future[Tensor]:
 def process_group(place: TorchrunPlace, device: torch.device, *, timeout_seconds: float) -> Iterator[Ranks]:
     """Meet the other ranks where torchrun's environment says: by NCCL on a GPU, by gloo on a CPU.
 
+    Inside of another one, or of one that the caller made, the ranks have met, and do not part at this one's end.
+
     Args:
         place: of this process.
         device: where it trains; on a machine with several GPUs each process must have its own.
@@ -225,6 +227,9 @@ def process_group(place: TorchrunPlace, device: torch.device, *, timeout_seconds
     """
     if place.world_size == 1:
         yield Ranks(device=device)
+        return
+    if distributed.is_initialized():
+        yield Ranks(place.rank, place.world_size, device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":

@@ -26,7 +26,8 @@ from lmdali.pipeline.patches import PatchCutter, Samples
 from lmdali.pipeline.record_threads import ImageRun, RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.transfer import DeviceTransfer, torch_dtype
+from lmdali.pipeline.transfer import DeviceTransfer
+from lmdali.pipeline.upload import torch_dtype
 from lmdali.pipeline.verify_policy import CrcPolicy
 from lmdali.pipeline.view_cutter import ViewCutter
 

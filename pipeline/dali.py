@@ -34,7 +34,8 @@ from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.transfer import HeldMemory, torch_dtype, upload
+from lmdali.pipeline.transfer import HeldMemory
+from lmdali.pipeline.upload import torch_dtype, upload
 from lmdali.pipeline.verify_policy import CrcPolicy
 
 _MAX_SCHEDULED = 2

@@ -16,6 +16,9 @@ from lmdali.tools.report_table import print_table
 
 DEFAULT_PRESET = "paper"
 
+PRESET_ORIGIN = "preset "
+"""How the origin of a value begins that is the preset's own, and not the default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -134,7 +137,7 @@ def _preset_origins(name: str, preset: Preset) -> dict[str, dict[str, str]]:
     for section, fields in FIELDS.items():
         owner: object = sections.get(section, preset)
         origins[section] = {
-            field: f"preset {name}" if getattr(owner, field, known.default) != known.default else "default"
+            field: f"{PRESET_ORIGIN}{name}" if getattr(owner, field, known.default) != known.default else "default"
             for field, known in fields.items()
         }
     return origins
