@@ -18,7 +18,8 @@ from lmdali.pipeline.errors import LmdaliError, StorageError
 from lmdali.pipeline.manifest import REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.table_reader import read_rows
-from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, make_shard, shard_jobs
+from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, shard_jobs
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.sources import SourceReader, open_source

@@ -10,7 +10,7 @@ from time import perf_counter
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.manifest import ShardInfo, load_manifest
-from lmdali.pipeline.table_reader import count_values
+from lmdali.pipeline.tables import read_staged
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.conversion_run import check_room
 from lmdali.tools.executors import ShardExecutor, make_executor
@@ -84,7 +84,7 @@ def convert_part(
         infos = [writer.figures(shard.name).info for shard in shards]
         rejected: Counter[str] = Counter()
         for shard in shards:
-            rejected.update(count_values(writer.staged(shard.name, "rejects"), "reason"))
+            rejected.update(read_staged(writer.staged(shard.name, "rejects"))["reason"].to_pylist())
     return _summary(writer, infos, rejected, len(shards) - len(left), perf_counter() - start)
 
 

@@ -16,7 +16,8 @@ from dataclasses import replace
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.tables import RejectRow
-from lmdali.tools.conversion import ShardJob, reject_row
+from lmdali.tools.conversion import ShardJob
+from lmdali.tools.shard_making import reject_row
 from lmdali.tools.shard_worker import Step
 from lmdali.tools.worker_limits import WorkerLimits, describe_end
 

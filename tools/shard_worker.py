@@ -28,7 +28,8 @@ from lmdali.pipeline.decode import native_messages_silenced
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.tables import use_plain_allocator
-from lmdali.tools.conversion import ShardJob, convert_image, make_shard
+from lmdali.tools.conversion import ShardJob, convert_image
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.worker_limits import EXIT_OUT_OF_MEMORY, WorkerLimits
 
 NO_POSITION = -1
