@@ -54,6 +54,7 @@ class ShardWriter:
         self._name, self._first_position, self._num_sources = name, first_position, num_sources
         self._stored: list[int] = []
         self._payload_bytes = 0
+        self._is_committed = False
         # A JPEG of noise at quality 100 can be larger than its pixels, hence the factor.
         record_limit_bytes = 2 * image_size * image_size * 3 + 65_536
         with storage_errors(self._aside):
@@ -83,11 +84,20 @@ class ShardWriter:
         self._payload_bytes += len(data)
         return packed_crc(value)
 
+    def commit(self) -> None:
+        """End the list of records. By the thread that wrote them: LMDB binds a transaction to it, the rest is free."""
+        if not self._is_committed:
+            try:
+                self._transaction.commit()
+            except lmdb.Error as error:
+                raise self._translate(error) from error
+            self._is_committed = True
+
     def publish(self, document: dict[str, Any]) -> ShardInfo:
         """Commit, sync, hash and rename; `document` is kept in `shard.json` beside the shard's own figures."""
+        self.commit()
         assert self._environment is not None
         try:
-            self._transaction.commit()
             self._environment.sync(True)
         except lmdb.Error as error:
             raise self._translate(error) from error
@@ -128,7 +138,8 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._environment is not None:
-            self._transaction.abort()
+            if not self._is_committed:
+                self._transaction.abort()
             self._environment.close()
             self._environment = None
         shutil.rmtree(self._aside, ignore_errors=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 
 from lmdali.pipeline.decode import DecodedSource
 from lmdali.pipeline.eigenbasis import Moments
@@ -28,16 +29,46 @@ def make_shard(job: ShardJob, guard: Guard = nullcontext) -> None:
     Raises:
         StorageError: the disk refused; nothing of the shard is left.
     """
+    fill_shard(job, guard).finish()
+
+
+@dataclass(frozen=True, eq=False)
+class FilledShard:
+    """A shard whose records are all written, but not durable; `finish` is the rest, most of it waiting for the disk."""
+
+    job: ShardJob
+    shard: ShardWriter
+    content: ShardContent
+
+    def finish(self) -> None:
+        """Give the shard its final name, or leave nothing of it; once, by any thread.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        with self.shard:
+            self.job.writer.finish_shard(self.job.name, self.shard, self.content)
+
+
+def fill_shard(job: ShardJob, guard: Guard = nullcontext) -> FilledShard:
+    """Convert the sources of one shard. `guard` may raise to stop the work.
+
+    Raises:
+        StorageError: the disk refused; nothing of the shard is left.
+    """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
     memory = PictureMemory.allocate(job.config.size)
-    with job.writer.open_shard(job.name, job.first_position, len(job.entries)) as shard:
+    with ExitStack() as unless_filled:
+        shard = unless_filled.enter_context(job.writer.open_shard(job.name, job.first_position, len(job.entries)))
         for offset, entry in enumerate(job.entries):
             position = job.first_position + offset
             if position in job.set_aside:
                 content.rejects.append(job.set_aside[position])
             else:
                 _store(job, position, entry, guard, shard, content, memory)
-        job.writer.finish_shard(job.name, shard, content)
+        shard.commit()
+        unless_filled.pop_all()
+    return FilledShard(job, shard, content)
 
 
 def reject_row(

@@ -60,14 +60,11 @@ class ShardRecovery:
         entries = job.entries[span.start - first : span.stop - first]
         return Step(replace(job, entries=entries, first_position=span.start), is_trial=True)
 
-    def done(self) -> bool:
-        """The step was done; returns whether it was the shard itself."""
-        if not self._trials:
-            return True
+    def tried(self) -> None:
+        """The step, a trial, was survived."""
         span = self._trials.pop()
         if len(span) == 1:
             self._sound.add(span.start)
-        return False
 
     def died(self, exit_code: int, suspect: int | None, read: tuple[int, str] | None) -> None:
         """The worker died during the step.
