@@ -52,7 +52,7 @@ class Moments:
     ) -> None:
         self.num_images, self.num_pixels, self.sums, self.products = num_images, num_pixels, sums, products
         self.image_sums = image_sums
-        self._planes = [np.empty((0, 0), np.uint8)] * 3
+        self._planes = np.empty((3, 0, 0), np.uint8)
 
     @property
     def image_sums(self) -> NDArray[np.int64] | None:
@@ -76,31 +76,29 @@ class Moments:
         """Add one (H, W, 3) uint8 RGB image; returns the largest standard deviation of a channel, gray levels."""
         # OpenCV's squared norms of uint8 planes add integers, a tenth of the time of a float64 product; rounding undoes
         # what their square root and square may change. Exact below 2**51, which is 34 billion pixels.
-        if self._planes[0].shape != pixels.shape[:2]:
-            self._planes = [np.empty(pixels.shape[:2], np.uint8) for _ in range(3)]
-        r, g, b = planes = cv2.split(pixels, self._planes)
-        rr, gg, bb = own = _squared_norm(r), _squared_norm(g), _squared_norm(b)
-        rg, rb, gb = (
-            rr + gg - _squared_distance(r, g),
-            rr + bb - _squared_distance(r, b),
-            gg + bb - _squared_distance(g, b),
-        )
-        self.products += np.array([[2 * rr, rg, rb], [rg, 2 * gg, gb], [rb, gb, 2 * bb]], np.int64) // 2
-        sums, count = [int(total) for total in cv2.sumElems(pixels)[:3]], pixels.shape[0] * pixels.shape[1]
+        height, width = pixels.shape[:2]
+        if self._planes.shape[1:] != (height, width):
+            self._planes = np.empty((3, height, width), np.uint8)
+        r, g, b = cv2.split(pixels, list(self._planes))
+        rr, gg, bb = _squared_norm(r), _squared_norm(g), _squared_norm(b)
+        rg = (rr + gg - _squared_distance(r, g)) // 2
+        rb = (rr + bb - _squared_distance(r, b)) // 2
+        gb = (gg + bb - _squared_distance(g, b)) // 2
+        self.products += np.array(((rr, rg, rb), (rg, gg, gb), (rb, gb, bb)), np.int64)
+        sums, count = cv2.sumElems(pixels)[:3], height * width
         self.sums += np.array(sums, np.int64)
         self.num_pixels += count
         self.num_images += 1
         if self._older_sums is not None:
             if self._older_sums.shape != pixels.shape:
                 raise ValueError(f"an image of shape {pixels.shape} among sums of {self._older_sums.shape}")
-            for plane, recent in zip(planes, self._recent_sums, strict=True):
-                cv2.accumulate(plane, recent)
+            # The planes lie one after the other, in both: to OpenCV they are one of three times the height.
+            cv2.accumulate(self._planes.reshape(-1, width), self._recent_sums.reshape(-1, width))
             self._num_recent += 1
             if self._num_recent == _EXACT_IN_FLOAT32:
                 self._settle()
-        return float(
-            max(math.sqrt(squares * count - total * total) / count for squares, total in zip(own, sums, strict=True))
-        )
+        red, green, blue = (int(total) for total in sums)
+        return math.sqrt(max(rr * count - red**2, gg * count - green**2, bb * count - blue**2)) / count
 
     def _settle(self) -> None:
         if self._older_sums is not None and self._num_recent:

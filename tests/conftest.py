@@ -34,7 +34,8 @@ if not torch.cuda.is_available():
 from s3_server import BUCKET, S3Server, s3_serving
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.tools.conversion import ConvertConfig, make_plan, make_shard, shard_jobs
+from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import open_source
 
 # Two cores are shared with whatever else runs: a slow example is no failure, and examples must not change by the day.

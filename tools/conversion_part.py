@@ -10,7 +10,7 @@ from time import perf_counter
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.manifest import Manifest, load_manifest
-from lmdali.pipeline.table_reader import count_values
+from lmdali.pipeline.tables import read_staged
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.conversion_run import check_room
 from lmdali.tools.executors import ShardExecutor, make_executor
@@ -102,7 +102,7 @@ def summarize_part(
     else:
         infos = [writer.figures(name).info for name in names]
         for name in names:
-            rejected.update(count_values(writer.staged(name, "rejects"), "reason"))
+            rejected.update(read_staged(writer.staged(name, "rejects"))["reason"].to_pylist())
     return PartSummary(
         part=str(writer.part),
         num_shards=len(infos),
