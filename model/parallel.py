@@ -73,7 +73,8 @@ class SharedFigures:
                 # Read later without such a copy, they would be waited for behind the step that comes next.
                 self._sums = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
                 self._sums.copy_(sums, non_blocking=True)
-                self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                # Waited for asleep: a wait spins by default, on a processor that the loader could decode with.
+                self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 self._copied.record()
             self._source = sums  # its memory must not be used again before that
 

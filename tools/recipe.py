@@ -118,6 +118,7 @@ def print_recipe(recipe: Recipe, *, title: str = "") -> None:
         rows = [(name, _shown(value), recipe.origins[section][name]) for name, value in fields.items()]
         if section == "loader":
             rows.append(("seed", str(train.seed), "follows train.seed"))
+            rows.append(("dtype", train.precision, "follows train.precision"))
             rows.append(("layout", "NHWC" if train.channels_last else "NCHW", "follows train.channels_last"))
             rows.append(("basis", "the training set", "always, for validation too"))
         print_table(f"{title} {section} (preset {recipe.name})".strip(), ("field", "value", "from"), rows, align="left")
