@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from s3_server import BUCKET, S3Server
 
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import ConfigError, InputError, RemoteError
+from lmdali.pipeline.fsspec_store import FsspecStore
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.tools import conversion_upload
@@ -219,24 +221,23 @@ def test_other_stores_are_converted_to_as_well(source: Source, whole: dict[str, 
     assert hashes_at(place) == whole
 
 
-def test_a_shard_that_vanished_there_is_made_again(
-    s3: S3Server, place: str, source: Source, whole: dict[str, str], scratch: Path
-) -> None:
+def test_a_shard_that_vanished_there_is_made_again(source: Source, whole: dict[str, str], scratch: Path) -> None:
+    place = f"memory://vanished{scratch}"
     with pytest.raises(KeyboardInterrupt):
         convert_to_address(source, place, CONFIG, scratch=scratch, executor=Here(interrupt_at(5)), quiet=True)
-    import s3fs
+    import fsspec
 
     name = sorted(name for name in hashes_at(place) if name.endswith("data.mdb"))[0]
-    s3fs.S3FileSystem().rm(f"{place}/{name}")
+    filesystem, root = fsspec.core.url_to_fs(place)
+    filesystem.rm_file(f"{root}/{name}")
     again = Here()
     convert_to_address(source, place, CONFIG, scratch=scratch, executor=again, resume=True, quiet=True)
     assert name.split("/")[1] in again.made or not list(scratch.iterdir())
     assert hashes_at(place) == whole
 
 
-def test_overwrite_takes_what_was_there_away(
-    place: str, source: Source, whole: dict[str, str], scratch: Path, make_dataset: Any
-) -> None:
+def test_overwrite_takes_what_was_there_away(source: Source, whole: dict[str, str], scratch: Path) -> None:
+    place = f"memory://overwritten{scratch}"
     convert_to_address(source, place, ConvertConfig(size=32), scratch=scratch, executor=Here(), quiet=True)
     with pytest.raises(KeyboardInterrupt):
         options: dict[str, Any] = {"scratch": scratch, "executor": Here(interrupt_at(2)), "quiet": True}
@@ -293,3 +294,58 @@ def test_a_file_address_is_a_directory(photos: Path, whole: dict[str, str], tmp_
     out = tmp_path / "out"
     assert run("convert", photos, f"file://{out}", *OPTIONS, "-j2", "--quiet") == 0
     assert {str(path.relative_to(out)): digest(path.read_bytes()) for path in out.rglob("*") if path.is_file()} == whole
+
+
+# Kills at any request.
+
+
+class Killed(BaseException):
+    """The process ends here, and with it whatever it would have asked for."""
+
+
+class Requests:
+    """Counts what is asked of a store, and lets nothing pass from some request on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.last = 0, sys.maxsize
+        ask = FsspecStore._translated
+
+        def asked(store: FsspecStore, name: str, call: Any) -> Any:
+            self.count += 1
+            if self.count > self.last:
+                raise Killed
+            return ask(store, name, call)
+
+        monkeypatch.setattr(FsspecStore, "_translated", asked)
+
+    def stop_after(self, count: int = sys.maxsize) -> None:
+        """Begin to count anew."""
+        self.count, self.last = 0, count
+
+
+def test_a_run_killed_at_any_request_goes_on_to_the_same_bytes(
+    make_photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(make_photo_folder(tmp_path / "photos", ("a", "b"), 65, broken=2, sides=(30, 40)))
+    small, scratch = ConvertConfig(size=24, encoding="raw"), tmp_path / "scratch"
+    requests = Requests(monkeypatch)
+
+    def converted(place: str, *, resume: bool = False) -> None:
+        convert_to_address(source, place, small, scratch=scratch, executor=Here(), quiet=True, resume=resume)
+
+    whole = f"memory://killed{tmp_path}/whole"
+    converted(whole)
+    expected, total = hashes_at(whole), requests.count
+    step = 1 if os.environ.get("LMDALI_ALL_POINTS") else total // 5
+    for at in range(2, total - 2, step):
+        place = f"memory://killed{tmp_path}/{at}"
+        requests.stop_after(at)
+        with pytest.raises(Killed):
+            converted(place)
+        requests.stop_after()
+        there = hashes_at(place)
+        assert "manifest.json" not in there or there.items() >= expected.items()
+        if at % 2:
+            shutil.rmtree(scratch, ignore_errors=True)
+        converted(place, resume=True)
+        assert hashes_at(place) == expected and list(scratch.iterdir()) == []

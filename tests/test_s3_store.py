@@ -170,3 +170,16 @@ def test_a_loader_reads_a_bucket_as_it_reads_the_directory(
     local, remote = batches
     assert len(local) == len(remote) > 0
     assert all(torch.equal(a, b) and c == d for (a, c), (b, d) in zip(local, remote, strict=True))
+
+
+def test_a_store_that_does_not_answer_is_asked_again(s3: S3Server, tmp_path: Path) -> None:
+    patience = RetryConfig(tries=20, first_pause_seconds=0.01, read_timeout_seconds=1, min_bytes_per_second=1e6)
+    store = S3Store("s3://bucket/stalled", patience)
+    assert store.stat("file") is None  # the connection is there, and all packages are imported
+    held = s3.hold("PUT", "/stalled/file")
+    (tmp_path / "small").write_bytes(b"content")
+    try:
+        store.put_file("file", tmp_path / "small", SHA256, Attempts("it", patience))
+    finally:
+        held.release.set()
+    assert held.reached.is_set() and store.stat("file") == (7, SHA256)
