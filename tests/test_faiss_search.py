@@ -105,10 +105,10 @@ def test_an_index_of_other_features_is_built_again_and_a_damaged_one_refused(
 @pytest.mark.parametrize(
     ("size", "recipe", "training", "probes"),
     [
-        ((1_000_000, 4096), "PCAR256,IVF512,PQ64", 20_480, 32),
-        ((100_001, 4096), "PCAR256,IVF256,PQ64", 10_240, 16),
-        ((14_197_122, 4096), "PCAR256,IVF2048,PQ64", 81_920, 128),
-        ((3000, 6), "PCAR4,IVF32,PQ1", 3000, 2),
+        ((1_000_000, 4096), "PCAR256,IVF512,PQ64", 20_480, 64),
+        ((100_001, 4096), "PCAR256,IVF256,PQ64", 10_240, 32),
+        ((14_197_122, 4096), "PCAR256,IVF2048,PQ64", 81_920, 256),
+        ((3000, 6), "PCAR4,IVF32,PQ1", 3000, 4),
     ],
 )
 def test_the_plan_follows_from_the_size(size: tuple[int, int], recipe: str, training: int, probes: int) -> None:
