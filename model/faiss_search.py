@@ -51,7 +51,7 @@ def search_faiss(
     try:
         import faiss
     except ImportError:
-        raise MissingExtraError("faiss", "faiss", "--index faiss") from None
+        raise MissingExtraError("faiss", "faiss", "searching with faiss") from None
     if k < 1:
         raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
     check_queries(queries)
