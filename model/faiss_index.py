@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lmdali.model.exact_search import require_finite
 from lmdali.model.features_file import Features, as_float32
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, write_atomic
@@ -66,6 +67,7 @@ def open_index(faiss: Any, features: Features, on_progress: Callable[[int], None
         on_progress: told the number of records in a new index.
 
     Raises:
+        InputError: a feature is not finite.
         IntegrityError: the file of the index is damaged.
         StorageError: it cannot be written.
     """
@@ -87,9 +89,14 @@ def build_index(faiss: Any, features: Features, plan: IndexPlan, on_progress: Ca
     """Train on some records, then add all of them, block by block: the features are never in memory at once."""
     index = faiss.index_factory(features.plan.dims, plan.recipe)
     some = np.linspace(0, len(features) - 1, plan.training_records).astype(np.int64)
-    index.train(features.rows(some))
+    sample = features.rows(some)
+    require_finite(sample, some)
+    index.train(sample)
+    del sample
     for block in features.blocks(_BLOCK_RECORDS):
-        index.add(as_float32(block))
+        rows = as_float32(block)
+        require_finite(rows, range(index.ntotal, index.ntotal + len(rows)))
+        index.add(rows)
         on_progress(int(index.ntotal))
     return index
 

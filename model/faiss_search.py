@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances
+from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances, require_finite
 from lmdali.model.faiss_index import open_index
 from lmdali.model.features_file import Features, as_float32
 from lmdali.pipeline.errors import ConfigError, MissingExtraError
@@ -86,6 +86,7 @@ def _scan(faiss: Any, features: Features, queries: NDArray[np.float32], width: i
     first = 0
     for block in features.blocks(_BLOCK_RECORDS):
         rows = as_float32(block)
+        require_finite(rows, range(first, first + len(rows)))
         found_squares, found = faiss.knn(queries, rows, min(width, len(rows)))
         indices = np.concatenate([indices, first + found.astype(np.int64)], axis=1)
         squares = np.concatenate([squares, found_squares], axis=1)
