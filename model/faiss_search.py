@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances
+from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances, require_finite
 from lmdali.model.faiss_index import open_index
 from lmdali.model.features_file import Features, as_float32
 from lmdali.pipeline.errors import ConfigError, MissingExtraError
 
 SCAN_RECORDS = 100_000
 """Up to so many records are all looked at: 0.8 GB of the paper's features in float16, 50 ms on two cores."""
-INDEX_SHORTLIST = 256
-"""Codes of a byte for 4 numbers order less well: more candidates are measured again, at 8 KB of reading each."""
 _BLOCK_RECORDS = 8192
 _INDEXED_DIMS = 4
 
@@ -33,7 +31,7 @@ def search_faiss(
 
     Up to `scan_records` the shortlist is the k + `SHORTLIST` nearest of all rows in float32: where more than it has
     room for are equally near to within float32, the last places may differ from those of `search_exact`. Of more rows
-    an index gives k + `INDEX_SHORTLIST`, and neighbours may be missing. It is built by the first search, which takes
+    an index gives as many, and neighbours may be missing. It is built by the first search, which takes
     minutes, and kept beside the features.
 
     Args:
@@ -53,19 +51,27 @@ def search_faiss(
     try:
         import faiss
     except ImportError:
-        raise MissingExtraError("faiss", "faiss", "--index faiss") from None
+        raise MissingExtraError("faiss", "faiss", "searching with faiss") from None
     if k < 1:
         raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
     check_queries(queries)
     single = np.ascontiguousarray(queries, np.float32)
     if needs_index(features, scan_records):
-        index = open_index(faiss, features, on_progress)
-        _, indices = index.search(single, min(k + INDEX_SHORTLIST, len(features)))
-    else:
-        indices = _scan(faiss, features, single, min(k + SHORTLIST, len(features)))
-    found = [_measured(features, *pair, k) for pair in zip(queries, indices, strict=True)]
-    width = min(len(rows) for rows, _ in found)
-    return Neighbours(np.stack([rows[:width] for rows, _ in found]), np.stack([near[:width] for _, near in found]))
+        return search_index(features, open_index(faiss, features, on_progress), queries, k)
+    return _measured(features, queries, _scan(faiss, features, single, min(k + SHORTLIST, len(features))), k)
+
+
+def search_index(features: Features, index: Any, queries: NDArray[np.float64], k: int) -> Neighbours:
+    """As `search_faiss`, with an index of `open_index` that is at hand: for one query after the other.
+
+    Args:
+        features: that it is of.
+        index: gives the shortlist.
+        queries: `(Q, D)` float64.
+        k: rows wanted; fewer come back where there are fewer.
+    """
+    single = np.ascontiguousarray(queries, np.float32)
+    return _measured(features, queries, index.search(single, min(k + SHORTLIST, len(features)))[1], k)
 
 
 def needs_index(features: Features, scan_records: int = SCAN_RECORDS) -> bool:
@@ -80,6 +86,7 @@ def _scan(faiss: Any, features: Features, queries: NDArray[np.float32], width: i
     first = 0
     for block in features.blocks(_BLOCK_RECORDS):
         rows = as_float32(block)
+        require_finite(rows, range(first, first + len(rows)))
         found_squares, found = faiss.knn(queries, rows, min(width, len(rows)))
         indices = np.concatenate([indices, first + found.astype(np.int64)], axis=1)
         squares = np.concatenate([squares, found_squares], axis=1)
@@ -89,11 +96,14 @@ def _scan(faiss: Any, features: Features, queries: NDArray[np.float32], width: i
     return indices
 
 
-def _measured(
-    features: Features, query: NDArray[np.float64], rows: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k nearest of some rows, and how far they are; -1 stands for a row that the lists did not have."""
-    rows = rows[rows >= 0]
-    distances = direct_distances(query, features.rows(rows))
-    order = np.lexsort((rows, distances))[:k]
-    return rows[order], distances[order]
+def _measured(features: Features, queries: NDArray[np.float64], shortlists: NDArray[np.int64], k: int) -> Neighbours:
+    """The k nearest of `(Q, width)` rows; -1 stands for one that the lists did not have."""
+    indices, distances = [], []
+    for query, shortlist in zip(queries, shortlists, strict=True):
+        rows = shortlist[shortlist >= 0]
+        found = direct_distances(query, features.rows(rows))
+        order = np.lexsort((rows, found))[:k]
+        indices.append(rows[order])
+        distances.append(found[order])
+    width = min(map(len, indices))
+    return Neighbours(np.stack([row[:width] for row in indices]), np.stack([row[:width] for row in distances]))

@@ -16,7 +16,7 @@ from lmdali.model import faiss_index
 from lmdali.model.exact_search import search_exact
 from lmdali.model.faiss_index import INDEX_FILE, IndexPlan
 from lmdali.model.faiss_search import search_faiss
-from lmdali.model.features_file import Features
+from lmdali.model.features_file import Features, load_features
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MissingExtraError
 
 needs_faiss = pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is the extra 'faiss': pip install '.[dev]'")
@@ -102,13 +102,25 @@ def test_an_index_of_other_features_is_built_again_and_a_damaged_one_refused(
             search_faiss(other, queries, 1, scan_records=0)
 
 
+@needs_faiss
+@pytest.mark.parametrize("scan_records", [0, 10_000])
+def test_what_is_not_finite_is_named(tmp_path: Path, scan_records: int) -> None:
+    features = write_features(tmp_path / "f", np.random.default_rng(2).normal(size=(300, 4)))
+    damaged = np.load(features.directory / "shards" / "00000.npy", mmap_mode="r+")
+    damaged[255, 1] = np.nan
+    damaged.flush()
+    features = load_features(features.directory)
+    with pytest.raises(InputError, match="record 255: its features are not finite"):
+        search_faiss(features, np.zeros((1, 4)), 1, scan_records=scan_records)
+
+
 @pytest.mark.parametrize(
     ("size", "recipe", "training", "probes"),
     [
-        ((1_000_000, 4096), "PCAR256,IVF512,PQ64", 20_480, 32),
-        ((100_001, 4096), "PCAR256,IVF256,PQ64", 10_240, 16),
-        ((14_197_122, 4096), "PCAR256,IVF2048,PQ64", 81_920, 128),
-        ((3000, 6), "PCAR4,IVF32,PQ1", 3000, 2),
+        ((1_000_000, 4096), "PCAR256,IVF512,PQ64", 20_480, 64),
+        ((100_001, 4096), "PCAR256,IVF256,PQ64", 10_240, 32),
+        ((14_197_122, 4096), "PCAR256,IVF2048,PQ64", 81_920, 256),
+        ((3000, 6), "PCAR4,IVF32,PQ1", 3000, 4),
     ],
 )
 def test_the_plan_follows_from_the_size(size: tuple[int, int], recipe: str, training: int, probes: int) -> None:
