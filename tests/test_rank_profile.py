@@ -1,10 +1,13 @@
-"""Two ranks under torchrun, one of them slow: by its loader, by its model; one report names it. One start for all."""
+"""Two gloo ranks, one of them slow: by its loader, by its model; one report names it. One start for all tests."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,15 +84,31 @@ class Reports(NamedTuple):
 def job(tmp_path_factory: pytest.TempPathFactory, small_jpeg_dataset: Path) -> Reports:
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "job.py").write_text(JOB)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, str(folder / "job.py"), str(small_jpeg_dataset), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stderr
-    (printed,) = (line for line in done.stdout.splitlines() if line.startswith("{"))  # one report for all ranks
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Started as torchrun starts them, without itself: it costs as much as a rank. (test_torchrun.py has it.)
+    torchrun = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(folder / "job.py"), str(small_jpeg_dataset), str(folder)]
+    with ExitStack() as running:
+        ranks = [
+            running.enter_context(
+                subprocess.Popen(
+                    command,
+                    env={**os.environ, **torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank in (0, 1)
+        ]
+        for rank in ranks:
+            running.callback(rank.kill)  # whatever happens, none is left behind
+        outputs = [rank.communicate(timeout=110) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    (printed,) = (line for out, _ in outputs for line in out.splitlines() if line.startswith("{"))
+    assert printed in outputs[0][0]  # one report for all ranks, by the first
     by_input, by_compute = zip(*(json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)), strict=True)
     return Reports(json.loads(printed), by_input, by_compute)
 
@@ -110,6 +129,8 @@ def test_a_rank_whose_loader_sleeps_is_named_by_every_rank(job: Reports) -> None
         # In the job both go at one pace, that of the slower one, and the first one's accelerator is idle for it.
         assert first["together"]["images_per_second"] < 0.7 * first["alone"]["images_per_second"]
         assert 0 < first["au"] < 0.7
+    # A stall is a rank's own: waiting for others is not taken for waiting for input.
+    assert job.by_input[0]["verdict"]["data_stall"] < 0.5 < job.by_input[1]["verdict"]["data_stall"]
     assert job.by_input[0]["together"] == job.by_input[0]["ranks"]["ranks"][0]["together"]
     assert job.by_input[0]["ranks"] == job.by_input[1]["ranks"]
 

@@ -37,9 +37,11 @@ def ceiling_probes(config: LoaderConfig, manifest: Manifest, device: torch.devic
     if manifest.encoding == "raw":
         probes["memory_copy"] = copy_probe(sample, size, num_threads=threads)
     else:
-        probes["decode_one_thread"] = decode_probe(sample, size, num_threads=1)
+        if threads > 1:
+            probes["decode_one_thread"] = decode_probe(sample, size, num_threads=1)
         probes["decode"] = decode_probe(sample, size, num_threads=threads)
-    probes["augment_one_thread"] = augment_probe(images, num_threads=1)
+    if threads > 1:
+        probes["augment_one_thread"] = augment_probe(images, num_threads=1)
     probes["augment"] = augment_probe(images, num_threads=threads)
     if device.type == "cuda":
         probes["device_copy"] = DeviceCopyProbe(device, (spec.num_images, augment.crop_size, augment.crop_size, 3))

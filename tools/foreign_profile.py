@@ -99,14 +99,14 @@ def _profile(
         probes["optimizer"] = OptimizerProbe(trained, len(first.labels))
         probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
     rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
-    rates, job = measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
+    own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
     measured: dict[str, Any] = rates
     setting = _setting(name, loader, first, config, device, trained)
     return ThroughputReport(
         setting=setting,
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
-        verdict=judged_by_ranks(judge(evidence_of(rates, setting)), job),
+        verdict=judged_by_ranks(judge(evidence_of(own, setting)), job),
         suggestion=None,
         machine=machine,
         cautions=busy_caution(machine),

@@ -127,7 +127,7 @@ def _profile(
         probes = _all_probes(loader, loader_config, manifest, first, trained, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         fed = partial(_fed_steps, loader, loader_config.prefetch, ranges)
-        rates, job = measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
+        own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
         operators = None
         if loader.backend_name == "dali":
             operators = measure_operators(loader_config, device, config.window_plan(), quiet=quiet)
@@ -135,9 +135,9 @@ def _profile(
         if trace is not None:
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
-        verdict = judged_by_ranks(judged_cold(judge(evidence_of(rates, setting)), cold), job)
+        verdict = judged_by_ranks(judged_cold(judge(evidence_of(own, setting)), cold), job)
         cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
-        situation = situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"], cache)
+        situation = situation_of(verdict, own, setting, config, manifest, machine["memory_bytes"], cache)
         suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)

@@ -79,10 +79,10 @@ class ThroughputReport:
         read: the same in the loader's order.
         decode: libjpeg-turbo (simplejpeg) alone, to whole RGB images, on all threads; None for raw records. Our decoder
             leaves out what a crop does not need, so a loader may be faster than this.
-        decode_one_thread: the same on one thread.
+        decode_one_thread: the same on one thread; None where that is all there is.
         memory_copy: memcpy alone; None for JPEG records.
         augment: crop, flip and arithmetic alone, of decoded images in memory, on all threads; for a GPU crop and flip.
-        augment_one_thread: the same on one thread.
+        augment_one_thread: the same on one thread; None where that is all there is.
         device_copy: batches of uint8 crops in pinned memory to the device; None on a CPU.
         loader: the loader alone.
         model: training steps on one cached batch.

@@ -146,9 +146,11 @@ def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
 def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     verdict = report.verdict
     pairs: list[tuple[str, object]] = [("verdict", verdict.word or "none without a model")]
-    if verdict.data_stall is not None and report.model is not None and report.together is not None:
+    # Of several ranks, the first one's steps without the others: what it waits for is its own input then.
+    fed = report.together if report.ranks is None else report.ranks.ranks[0].alone
+    if verdict.data_stall is not None and report.model is not None and fed is not None:
         pairs.append(
-            ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
+            ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * fed.step_seconds:.1f} ms, "
                            f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
         )  # fmt: skip
     pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))

@@ -77,7 +77,8 @@ class Verdict:
         bound: what holds the run back; None without a model. COPY-BOUND is input whose copies to the device hold it
             back, STRAGGLER one rank that the others wait for.
         stage: of the loader, where most of its time goes, by the names of `StageTimers`; None where that is not known.
-        data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model.
+        data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model. Of
+            several ranks it is this one's, without the others.
         shared_cores: whether loader and model need more CPU together than there is.
         reason: the numbers behind the word.
         advice: what to do.
