@@ -22,12 +22,12 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.decoded_cache import DecodedCache
+from lmdali.pipeline.host_to_device import torch_dtype
 from lmdali.pipeline.patches import PatchCutter, Samples
 from lmdali.pipeline.record_threads import ImageRun, RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.transfer import DeviceTransfer
-from lmdali.pipeline.upload import torch_dtype
 from lmdali.pipeline.verify_policy import CrcPolicy
 from lmdali.pipeline.view_cutter import ViewCutter
 

@@ -21,6 +21,7 @@ from lmdali.pipeline.files import write_atomic
 from lmdali.pipeline.loader import LoaderConfig
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.cold_run import CacheState
+from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.loader_options import swept_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import WindowPlan
@@ -38,7 +39,10 @@ MIN_WINDOWS, MAX_WINDOWS = 5, 9
 MIN_WINDOW_SECONDS, GOOD_WINDOW_SECONDS = 0.2, 1.0
 """A window is never shorter than the first; there are more than five where they can be as long as the second."""
 
-_OF_LOADER = ("backend", "readahead_bytes", "verify", "order", "block_shards")
+_OF_LOADER = (
+    *("backend", "readahead_bytes", "verify", "order", "block_shards", "block_nodes"),
+    *("cache_dir", "cache_bytes", "fetches"),
+)
 _SHARED = (*_OF_LOADER, "device", "dtype", "layout", "seed")
 
 
@@ -71,6 +75,10 @@ class SweepConfig:
     verify: Any = ProfileConfig.verify
     order: Any = LoaderConfig.order
     block_shards: int = ProfileConfig.block_shards
+    block_nodes: int = ProfileConfig.block_nodes
+    cache_dir: str | Path | None = ProfileConfig.cache_dir
+    cache_bytes: int | None = ProfileConfig.cache_bytes
+    fetches: int = ProfileConfig.fetches
     device: str = ProfileConfig.device
     dtype: Any = ProfileConfig.dtype
     layout: Any = ProfileConfig.layout
@@ -219,7 +227,13 @@ def _cautions(
 
 
 @click.command("sweep")
-@click.argument("datasets", metavar="DATASET...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument(
+    "datasets",
+    metavar="DATASET...",
+    type=DatasetArgument("profile measures this machine's storage"),
+    nargs=-1,
+    required=True,
+)
 @swept_options({name: getattr(SweepConfig, name) for name in ("batch_size", "num_threads", "prefetch", "decode")})
 @click.option("--device", default=SweepConfig.device, show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--seconds", default=SweepConfig.seconds, show_default=True, help="For everything together.")
