@@ -65,7 +65,7 @@ KERNEL_TESTS = tuple(
 def run_tests(which: tuple[str, ...]) -> Iterator[Row]:
     """Tests in a process of their own, whose lines are seen at once."""
     root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--tb=short", *which]
+    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--tb=short", "-W", "default", *which]
     lines = ["no output"]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
         try:

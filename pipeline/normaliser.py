@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.gpu_kernels import has_gpu_kernels
-from lmdali.pipeline.host_to_device import torch_dtype, upload_together
+from lmdali.pipeline.host_to_device import torch_dtype, upload, upload_together
 
 
 class DeviceNormalizer:
@@ -122,7 +122,7 @@ class DeviceNormalizer:
         """A scale on the device. A run has one or two of them, so they stay there."""
         key = scale.tobytes()
         if key not in self._scales:
-            self._scales[key] = torch.from_numpy(scale.copy()).to(self._spec.device)
+            self._scales[key] = upload(scale.copy(), self._spec.device)
         return self._scales[key]
 
     def _per_channel(self, values: torch.Tensor) -> torch.Tensor:
