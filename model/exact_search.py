@@ -6,7 +6,7 @@ not bring it among the best. All others are measured by differences in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.distance_kernel import RELATIVE_ERROR, squared_distances
+from lmdali.model.features_file import not_finite
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError, InputError
 
@@ -100,25 +101,6 @@ def check_queries(queries: NDArray[Any]) -> None:
         raise InputError(f"query {place}: its features are not finite, so nothing is near to it")
 
 
-def require_finite(rows: NDArray[np.float32], records: Sequence[int] | NDArray[np.int64]) -> None:
-    """Refuse rows that nothing can be compared with.
-
-    Args:
-        rows: `(n, D)`.
-        records: their numbers.
-
-    Raises:
-        InputError: naming the first of them.
-    """
-    if rows.size and not (np.isfinite(rows.min()) and np.isfinite(rows.max())):  # NaN is in both
-        place = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise _not_finite(int(records[place]))
-
-
-def _not_finite(record: int) -> InputError:
-    return InputError(f"record {record}: its features are not finite: make them again")
-
-
 def direct_distances(query: NDArray[np.float64], rows: NDArray[Any]) -> NDArray[np.float64]:
     """`(n,)` float64 Euclidean distances of `(n, D)` rows from one query, by differences: nothing cancels."""
     squares = np.square(rows.astype(np.float64) - query)
@@ -167,7 +149,7 @@ class _Best:
         rows = np.sort(rows)
         found = direct_distances(self._query, block[rows])
         if np.isnan(found).any():
-            raise _not_finite(first + int(rows[np.isnan(found)][0]))
+            raise not_finite(first + int(rows[np.isnan(found)][0]))
         distances = np.concatenate([self.distances, found])
         indices = np.concatenate([self.indices, first + rows])
         order = np.lexsort((indices, distances))[: self._k]

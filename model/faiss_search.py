@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances, require_finite
+from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances
 from lmdali.model.faiss_index import open_index
-from lmdali.model.features_file import Features, as_float32
+from lmdali.model.features_file import Features, as_float32, require_finite
 from lmdali.pipeline.errors import ConfigError, MissingExtraError
 
 SCAN_RECORDS = 100_000

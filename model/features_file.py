@@ -154,6 +154,26 @@ def as_float32(rows: Rows, out: NDArray[np.float32] | None = None) -> NDArray[np
     return target
 
 
+def require_finite(rows: NDArray[np.float32], records: Sequence[int] | NDArray[np.int64]) -> None:
+    """Refuse rows that nothing can be compared with.
+
+    Args:
+        rows: `(n, D)`.
+        records: their numbers.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    if rows.size and not (np.isfinite(rows.min()) and np.isfinite(rows.max())):  # NaN is in both
+        place = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise not_finite(int(records[place]))
+
+
+def not_finite(record: int) -> InputError:
+    """What to say of such a record."""
+    return InputError(f"record {record}: its features are not finite: make them again")
+
+
 def load_features(directory: Path) -> Features:
     """Open a finished feature file.
 

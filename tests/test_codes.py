@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,10 @@ def test_bad_input_is_one_line(
 ) -> None:
     assert run("features", small_raw_dataset, "pixels", tmp_path / "s", "-j", 1, "--quiet") == 0
     other = make_run(tmp_path / "run", raw_dataset, seed=5)
+    bad = shutil.copytree(made / "f", tmp_path / "bad")
+    shard = np.load(bad / "shards" / "00000.npy", mmap_mode="r+")
+    shard[7, 3] = np.nan
+    shard.flush()
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), np.full((40, 60, 3), 90, np.uint8))
     for name in ("matplotlib.backends.backend_agg", "matplotlib.figure"):
@@ -144,6 +149,9 @@ def test_bad_input_is_one_line(
     for code, part, *arguments in (
         (3, "no features.json here", "train", tmp_path, tmp_path / "e"),
         (2, "bits must be 1 to 1024", "train", made / "f", tmp_path / "e", "--bits", 2000),
+        (3, "record 7: its features are not finite", "train", bad, tmp_path / "e"),
+        (3, "record 7: its features are not finite", "encode", bad, made / "fe", tmp_path / "c"),
+        (3, "query 7: its features are not finite", "compare", bad, made / "fc"),
         (3, "add --overwrite", "train", made / "f", made / "fe"),
         (3, "use an encoder of the same model", "encode", made / "p", made / "fe", tmp_path / "c"),
         (3, "add --overwrite", "encode", made / "f", made / "fe", made / "fc"),

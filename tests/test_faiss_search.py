@@ -117,10 +117,10 @@ def test_what_is_not_finite_is_named(tmp_path: Path, scan_records: int) -> None:
 @pytest.mark.parametrize(
     ("size", "recipe", "training", "probes"),
     [
-        ((1_000_000, 4096), "PCAR256,IVF512,PQ64", 20_480, 64),
-        ((100_001, 4096), "PCAR256,IVF256,PQ64", 10_240, 32),
-        ((14_197_122, 4096), "PCAR256,IVF2048,PQ64", 81_920, 256),
-        ((3000, 6), "PCAR4,IVF32,PQ1", 3000, 4),
+        ((1_000_000, 4096), "PCAR256,IVF512,PQ64np", 20_480, 64),
+        ((100_001, 4096), "PCAR256,IVF256,PQ64np", 10_240, 32),
+        ((14_197_122, 4096), "PCAR256,IVF2048,PQ64np", 81_920, 256),
+        ((3000, 6), "PCAR4,IVF32,PQ1np", 3000, 4),
     ],
 )
 def test_the_plan_follows_from_the_size(size: tuple[int, int], recipe: str, training: int, probes: int) -> None:
