@@ -86,12 +86,8 @@ class ShardCache:
         """What all shards together may take."""
         if self._limit_bytes is not None:
             return self._limit_bytes
-        directory = self.directory
-        while not directory.exists():
-            directory = directory.parent
-        status = os.statvfs(directory)
         # What an unfinished shard has not taken yet is still free.
-        return self._stored_bytes() + max(0, free_bytes(directory) - status.f_blocks * status.f_frsize // _FREE_SHARE)
+        return self._stored_bytes() + self._spare_bytes()
 
     def shard_directory(self, info: ShardInfo) -> Path:
         """Where a shard is, once it is published."""
@@ -214,6 +210,9 @@ class ShardCache:
         return True
 
     def _make_room(self, num_bytes: int) -> bool:
+        promised = sum(entry.num_bytes for entry in self._partial_entries())
+        if self._limit_bytes is None and num_bytes + promised <= self._spare_bytes():
+            return True  # without a look at each of thousands of shards
         found = self.entries()
         limit, used = self.limit_bytes, sum(entry.num_bytes for entry in found)
         for entry in found:
@@ -239,10 +238,20 @@ class ShardCache:
             with suppress(OSError):  # removed meanwhile
                 status = (path / DATA_FILE).stat()
                 yield CacheEntry(path.name, status.st_size, int(status.st_mtime), True, path)
+        yield from self._partial_entries()
+
+    def _partial_entries(self) -> Iterator[CacheEntry]:
         for path in _listed(self.directory / "partial"):
             name, _, size = path.name.partition(".")
             if size.isdecimal():
                 yield CacheEntry(name, int(size), 0, False, path)
+
+    def _spare_bytes(self) -> int:
+        directory = self.directory
+        while not directory.exists():
+            directory = directory.parent
+        status = os.statvfs(directory)
+        return max(0, free_bytes(directory) - status.f_blocks * status.f_frsize // _FREE_SHARE)
 
     def _stored_bytes(self) -> int:
         stored = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 
@@ -9,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from peers.opencv_view import collate
+from peers.served_bucket import point_s3_clients_at
 from peers.task import Task
 from peers.torchvision_import import import_torchvision
 
@@ -30,10 +32,14 @@ def convert(task: Task) -> None:
 
 def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
     """Epoch after epoch."""
-
+    folders = {"local": task.folder}
+    if task.address:
+        bucket = point_s3_clients_at(task)
+        os.environ["S3_ENDPOINT_URL"] = bucket.endpoint
+        folders = {"remote": bucket.url, "local": task.cache}
     clean_stale_shared_memory()  # of an earlier run that was ended in the middle
     loader = DataLoader(
-        StreamingDataset(local=task.folder, shuffle=True, batch_size=task.batch_size),
+        StreamingDataset(**folders, shuffle=True, batch_size=task.batch_size),
         batch_size=task.batch_size,
         drop_last=True,
         num_workers=task.num_threads,
