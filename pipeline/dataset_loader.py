@@ -13,7 +13,7 @@ from lmdali.pipeline.backend import Backend, BatchPlan
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_planner import BatchPlanner
 from lmdali.pipeline.batch_queue import BatchQueue, Place
-from lmdali.pipeline.block_order import OrderName, create_order
+from lmdali.pipeline.block_order import OrderName, create_order, order_name
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.fetch_counts import FetchCounts
@@ -33,6 +33,7 @@ class DatasetLoader:
     Attributes:
         backend_name: which backend delivers.
         backend_reason: why it was taken.
+        order_text: the order of samples, with its parameters where it has any.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class DatasetLoader:
         seed: int,
         order: OrderName,
         block_shards: int,
+        block_nodes: int,
         prefetch: int,
         readahead: Readahead | None,
         stream: StreamedReader | None,
@@ -56,7 +58,7 @@ class DatasetLoader:
         self.backend_name, self.backend_reason = backend_name, backend_reason
         self._backend, self._identity, self._slice = backend, identity, rank_slice
         self._augment, self._seed, self._timers = augment, seed, timers
-        self._order_name, self._block_shards = order, block_shards
+        self.order_text = order_name(order, block_shards, block_nodes)
         # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
         across = order != "sequential" and len(self) > 0
 
@@ -69,6 +71,7 @@ class DatasetLoader:
                 epoch=epoch,
                 shard_sizes=identity.shard_sizes,
                 block_shards=block_shards,
+                block_nodes=block_nodes,
             )
 
         self._planner = BatchPlanner(
@@ -130,11 +133,6 @@ class DatasetLoader:
         or seed, taken with strict=False, counts for nothing: the digest is that of the batches since.
         """
         return self._digest
-
-    @property
-    def order_text(self) -> str:
-        """The order of samples, with its parameter where it has one."""
-        return f"block:{self._block_shards}" if self._order_name == "block" else self._order_name
 
     @property
     def global_batch_size(self) -> int:

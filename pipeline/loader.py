@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
-from lmdali.pipeline.block_order import create_order
+from lmdali.pipeline.block_order import create_order, order_nodes
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
@@ -77,10 +77,11 @@ def create_loader(
         _from_torchrun("RANK", 0) if rank is None else rank,
         _from_torchrun("WORLD_SIZE", 1) if world_size is None else world_size,
         config.drops_last,
+        order_nodes(config.order, config.block_nodes),
     )
     stream = reader if isinstance(reader, StreamedReader) else None
     if stream is not None:
-        _require_room(config, stream, rank_slice.global_batch_size)
+        _require_room(config, stream, rank_slice)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
@@ -103,6 +104,7 @@ def create_loader(
         seed=config.seed,
         order=config.order,
         block_shards=config.block_shards,
+        block_nodes=config.block_nodes,
         prefetch=config.prefetch,
         readahead=_make_readahead(config, reader, cache),
         stream=stream,
@@ -129,7 +131,7 @@ def _agree(config: LoaderConfig, identity: DatasetIdentity, rank_slice: RankSlic
         "lmdali": lmdali_version(),
     }
     if config.order == "block":
-        facts["block_shards"] = config.block_shards
+        facts |= {"block_shards": config.block_shards, "block_nodes": config.block_nodes}
     require_agreement(rank_slice.rank, facts, gather)
 
 
@@ -208,7 +210,7 @@ def _open(config: LoaderConfig) -> ShardReader:
     return local
 
 
-def _require_room(config: LoaderConfig, reader: StreamedReader, global_batch_size: int) -> None:
+def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: RankSlice) -> None:
     shards = reader.manifest.shards
     order = create_order(
         config.order,
@@ -217,9 +219,11 @@ def _require_room(config: LoaderConfig, reader: StreamedReader, global_batch_siz
         epoch=0,
         shard_sizes=[info.num_records for info in shards],
         block_shards=config.block_shards,
+        block_nodes=config.block_nodes,
     )
-    in_flight = (config.prefetch + 2) * global_batch_size
-    needed, room = needed_bytes(order, shards, config.block_shards, in_flight), reader.cache.limit_bytes
+    in_flight = (config.prefetch + 2) * rank_slice.global_batch_size
+    needed = needed_bytes(order, shards, config.block_shards, in_flight, rank_slice.own_nodes)
+    room = reader.cache.limit_bytes
     if needed > room:
         raise ConfigError(
             f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs {needed}: "

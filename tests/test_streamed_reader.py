@@ -130,6 +130,24 @@ def test_ranks_of_a_machine_share_what_they_fetch(
     assert sorted(server.shards_asked()) == [info.name for info in manifest.shards]
 
 
+def test_machines_fetch_only_the_shards_of_their_nodes(
+    server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    order: dict[str, Any] = {"order": "block", "block_shards": 1, "batch_size": 2, "block_nodes": 2}
+    asked, samples, together = [], [], delivered(config(small_jpeg_dataset, **{**order, "batch_size": 4}), epochs=3)
+    for rank in range(2):
+        server.requests.clear()
+        found = delivered(
+            config(server.address, tmp_path / f"machine{rank}", **order), epochs=3, rank=rank, world_size=2
+        )
+        asked.append(server.shards_asked())
+        samples.append([indices for _, _, indices in found])
+    assert [sorted(a + b) for a, b in zip(*samples, strict=True)] == [sorted(indices) for _, _, indices in together]
+    assert all(len(set(names)) == len(names) for names in asked), "each once, in three epochs"
+    assert len(asked[0]) + len(asked[1]) <= len(manifest.shards) + 1
+    assert set(asked[0]) | set(asked[1]) == {info.name for info in manifest.shards}
+
+
 @pytest.mark.parametrize("order", ["block", "sequential"])
 def test_a_resumed_epoch_fetches_only_what_is_still_needed(
     order: Any, server: RemoteServer, tmp_path: Path, manifest: Manifest

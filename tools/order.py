@@ -39,6 +39,7 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 def _print(dataset: Path, document: dict[str, Any]) -> None:
     kind, world_size = document["order"], document["world_size"]
     name = f"blocks of {document['block_shards']} shards" if kind == "block" else kind
+    name += f" for each of {document['block_nodes']} nodes" if kind == "block" and document["block_nodes"] > 1 else ""
     title = f"{dataset}: epoch {document['epoch']}, seed {document['seed']}, {name}, batch {document['batch_size']}"
     title += f", {world_size} ranks" if world_size > 1 else ""
     if "digest" in document:
@@ -70,6 +71,7 @@ _MEASURED = {
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Of the run.")
 @click.option("--order", type=click.Choice(ORDERS), default="shuffled", help="Of the run's loader.")
 @click.option("--block-shards", type=click.IntRange(1), default=DEFAULT_BLOCK_SHARDS, help="Shards in a block.")
+@click.option("--block-nodes", type=click.IntRange(1), default=1, help="Machines with shards of their own.")
 @click.option("-b", "--batch-size", type=click.IntRange(1), default=128, help="Samples per rank and step.")
 @click.option("--world-size", type=click.IntRange(1), default=1, help="Ranks that share each global batch.")
 @click.option("--rank", type=click.IntRange(0), help="Only what this rank gets.  [default: all ranks]")
