@@ -191,13 +191,11 @@ def print_rates(document: dict[str, Any]) -> None:
     print_table(
         f"first epoch of {document['num_records']:,} records, batches of {document['batch_size']}, "
         f"{document['num_threads']} CPUs, {document['machine']['cpu']}; medians of {document['rounds']} rounds\n"
-        "ratio: to the same loader on local files; after first: without the wait for the first batch",
-        (
-            "", "files", "first batch s", "images/s", "ratio", "after first", "ratio", "second epoch", "CPU ms/image",
-            "MB sent", "requests", "waiting",
-        ),
+        "first: batch; later: without the wait for it; 2nd: epoch; ratio: to the same loader on local files\n"
+        "CPU: of the loader, ms/image; MB and requests of the whole run; waits: of threads for shards, where they tell",
+        ("", "files", "first s", "img/s", "ratio", "later", "ratio", "2nd", "CPU ms", "MB", "asked", "waits"),
         rows,
-    )  # fmt: skip
+    )
     if failed:
         print_table("not measured", ("", "why"), failed)
 

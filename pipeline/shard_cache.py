@@ -247,9 +247,7 @@ class ShardCache:
                 yield CacheEntry(name, int(size), 0, False, path)
 
     def _spare_bytes(self) -> int:
-        directory = self.directory
-        while not directory.exists():
-            directory = directory.parent
+        directory = next(path for path in (self.directory, *self.directory.parents) if path.exists())
         status = os.statvfs(directory)
         return max(0, free_bytes(directory) - status.f_blocks * status.f_frsize // _FREE_SHARE)
 
@@ -283,10 +281,7 @@ class ShardCache:
 
 
 def _listed(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except FileNotFoundError:
-        return []
+    return list(directory.iterdir()) if directory.is_dir() else []
 
 
 def _remove(directory: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from litdata import StreamingDataLoader, StreamingDataset
+from litdata.streaming import downloader
 from litdata.streaming.writer import BinaryWriter
 
 from peers.opencv_view import collate
@@ -34,6 +35,7 @@ def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
     source: dict[str, Any] = {"input_dir": task.folder}
     if task.address:
         bucket = point_s3_clients_at(task)
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # no TLS on this machine
         options = {"endpoint_url": bucket.endpoint}
         source = {"input_dir": bucket.url, "cache_dir": task.cache, "storage_options": options}
     loader = StreamingDataLoader(
