@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import replace
-from pathlib import Path
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
@@ -13,19 +12,16 @@ from lmdali.pipeline.block_order import create_order, order_nodes
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.dataset_place import open_reader, place_directory
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
 from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
 from lmdali.pipeline.loader_state import STATE_VERSION
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.readahead import Readahead
 from lmdali.pipeline.release import lmdali_version
-from lmdali.pipeline.remote_address import is_remote
-from lmdali.pipeline.remote_dataset import RemoteDataset
 from lmdali.pipeline.sampler import RankSlice
-from lmdali.pipeline.shard_cache import ShardCache, cache_bytes, cache_directory
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_windows import needed_bytes
 from lmdali.pipeline.streamed_reader import StreamedReader
@@ -69,7 +65,11 @@ def create_loader(
     """
     target = _device(device)
     synthetic = config.backend == "synthetic"
-    reader = None if str(config.dataset).startswith("synthetic") and synthetic else _open(config)
+    reader = None
+    if not (str(config.dataset).startswith("synthetic") and synthetic):
+        reader = open_reader(
+            config.dataset, cache_dir=config.cache_dir, room_bytes=config.cache_bytes, fetches=config.fetches
+        )
     identity = _synthetic_identity(str(config.dataset)) if reader is None else DatasetIdentity.of(reader.manifest)
     rank_slice = RankSlice(
         identity.num_samples,
@@ -199,17 +199,6 @@ def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
     return OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
 
 
-def _open(config: LoaderConfig) -> ShardReader:
-    if isinstance(config.dataset, str) and is_remote(config.dataset):
-        remote = RemoteDataset(config.dataset, cache_directory(config.cache_dir))
-        cache = ShardCache(remote.cache_dir, cache_bytes(config.cache_bytes))
-        return StreamedReader(*remote.open(), cache, remote.fetch_shard, num_threads=config.fetches)
-    directory = Path(config.dataset)
-    local = ShardReader(directory, load_manifest(directory))
-    local.check_files()
-    return local
-
-
 def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: RankSlice) -> None:
     shards = reader.manifest.shards
     order = create_order(
@@ -242,13 +231,11 @@ def _transform(
 ) -> PixelTransform:
     if not needed or not config.augment.needs_basis:
         return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
-    named = config.dataset if config.basis is None else config.basis
     if config.basis is None and reader is not None:
         directory = reader.directory
-    elif isinstance(named, str) and is_remote(named):
-        directory = RemoteDataset(named, cache_directory(config.cache_dir)).open()[0]
     else:
-        directory = Path(named)
+        named = config.dataset if config.basis is None else config.basis
+        directory = place_directory(named, cache_dir=config.cache_dir)
     basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:
         raise InputError(

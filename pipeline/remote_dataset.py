@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
 from lmdali.pipeline.errors import RemoteError
-from lmdali.pipeline.files import MAX_JSON_BYTES, storage_errors, write_atomic
+from lmdali.pipeline.files import MAX_JSON_BYTES, file_sha256, storage_errors, write_atomic
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import Clock, RetryConfig
@@ -19,6 +20,8 @@ from lmdali.pipeline.remote_store import open_store
 from lmdali.pipeline.shard_header import DATA_FILE
 
 ADDRESS_FILE = "address.txt"
+_MAX_TABLE_BYTES = 2_000_000_000
+"""ImageNet's table of records takes 100 MB."""
 _STATISTICS = (STATISTICS_FILE, MEAN_FILE)
 
 
@@ -77,6 +80,25 @@ class RemoteDataset:
                     raise
         self._digest = manifest.digest
         return directory, manifest
+
+    def fetch_tables(self, directory: Path, manifest: Manifest) -> None:
+        """Bring the tables of records and rejects to `directory`, those that are not there.
+
+        Raises:
+            RemoteError: one cannot be had, or is another than the manifest says.
+            StorageError: the disk refuses.
+        """
+        for name, sha256 in manifest.tables.items():
+            path = directory / name
+            if path.is_file() and file_sha256(path) == sha256:
+                continue
+            payload = fetch_small(self.store, name, max_bytes=_MAX_TABLE_BYTES, config=self._config, clock=self._clock)
+            if hashlib.sha256(payload).hexdigest() != sha256:
+                raise RemoteError(
+                    f"{self.store.shown}/{name}: another file than {MANIFEST_FILE} says: the dataset changed, or was "
+                    "damaged on the way: try again, or upload it again"
+                )
+            write_atomic(path, payload)
 
     def fetch_shard(self, info: ShardInfo, path: Path, stopped: Callable[[], bool] = lambda: False) -> int:
         """Bring a shard to a file, going on with what is there; how many bytes came.

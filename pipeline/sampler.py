@@ -262,7 +262,7 @@ class RankSlice:
         rows = steps - steps[0]
         nodes = (firsts[rows] + places) % self.nodes
         begins = np.where(nodes > 0, ends[rows, nodes - 1], 0)
-        return begins + (places - offsets[rows, nodes]) // self.nodes
+        return np.asarray(begins + (places - offsets[rows, nodes]) // self.nodes, np.int64)
 
 
 def _turns(

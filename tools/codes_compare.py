@@ -13,10 +13,12 @@ from lmdali.model.code_quality import SearchQuality, measure_codes, measure_exac
 from lmdali.model.codes_file import Codes, load_codes
 from lmdali.model.features_file import Features, load_features
 from lmdali.model.picture_file import check_suffix
+from lmdali.pipeline.dataset_place import Place, place_directory
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.manifest import RECORDS_FILE
 from lmdali.pipeline.table_reader import read_integers
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.feature_encoder import PIXELS
 from lmdali.tools.neighbour_list import dataset_at
 from lmdali.tools.record_pictures import spread_indices
@@ -29,7 +31,7 @@ def compare_codes(
     *,
     k: int = 10,
     num_queries: int = 200,
-    dataset: Path | None = None,
+    dataset: Place | None = None,
 ) -> list[SearchQuality]:
     """Search features exactly and codes by Hamming distance, for some records of their own.
 
@@ -57,7 +59,7 @@ def compare_codes(
     place = dataset_at(plan.dataset, plan.dataset_digest, dataset, directory)
     if place is None:
         raise InputError(f"{plan.dataset}: the dataset is no longer there, and its labels are needed: give --dataset")
-    labels = read_integers(place / RECORDS_FILE, "label")
+    labels = read_integers(place_directory(place, tables=True) / RECORDS_FILE, "label")
     queries = np.array(spread_indices(num_queries, len(features)), np.int64)
     exact, quality = measure_exact(features, queries, k, labels)
     opened.sort(key=lambda one: (one.info.source == PIXELS, one.info.bits))
@@ -78,7 +80,7 @@ def _require_same_dataset(features: Features, codes: Codes) -> None:
 @click.argument("codes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of each query.")
 @click.option("--num-queries", type=click.IntRange(1), default=200, show_default=True, help="At even distances.")
-@click.option("--dataset", type=click.Path(path_type=Path), help="Where the dataset is.  [default: where it was]")
+@click.option("--dataset", type=DATASET, help="Where the dataset is.  [default: where it was]")
 @click.option("--out", type=click.Path(path_type=Path), help="Picture to draw of bits and precision; and .json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def compare_command(
@@ -86,7 +88,7 @@ def compare_command(
     codes: tuple[Path, ...],
     k: int,
     num_queries: int,
-    dataset: Path | None,
+    dataset: Place | None,
     out: Path | None,
     as_json: bool,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmdali.model.error_analysis import ErrorAnalysis
 from lmdali.model.probabilities_file import Probabilities
+from lmdali.pipeline.dataset_place import Place
 from lmdali.tools.report_table import print_pairs, print_table
 
 _SHOWN = 10
@@ -52,7 +53,7 @@ class EvalReport:
     """What was evaluated, and how it did.
 
     Attributes:
-        dataset: the directory.
+        dataset: where it is.
         members: each network by itself, in the order given.
         analysis: of the average; of a single network, its own.
         probabilities: of the average.
@@ -60,7 +61,7 @@ class EvalReport:
         world_size: processes that shared the work.
     """
 
-    dataset: Path
+    dataset: Place
     members: tuple[MemberFigures, ...]
     analysis: ErrorAnalysis
     probabilities: Probabilities

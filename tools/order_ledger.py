@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, OrderName, create_order, drops_last, order_nodes
+from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest
 from lmdali.pipeline.errors import ConfigError, IntegrityError
-from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex, load_manifest
+from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex
 from lmdali.pipeline.order_digest import digest_text, epoch_digest
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shuffle_quality import ideal_quality, shuffle_quality
@@ -67,7 +69,7 @@ class OrderConfig:
 class OrderLedger:
     """The order of one epoch of a dataset, and what follows from it."""
 
-    def __init__(self, dataset: Path, config: OrderConfig) -> None:
+    def __init__(self, dataset: Place, config: OrderConfig) -> None:
         """Read the manifest.
 
         Raises:
@@ -75,9 +77,9 @@ class OrderLedger:
             InputError: not a finished dataset.
             IntegrityError: its manifest is damaged.
         """
-        manifest = load_manifest(dataset)
+        manifest = place_manifest(dataset)
         count, shard_sizes = manifest.num_records, [shard.num_records for shard in manifest.shards]
-        self._config, self._manifest, self._path = config, manifest, dataset / RECORDS_FILE
+        self._config, self._manifest, self._dataset = config, manifest, dataset
         self._slice, self._shard_sizes, self._index = config.rank_slice(count), shard_sizes, RecordIndex(manifest)
         if not 0 <= config.start <= count:
             raise ConfigError(f"start is position {config.start} of an epoch of {count} samples")
@@ -90,6 +92,11 @@ class OrderLedger:
             block_shards=config.block_shards,
             block_nodes=config.block_nodes,
         )
+
+    @cached_property
+    def _path(self) -> Path:
+        """The table of records, which is brought here where the dataset is at an address."""
+        return place_directory(self._dataset, tables=True) / RECORDS_FILE
 
     def describe(self) -> dict[str, Any]:
         """The run that was asked for and its number of steps, JSON-able."""

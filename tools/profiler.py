@@ -21,6 +21,7 @@ from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
 from lmdali.tools.cold_run import CacheState, measure_cold
+from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.foreign_loader import load_factory
 from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
@@ -174,7 +175,7 @@ command.add_command(au_command)
 
 
 @command.command("run")
-@click.argument("dataset", type=click.Path(path_type=Path), required=False)
+@click.argument("dataset", type=DatasetArgument("profile measures this machine's storage"), required=False)
 @click.option("--loader", "factory", metavar="MODULE:FUNCTION", help="Any loader instead of ours: what this returns.")
 @click.option("-b", "--batch-size", default=ProfileConfig.batch_size, show_default=True, help="Samples per step.")
 @loader_options
