@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -138,6 +139,7 @@ def main() -> None:
         else:
             answer = window(start(key, task), float(sys.argv[4]))
     except Exception as error:  # a peer may fail in any way: the row says how
+        traceback.print_exc()  # into the log
         first_line = (str(error).strip().splitlines() or [""])[0]
         answer = {"error": f"{type(error).__name__}: {first_line}"[:200]}
     Path(os.environ[RESULT_FILE]).write_text(json.dumps(answer))

@@ -119,24 +119,24 @@ def run_rounds(
 
 
 def summarize(places: dict[str, list[dict[str, Any]]], num_records: int) -> dict[str, dict[str, Any]]:
-    """Medians of each place; {"error": reason} where any run failed."""
+    """Medians of each place over the rounds that succeeded; "failures" counts the others, "error" is the last reason."""
     rows: dict[str, dict[str, Any]] = {}
     for place, answers in places.items():
-        failed = [answer["error"] for answer in answers if answer.get("error")]
-        if failed:
-            rows[place] = {"error": failed[0]}
-            continue
-        names = [name for name, value in answers[0].items() if name != "second" and value is not None]
-        rows[place] = {name: median(answer[name] for answer in answers) for name in names}
-        rows[place]["second_images_per_second"] = median(answer["second"]["images_per_second"] for answer in answers)
-        if "sent_bytes" in rows[place]:
-            rows[place]["sent_bytes_per_record"] = rows[place]["sent_bytes"] / num_records
-        local = places[LOCAL]
-        if not any(answer.get("error") for answer in local):
-            for name in ("images_per_second", "steady_images_per_second"):
-                rows[place][f"{name.removesuffix('images_per_second')}ratio"] = median(
-                    answer[name] / beside[name] for answer, beside in zip(answers, local, strict=True)
-                )
+        good = [(answer, local) for answer, local in zip(answers, places[LOCAL], strict=True) if "error" not in answer]
+        errors = [answer["error"] for answer in answers if "error" in answer]
+        row: dict[str, Any] = {"failures": len(errors), "error": errors[-1] if errors else ""}
+        if good:
+            names = [name for name, value in good[0][0].items() if name != "second" and value is not None]
+            row |= {name: median(answer[name] for answer, _ in good) for name in names}
+            row["second_images_per_second"] = median(answer["second"]["images_per_second"] for answer, _ in good)
+        beside = [(answer, local) for answer, local in good if "error" not in local]
+        if beside:
+            for name in ("", "steady_"):
+                rate = f"{name}images_per_second"
+                row[f"{name}ratio"] = median(answer[rate] / local[rate] for answer, local in beside)
+        if "sent_bytes" in row:
+            row["sent_bytes_per_record"] = row["sent_bytes"] / num_records
+        rows[place] = row
     return rows
 
 
@@ -184,9 +184,9 @@ def print_rates(document: dict[str, Any]) -> None:
     rows = []
     for found in document["contestants"]:
         for place, row in found["rows"].items():
-            if "error" in row:
-                failed.append((f"{found['label']}, {place}", row["error"]))
-            else:
+            if row["failures"]:
+                failed.append((f"{found['label']}, {place}, {row['failures']} times", row["error"]))
+            if "images_per_second" in row:
                 rows.append((found["label"], place, *_cells(row)))
     print_table(
         f"first epoch of {document['num_records']:,} records, batches of {document['batch_size']}, "
