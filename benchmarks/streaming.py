@@ -119,7 +119,7 @@ def run_rounds(
 
 
 def summarize(places: dict[str, list[dict[str, Any]]], num_records: int) -> dict[str, dict[str, Any]]:
-    """Medians of each place over the rounds that succeeded; "failures" counts the others, "error" is the last reason."""
+    """Medians of each place over the rounds that succeeded; "failures" counts the others, "error" is a reason."""
     rows: dict[str, dict[str, Any]] = {}
     for place, answers in places.items():
         good = [(answer, local) for answer, local in zip(answers, places[LOCAL], strict=True) if "error" not in answer]
@@ -153,9 +153,7 @@ def run_benchmark(task: Task, contestants: Sequence[Contestant], options: argpar
         answer = contestant_process.ask("convert", contestant, own, timeout_seconds=CONVERT_TIMEOUT_SECONDS)
         versions[contestant.key], errors[contestant.key] = answer.get("version", ""), answer.get("error", "")
     able = [contestant for contestant in contestants if not errors[contestant.key]]
-    runs = run_rounds(
-        able, task, latencies_ms=options.latencies_ms, rounds=options.rounds, seconds=options.seconds
-    )
+    runs = run_rounds(able, task, latencies_ms=options.latencies_ms, rounds=options.rounds, seconds=options.seconds)
     return {
         "dataset": Path(task.dataset).name,
         "num_records": task.num_records,

@@ -11,6 +11,7 @@ import click
 
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_atomic
+from lmdali.tools.fetch_figures import fetch_rows
 from lmdali.tools.html_page import (
     KeyFigure,
     Section,
@@ -74,6 +75,8 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
     ]
     if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
         sections.append(Section(title="Inside the loader", body=stage_parts(stages, document.get("inside"))))
+    if figures := document.get("fetch"):
+        sections.append(Section(title="Fetching", body=pairs(fetch_rows(figures))))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
     if cases := document.get("what_if"):

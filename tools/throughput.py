@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lmdali.tools.cold_run import CacheState, ColdRun
+from lmdali.tools.fetch_figures import FetchFigures
 from lmdali.tools.measurement import Rate
 from lmdali.tools.stage_detail import StageDetail
 from lmdali.tools.suggestion import Suggestion
@@ -89,6 +90,7 @@ class ThroughputReport:
         what_if: answers to what was asked; predictions.
         optimizer: updates of all weights alone, in images of a batch per second.
         inside: single calls of the loader's stages, alone; None where the loader is not ours.
+        fetch: what fetching shards does to the run; None for a dataset on this machine.
     """
 
     setting: Setting
@@ -110,6 +112,7 @@ class ThroughputReport:
     inside: StageDetail | None = None
     what_if: tuple[Prediction, ...] = ()
     optimizer: Rate | None = None
+    fetch: FetchFigures | None = None
 
     @property
     def data_stall(self) -> float | None:

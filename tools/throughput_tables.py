@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from textwrap import fill
 
+from lmdali.tools.fetch_figures import fetch_rows
 from lmdali.tools.measurement import Rate
 from lmdali.tools.report_table import megabytes, print_pairs, print_table
 from lmdali.tools.suggestion import Suggestion
@@ -14,6 +16,7 @@ _TEXT_COLUMNS = 74
 
 _STAGE_WORDS = {
     "plan": "order and draws (consumer)",
+    "fetch": "fetch: waiting for shards",
     "read": "read: find records",
     "verify": "verify: compare CRCs",
     "decode": "decode: JPEG to planes (Huffman, IDCT)",
@@ -144,6 +147,8 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
         pairs.append(("queue", f"{text}none in {queue.empty_share:.0%}"))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
+    if report.fetch is not None:
+        pairs += fetch_rows(asdict(report.fetch))
     texts = [("why", verdict.reason), ("advice", verdict.advice), *_cache_rows(report)]
     if report.suggestion is not None:
         texts.append(("try", _suggested(report.suggestion)))

@@ -14,14 +14,14 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from peers.task import Task
 
 STREAMED = ("streamed", "unhurried")
-"""Variants of streaming.py: blocks of whole shards; the second one shard at a time, and none before its block's turn."""
+"""Variants of streaming.py, blocks of whole shards; the second fetches one at a time, and none before its block."""
 
 _running: list[tuple[DatasetLoader, int]] = []
 """The loader that was made last, and its threads."""
 
 
 def waiting_share(seconds: float) -> float | None:
-    """Part of the last `seconds` that the loader's threads waited for shards so far, 0..1; None without any to fetch."""
+    """Part of its first `seconds` in which the loader's threads waited for shards, 0..1; None where none is fetched."""
     ((loader, num_threads),) = _running
     counts = loader.fetch_counts
     return None if counts is None else counts.wait_seconds / (num_threads * seconds)
