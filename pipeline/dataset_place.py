@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
+from lmdali.pipeline.cache_check import require_cache_directory, require_shard_room
+from lmdali.pipeline.filesystem import advise_on_network_disk
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.remote_address import is_remote, redacted
 from lmdali.pipeline.remote_dataset import RemoteDataset
@@ -55,7 +57,7 @@ def place_directory(place: Place, *, tables: bool = False, cache_dir: Place | No
     """
     if not isinstance(place, str) or not is_remote(place):
         return Path(place)
-    remote = RemoteDataset(place, cache_directory(cache_dir))
+    remote = _remote(place, cache_dir)
     directory, manifest = remote.open()
     if tables:
         remote.fetch_tables(directory, manifest)
@@ -86,13 +88,26 @@ def open_reader(
         InputError: not a finished dataset.
         IntegrityError: its manifest or a shard is damaged.
         RemoteError: it cannot be reached.
-        StorageError: the cache cannot be written.
+        StorageError: the cache cannot be written, or its disk is too full for a shard.
+        ConfigError: the cache is too small for a shard, or on a disk that other machines have, too.
+
+    Warns:
+        NetworkDiskWarning: the directory is on a network filesystem.
     """
     if isinstance(place, str) and is_remote(place):
-        remote = RemoteDataset(place, cache_directory(cache_dir))
+        remote = _remote(place, cache_dir)
+        opened, manifest = remote.open()
         cache = ShardCache(remote.cache_dir, cache_bytes(room_bytes))
-        return StreamedReader(*remote.open(), cache, remote.fetch_shard, num_threads=fetches)
+        require_shard_room(cache, manifest.shards)
+        return StreamedReader(opened, manifest, cache, remote.fetch_shard, num_threads=fetches)
     directory = Path(place)
+    advise_on_network_disk(directory)
     local = ShardReader(directory, load_manifest(directory))
     local.check_files()
     return local
+
+
+def _remote(address: str, cache_dir: Place | None) -> RemoteDataset:
+    directory = cache_directory(cache_dir)
+    require_cache_directory(directory)
+    return RemoteDataset(address, directory)

@@ -12,7 +12,7 @@ from lmdali.pipeline.block_order import create_order, order_nodes
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.dataset_place import open_reader, place_directory
+from lmdali.pipeline.dataset_place import open_reader, place_directory, place_shown
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
@@ -87,7 +87,9 @@ def create_loader(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
         )
     if config.decoded_cache_bytes and reader is not None and reader.manifest.encoding == "raw":
-        raise ConfigError(f"{config.dataset}: raw records need no decoded cache: set decoded_cache_bytes to 0")
+        raise ConfigError(
+            f"{place_shown(config.dataset)}: raw records need no decoded cache: set decoded_cache_bytes to 0"
+        )
     timers = StageTimers()
     transform = _transform(config, reader, identity, needed=not synthetic)
     _agree(config, identity, rank_slice, target)
@@ -239,8 +241,8 @@ def _transform(
     basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:
         raise InputError(
-            f"{config.dataset}: its statistics are of another dataset: run `lmdali pca --recompute {config.dataset}`, "
-            "or name the one to use as basis"
+            f"{place_shown(config.dataset)}: its statistics are of another dataset: run `lmdali pca --recompute` on "
+            "it, or name the one to use as basis"
         )
     return pixel_transform(config.augment, basis, identity.image_size)
 

@@ -6,7 +6,9 @@ import hashlib
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lmdali.pipeline.remote_store import open_store
 from lmdali.pipeline.shard_header import DATA_FILE
 
 ADDRESS_FILE = "address.txt"
+_STALE_SECONDS = 86_400
 _MAX_TABLE_BYTES = 2_000_000_000
 """ImageNet's table of records takes 100 MB."""
 _STATISTICS = (STATISTICS_FILE, MEAN_FILE)
@@ -60,6 +63,7 @@ class RemoteDataset:
         payload = self._small(MANIFEST_FILE)
         sets = self.cache_dir / "sets"
         aside = sets / f".{secrets.token_hex(8)}.tmp"
+        self._sweep(sets)
         try:
             with storage_errors(aside):
                 aside.mkdir(parents=True)
@@ -129,6 +133,14 @@ class RemoteDataset:
                 ) from error
             raise
         return fetch.fetched_bytes
+
+    @staticmethod
+    def _sweep(sets: Path) -> None:
+        """Remove what processes left here that were killed while they opened a dataset, which takes seconds."""
+        for left in sets.glob(".*.tmp"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _small(self, name: str) -> bytes:
         return fetch_small(self.store, name, max_bytes=MAX_JSON_BYTES, config=self._config, clock=self._clock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,18 @@ def test_both_have_the_same_manifest_tables_and_records(small_jpeg_dataset: Path
     assert place_directory(small_jpeg_dataset, tables=True) == small_jpeg_dataset
 
 
+def test_what_killed_processes_left_in_the_cache_is_removed_a_day_later(
+    small_jpeg_dataset: Path, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "sets" / ".old.tmp", tmp_path / "sets" / ".new.tmp"
+    for left in (old, new):
+        left.mkdir(parents=True)
+        (left / "manifest.json").write_bytes(b"half of")
+    os.utime(old, (time.time() - 100_000,) * 2)
+    place_directory(f"file://{small_jpeg_dataset}", cache_dir=tmp_path)
+    assert not old.exists() and new.exists()
+
+
 def test_a_table_of_another_dataset_is_refused(small_jpeg_dataset: Path, tmp_path: Path) -> None:
     with serving(small_jpeg_dataset) as server:
         server.always(RECORDS_FILE, Fault(body=b"other rows"))
@@ -64,5 +78,5 @@ def test_a_table_of_another_dataset_is_refused(small_jpeg_dataset: Path, tmp_pat
 
 
 def test_a_directory_that_is_no_dataset_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no manifest.json here"):
+    with pytest.raises(InputError, match=r"no manifest\.json here"):
         open_reader(tmp_path)

@@ -16,7 +16,8 @@ from remote_server import Fault, RemoteServer, serving
 
 from lmdali.pipeline import remote_retry
 from lmdali.pipeline.augment import AugmentConfig
-from lmdali.pipeline.errors import ConfigError, RemoteError
+from lmdali.pipeline.dataset_place import open_reader
+from lmdali.pipeline.errors import ConfigError, RecordError, RemoteError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.shard_cache import ShardCache
@@ -236,8 +237,35 @@ def test_a_cache_that_is_too_small_is_refused_with_numbers(
     with pytest.raises(ConfigError, match=rf"room for {limit} bytes.*needs {manifest.file_bytes}: "):
         create_loader(config(server.address, tmp_path / "cache", cache_bytes=limit))
     with pytest.raises(ConfigError, match="block"):
+        limit = block_room(manifest, 1)
+        create_loader(config(server.address, tmp_path / "cache", cache_bytes=limit, order="block", block_shards=1))
+    with pytest.raises(ConfigError, match="room for 10 bytes of shards, the largest shard"):
         create_loader(config(server.address, tmp_path / "cache", cache_bytes=10, order="block", block_shards=1))
     assert not server.shards_asked()
+
+
+@pytest.mark.parametrize("change", ["rot", "cut"])
+def test_a_shard_that_is_damaged_in_the_cache_is_fetched_again(
+    change: str, server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    """Half of it is seen when it is opened; wrong bytes in a record when their CRC is compared."""
+    given = config(server.address, tmp_path / "cache", order="sequential", drop_last=False)
+    expected = delivered(given, epochs=1)
+    path = tmp_path / "cache" / "shards" / manifest.shards[1].sha256 / "data.mdb"
+    content = path.read_bytes()
+    local = open_reader(small_jpeg_dataset)
+    record = local.read(manifest.shards[0].num_records, lambda record: bytes(record.data))
+    local.close()
+    at = content.index(record) + len(record) // 2
+    path.chmod(0o644)
+    path.write_bytes(content[:at] if change == "cut" else content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    server.requests.clear()
+    if change == "rot":
+        with pytest.raises(RecordError, match="damaged in the cache: it is removed, and the next run fetches it again"):
+            delivered(given, epochs=1)
+        assert not path.exists() and not server.shards_asked()
+    assert equal(delivered(given, epochs=1), expected)
+    assert server.shards_asked() == [manifest.shards[1].name]
 
 
 def test_an_address_without_a_dataset_is_told(server: RemoteServer, tmp_path: Path) -> None:

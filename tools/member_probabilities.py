@@ -129,7 +129,7 @@ def _computed(asked: EvaluationSet, network: CheckpointNetwork, ranks: Ranks) ->
 
 
 def _records(asked: EvaluationSet) -> Path:
-    return place_directory(asked.dataset, tables=True, cache_dir=asked.loader_arguments["cache_dir"]) / RECORDS_FILE
+    return place_directory(asked.dataset, tables=True, cache_dir=asked.loader_arguments.get("cache_dir")) / RECORDS_FILE
 
 
 def _stored(asked: EvaluationSet, source: Path) -> Probabilities:
