@@ -216,6 +216,11 @@ class DatasetLoader:
         """What this loader's shards cost so far; None for a dataset that is a directory."""
         return None if self._stream is None else self._stream.fetcher.counts
 
+    def pause_fetching(self) -> None:
+        """Fetch no shard ahead of its use until this is iterated again; nothing for a directory."""
+        if self._stream is not None:
+            self._stream.fetcher.pause()
+
     def close(self) -> None:
         """Stop threads and release shards; may be called twice. In a forked child there is nothing to stop."""
         if not self._is_own_process():

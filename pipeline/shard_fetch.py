@@ -36,6 +36,7 @@ class _State:
         self.stop = threading.Event()
         self.threads: list[threading.Thread] = []
         self.kept: list[int] = []
+        self.is_paused = False
         self.waiting: Counter[int] = Counter()
         self.uses: Counter[int] = Counter()
         self.ready: set[int] = set()
@@ -110,13 +111,17 @@ class ShardFetcher:
         """Fetch these ahead of their use, in this order, and keep them; let go of others that nobody uses."""
         state = self._state
         with state.changed:
-            state.kept = list(numbers)
+            state.kept, state.is_paused = list(numbers), False
             self._take_back(state)
             for number in state.ready.difference(numbers):
                 self._release_unless_needed(state, number)
             if not state.ready.issuperset(numbers):
                 self._start(state)
             state.changed.notify_all()
+
+    def pause(self) -> None:
+        """Begin to fetch nothing that nobody waits for, until `keep` is called again."""
+        self._state.is_paused = True
 
     def stop(self) -> None:
         """Whoever waits for a shard gets `FetchStopped`, and the threads end soon."""
@@ -186,7 +191,7 @@ class ShardFetcher:
             while not state.stop.is_set():
                 self._take_back(state)
                 now, later = time.monotonic(), False
-                for number in chain(state.waiting, state.kept):
+                for number in chain(state.waiting, () if state.is_paused else state.kept):
                     if number in state.ready or number in state.working or number in state.failed:
                         continue
                     if state.retry_at.get(number, now) <= now:

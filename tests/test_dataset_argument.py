@@ -80,7 +80,6 @@ def test_features_name_the_address_and_searches_find_it(
     [
         (("verify",), "verify reads every byte of its files"),
         (("repair",), "repair writes into it"),
-        (("profile", "run"), "profile measures this machine's storage"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -70,7 +70,7 @@ class ProfileConfig(EpochOptions):
         """How long each part is measured."""
         return WindowPlan(seconds=self.seconds, steps=self.steps)
 
-    def loader_config(self, dataset: Path, augment: AugmentConfig | None) -> LoaderConfig:
+    def loader_config(self, dataset: Path | str, augment: AugmentConfig | None) -> LoaderConfig:
         """The loader to be profiled."""
         return LoaderConfig(
             dataset=dataset,

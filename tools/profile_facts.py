@@ -28,7 +28,7 @@ _BUSY_LOAD = 0.5  # of the CPUs
 
 
 def setting_of(
-    dataset: Path,
+    dataset: Path | str,
     manifest: Manifest,
     config: ProfileConfig,
     loader: DatasetLoader,

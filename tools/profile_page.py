@@ -11,6 +11,7 @@ import click
 
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_atomic
+from lmdali.tools.fetch_figures import fetch_rows
 from lmdali.tools.html_page import (
     KeyFigure,
     Section,
@@ -79,6 +80,8 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
     if ranks := document.get("ranks"):
         body = table(RANK_COLUMNS, rank_rows(ranks["ranks"]), text_columns=2)
         sections.append(Section(title="Ranks", body=body + bullets(rank_words(ranks))))
+    if figures := document.get("fetch"):
+        sections.append(Section(title="Fetching", body=pairs(fetch_rows(figures))))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
     if cases := document.get("what_if"):

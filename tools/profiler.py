@@ -27,7 +27,7 @@ from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
 from lmdali.tools.dali_operators import measure_operators
-from lmdali.tools.dataset_argument import DatasetArgument
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.foreign_loader import load_factory
 from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
@@ -46,6 +46,7 @@ from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, measure_on
+from lmdali.tools.streamed_profile import profile_address
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
@@ -208,7 +209,7 @@ command.add_command(sweep_command)
 
 
 @command.command("run")
-@click.argument("dataset", type=DatasetArgument("profile measures this machine's storage"), required=False)
+@click.argument("dataset", type=DATASET, required=False)
 @click.option("--loader", "factory", metavar="MODULE:FUNCTION", help="Any loader instead of ours: what this returns.")
 @click.option("-b", "--batch-size", default=ProfileConfig.batch_size, show_default=True, help="Samples per step.")
 @loader_options
@@ -240,7 +241,7 @@ command.add_command(sweep_command)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(
-    dataset: Path | None,
+    dataset: Path | str | None,
     factory: str | None,
     try_it: bool,
     trace: Path | None,
@@ -254,6 +255,9 @@ def run(
     With --loader the batches are somebody else's: MODULE:FUNCTION (MODULE is looked for here, too) is called and
     returns any iterable of (images, labels): a torch DataLoader, a DALI iterator, a generator. Its parts cannot be
     measured from outside; of our options -b, -j and the like do nothing then.
+
+    DATASET may be an address: shards are fetched into the cache, and instead of this machine's storage the report has
+    what fetching costs, whether somebody waits for it, and the bandwidth that the run needs.
 
     Several ranks, each with batches of -b images: torchrun --nproc-per-node 2 -m lmdali.tools profile run DATASET
     --parallel ddp. Where one holds up the others, the verdict is STRAGGLER with its number.
@@ -270,6 +274,10 @@ def run(
         raise click.UsageError("--trace looks inside a loader of ours: give a DATASET")
     if factory is not None:
         report = profile_iterable(load_factory(factory), factory, config, model=model, quiet=quiet)
+    elif isinstance(dataset, str):
+        if try_it:
+            raise click.UsageError("--try needs the dataset on this machine: bring it here with `lmdali stage`")
+        report = profile_address(dataset, config, model=model, trace=trace, quiet=quiet)
     else:
         assert dataset is not None
         report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, trace=trace, quiet=quiet)

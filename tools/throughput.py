@@ -8,6 +8,7 @@ from typing import Any
 from lmdali.tools.ceiling_ladder import shares_of_ceilings, shares_of_step
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.dali_operators import OperatorCost
+from lmdali.tools.fetch_figures import FetchFigures
 from lmdali.tools.measurement import Rate
 from lmdali.tools.rank_report import RankReport
 from lmdali.tools.stage_detail import StageDetail
@@ -100,6 +101,7 @@ class ThroughputReport:
         inside: single calls of the loader's stages, alone; None where the loader is not ours.
         ranks: all ranks of the job beside each other; everything else here is of the first one. None for one process.
         dali_operators: what each step of the DALI graph adds; None where DALI does not deliver.
+        fetch: what fetching shards does to the run; None for a dataset on this machine.
     """
 
     setting: Setting
@@ -129,6 +131,7 @@ class ThroughputReport:
     ranks: RankReport | None = None
     dali_operators: tuple[OperatorCost, ...] | None = None
     what_if: tuple[Prediction, ...] = ()
+    fetch: FetchFigures | None = None
 
     @property
     def data_stall(self) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from textwrap import fill
 
 from lmdali.tools.ceiling_ladder import shares_of_step
+from lmdali.tools.fetch_figures import fetch_rows
 from lmdali.tools.profile_documents import (
     MOVES_RECORDS,
     OPERATOR_COLUMNS,
@@ -24,6 +25,7 @@ _TEXT_COLUMNS = 74
 
 _STAGE_WORDS = {
     "plan": "order and draws (consumer)",
+    "fetch": "fetch: waiting for shards",
     "read": "read: find records",
     "verify": "verify: compare CRCs",
     "decode": "decode: JPEG to planes (Huffman, IDCT)",
@@ -160,6 +162,8 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
         pairs.append(("queue", f"{text}none in {queue.empty_share:.0%}"))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
+    if report.fetch is not None:
+        pairs += fetch_rows(asdict(report.fetch))
     texts = [("why", verdict.reason), ("advice", verdict.advice), *_cache_rows(report)]
     if report.ranks is not None:
         texts += [("ranks", words) for words in rank_words(report.ranks.to_json())]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from lmdali.tools.fetch_figures import FETCH_STAGE, waits_for_shards
 from lmdali.tools.measurement import Rate
 from lmdali.tools.prediction import CONSUMER_STAGES, WORKER_STAGES, known
 
@@ -188,6 +189,8 @@ def dominant_stage(evidence: Evidence) -> str | None:
     loader = evidence.loader
     per_image = loader.stage_seconds_per_image
     workers, consumer = known(per_image, WORKER_STAGES), known(per_image, CONSUMER_STAGES)
+    if waits_for_shards(loader, evidence.model, evidence.num_threads, workers):
+        return FETCH_STAGE
     if evidence.backend == "dali":
         # DALI decodes and augments out of our sight: its `decode` is the consumer's wait for that.
         reading = workers.get("read", 0.0) * loader.images_per_second / evidence.num_threads
@@ -268,6 +271,11 @@ _ADVICE: dict[tuple[str | None, str], str] = {
     ("read", ""): (
         "Reading takes most of the loader's time: put the dataset on a local disk or into memory (/dev/shm), store "
         "JPEG instead of raw pixels, or use --order block where the disk reads in sequence much faster than at random."
+    ),
+    ("fetch", ""): (
+        "Waiting for shards takes most of the loader's time: let more of them come at once (--fetches), give the cache "
+        "room for all of them so that later epochs fetch none (--cache-bytes), use --order block, which needs few at "
+        "a time, or bring the dataset here before the run (`lmdali stage`)."
     ),
     ("augment", ""): (
         "Cropping and normalising takes most of the loader's time: use dtype uint8 with the mean subtracted on the "
