@@ -114,7 +114,8 @@ def resize_and_crop(pixels: Pixels, recipe: ResizeRecipe | None = None) -> Pixel
     if shorter > size:
         pixels = _shrunk_corner(pixels, (new_height, new_width), (top + size, left + size), recipe)
     elif shorter < size:
-        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=_OPENCV_FILTERS[recipe.up])
+        interpolation = _OPENCV_FILTERS[recipe.up]
+        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=interpolation).astype(np.uint8, copy=False)
     return np.array(pixels[top : top + size, left : left + size], order="C")
 
 
@@ -147,14 +148,13 @@ def _shrunk_corner(pixels: Pixels, sides: tuple[int, int], wanted: tuple[int, in
     (height, width), (new_height, new_width) = pixels.shape[:2], sides
     # One pixel more than is covered at the edge: the filter would treat the last one it sees as an edge.
     rows, columns = wanted[0] * height // new_height + 2, wanted[1] * width // new_width + 2
-    shrunk: Pixels = cv2.resize(
+    return cv2.resize(
         pixels[:rows, :columns],
         None,
         fx=new_width / width,
         fy=new_height / height,
         interpolation=_OPENCV_FILTERS[recipe.down],
-    )
-    return shrunk
+    ).astype(np.uint8, copy=False)
 
 
 def _central_strip(pixels: Pixels, longest: int) -> Pixels:
