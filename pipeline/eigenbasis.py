@@ -113,7 +113,7 @@ class Moments:
             self._num_recent += 1
             if self._num_recent == _EXACT_IN_FLOAT32:
                 self._settle()
-        return math.sqrt(max(rr * count - red**2, gg * count - green**2, bb * count - blue**2)) / count
+        return float(math.sqrt(max(rr * count - red**2, gg * count - green**2, bb * count - blue**2)) / count)
 
     def _settle(self) -> None:
         if self._older_sums is not None and self._num_recent:
