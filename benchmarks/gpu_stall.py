@@ -17,10 +17,10 @@ from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params, 
 from lmdali.pipeline.backend import BackendName, BatchPlan, DType, OutputSpec
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.gpu_kernels import has_gpu_kernels
+from lmdali.pipeline.host_to_device import upload_together
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.normaliser import DeviceNormalizer
-from lmdali.pipeline.upload import upload_together
 from lmdali.tools.measurement import WindowPlan, measure
 from lmdali.tools.profiled_model import resting_optimizer, training_step
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.gpu_kernels import has_gpu_kernels
-from lmdali.pipeline.upload import torch_dtype, upload, upload_together
+from lmdali.pipeline.host_to_device import torch_dtype, upload, upload_together
 
 
 class DeviceNormalizer:

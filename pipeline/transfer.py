@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
+from lmdali.pipeline.host_to_device import upload_together
 from lmdali.pipeline.normaliser import DeviceNormalizer
-from lmdali.pipeline.upload import upload_together
 
 
 class Event(Protocol):

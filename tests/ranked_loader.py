@@ -40,11 +40,13 @@ class RankedLoader(MemoryLoader):
             order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(epoch))
         steps = self.slice.num_steps(start)
         for step in range(steps):
-            first, stop = self.slice.positions(step, start)
+            places = self.slice.positions(step, start)
             self.before_batch(epoch, start + step * self.slice.global_batch_size)
-            indices = order[first:stop]
+            indices = order[places]
             self._position = self.slice.position_after(step, start)
-            self._digest += sum((first + place) * (index + 1) for place, index in enumerate(indices.tolist(), 1))
+            self._digest += sum(
+                (place + 1) * (index + 1) for place, index in zip(places.tolist(), indices.tolist(), strict=True)
+            )
             if step == steps - 1:
                 self._epoch, self._position = epoch + 1, 0
             images = self._images(indices) if len(indices) else torch.empty(0, 3, self._size, self._size)

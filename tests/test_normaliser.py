@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lmdali.pipeline import normaliser
 from lmdali.pipeline.augment import AugmentParams, PixelTransform, apply_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
+from lmdali.pipeline.host_to_device import torch_dtype
 from lmdali.pipeline.normaliser import DeviceNormalizer
-from lmdali.pipeline.upload import torch_dtype
 
 CPU = torch.device("cpu")
 HEIGHT = 12

@@ -26,9 +26,10 @@ from lmdali.tools.train_job import TrainJob, train_dataset
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
 
 OPTIONS = (
-    "--backend --batch-size --bias-decay --bias-lr --bias-schedule --block-shards --channels-last "
+    "--backend --batch-size --bias-decay --bias-lr --bias-schedule --block-nodes --block-shards --cache-bytes "
+    "--cache-dir --channels-last "
     "--checkpoint-seconds --checkpoint-steps --config --crop --crop-chunk --crop-size --cuda-graph --decode "
-    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --dry-run --epochs "
+    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --dry-run --epochs --fetches "
     "--flip --half-net --init --init-from --init-layers --json --keep-checkpoints --label-smoothing --layer-lr "
     "--lighting --lighting-epochs --lighting-rescale --lighting-std --log-steps --lr --lrn-across-towers "
     "--lrn-alpha --lrn-beta --lrn-k --lrn-place --lrn-size --map-norm --mean-window --momentum --normalize "

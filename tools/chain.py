@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO
 from lmdali.model.checkpoint import CheckpointDirectory
 from lmdali.model.parallel import Ranks
 from lmdali.model.trainer import CHECKPOINT_DIR
+from lmdali.pipeline.dataset_place import place_shown
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import read_json, storage_errors, write_json
 from lmdali.tools.initial_weights import checkpoint_file
@@ -127,8 +128,11 @@ def print_plan(stages: Sequence[Stage]) -> None:
             rate = train.lr if train.bias_lr is None else train.bias_lr
             rates.append(f"biases {rate:g}, {train.bias_schedule or 'likewise'}")
         rows = [
-            ("training set", f"{stage.train_set}: {stage.num_train:,} images of {stage.num_classes:,} classes"),
-            ("validation set", f"{stage.val_set}: {stage.num_val:,} images"),
+            (
+                "training set",
+                f"{place_shown(stage.train_set)}: {stage.num_train:,} images of {stage.num_classes:,} classes",
+            ),
+            ("validation set", f"{place_shown(stage.val_set)}: {stage.num_val:,} images"),
             ("preset", stage.recipe.name),
             ("begins with", _told_source(stage)),
             ("copied", ", ".join(stage.copied) or "nothing"),

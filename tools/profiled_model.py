@@ -62,10 +62,12 @@ class PacedStep:
         return figures
 
 
-def training_step(model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device) -> PacedStep:
-    """What the trainer does with a batch, as it does it by default."""
+def training_step(
+    model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device, cuda_graph: bool = True
+) -> PacedStep:
+    """What the trainer does with a batch, as it does it by default; without a graph where ranks average gradients."""
     precision = _AUTOCAST.get(dtype, torch.float32)
-    return PacedStep(TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=True), device)
+    return PacedStep(TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=cuda_graph), device)
 
 
 def resting_optimizer(model: nn.Module) -> PaperSGD:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lmdali.model.presets import PRESETS, Preset
+from lmdali.pipeline.dataset_place import Place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.config_file import ORIGINS, GivenSettings
 from lmdali.tools.recipe_fields import FIELDS, PRESET_LOADER_FIELDS
 from lmdali.tools.report_table import print_table
@@ -60,7 +59,7 @@ class Recipe:
         return {"preset": self.name, **values, "model": model, ORIGINS: self.origins}
 
 
-def resolve_recipe(sources: Sequence[GivenSettings], *, train: Path | None = None) -> Recipe:
+def resolve_recipe(sources: Sequence[GivenSettings], *, train: Place | None = None) -> Recipe:
     """Put a recipe together.
 
     Args:
@@ -82,14 +81,15 @@ def resolve_recipe(sources: Sequence[GivenSettings], *, train: Path | None = Non
             origins[section].update({field: _origin(source, section, field) for field in values})
     loader = changes.pop("loader")
     of_preset = {field: loader.pop(field) for field in PRESET_LOADER_FIELDS if field in loader}
-    num_classes = None if train is None else len(load_manifest(train).class_names)
+    num_classes = None if train is None else len(place_manifest(train, cache_dir=loader.get("cache_dir")).class_names)
+    shown = place_shown(train or "(not given)")
     for source in sources:
         if num_classes is not None and source.num_classes not in (None, num_classes):
             raise ConfigError(
-                f"{source.origin}: it is for {source.num_classes} classes, {train} has {num_classes}: leave "
+                f"{source.origin}: it is for {source.num_classes} classes, {shown} has {num_classes}: leave "
                 "num_classes out, or use the dataset it was made for"
             )
-    origins["model"] = {"num_classes": f"dataset {train or '(not given)'}", **origins["model"]}
+    origins["model"] = {"num_classes": f"dataset {shown}", **origins["model"]}
     return Recipe(
         name=name,
         preset=dataclasses.replace(

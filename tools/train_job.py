@@ -23,6 +23,7 @@ from lmdali.model.weight_layout import Network
 from lmdali.pipeline.backend import DType
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.dataset_place import Place, place_directory, place_text
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
@@ -43,7 +44,7 @@ class TrainJob(EpochOptions):
     and a second cache would need as much memory again.
 
     Attributes:
-        train: training set made by `lmdali convert`.
+        train: training set made by `lmdali convert`: directory or address.
         val: validation set of the same classes; it is normalised with the training set's statistics.
         run_dir: gets checkpoints, metrics, the statistics, and the pictures.
         preset: network, training and augmentation; its batch is that of all ranks together.
@@ -57,8 +58,8 @@ class TrainJob(EpochOptions):
         recipe: the settings with their origins, as `Recipe.to_json` has them, to be kept in the run; None without any.
     """
 
-    train: Path
-    val: Path
+    train: Place
+    val: Place
     run_dir: Path
     preset: Preset = PRESETS["paper"]
     resume: bool = False
@@ -193,10 +194,16 @@ def _train(
         ranks.on_first(lambda: save_run_facts(job.run_dir, _facts(job, trainer)))
         if job.preset.augment.needs_basis:
             # Whoever evaluates the run later needs the training set's mean, not the training set.
-            ranks.on_first(lambda: save_statistics(job.run_dir, *load_moments(job.train)))
+            ranks.on_first(
+                lambda: save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
+            )
         result = trainer.fit()
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
+
+
+def _save_statistics(job: TrainJob) -> None:
+    save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
 
 
 def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
@@ -207,7 +214,7 @@ def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, 
 
 def _describe(job: TrainJob) -> dict[str, Any]:
     return {
-        "dataset": str(job.train.resolve()),
+        "dataset": place_text(job.train),
         "batch_size": job.preset.batch_size,
         "augment": dataclasses.asdict(job.preset.augment),
     }
@@ -216,8 +223,8 @@ def _describe(job: TrainJob) -> dict[str, Any]:
 def _facts(job: TrainJob, trainer: Trainer) -> RunFacts:
     session = describe_session(trainer.device, device_names(trainer), trainer.ranks.world_size, trainer.state.step)
     return RunFacts(
-        train=str(job.train.resolve()),
-        val=str(job.val.resolve()),
+        train=place_text(job.train),
+        val=place_text(job.val),
         train_digest=trainer.train_loader.manifest_digest,
         val_digest=trainer.val_loader.manifest_digest,
         recipe=job.recipe,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lmdali.pipeline.upload import pack, unpack, upload
+from lmdali.pipeline.host_to_device import pack, unpack, upload
 
 CPU = torch.device("cpu")
 
