@@ -15,8 +15,8 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.gpu_kernels import has_gpu_kernels
+from lmdali.pipeline.host_to_device import upload_together
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.upload import upload_together
 
 ARITHMETIC = [replace(AugmentConfig.original2012(), mean_window=window) for window in ("aligned", "center")]
 """Everything at once: a mean image or its window, lighting and a scale."""
