@@ -8,6 +8,7 @@ from statistics import fmean
 
 from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.variants import BASELINE, Variant
+from lmdali.pipeline.dataset_place import place_name
 from lmdali.pipeline.files import storage_errors, write_atomic
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.ablation import AblationConfig, AblationReport, ended_errors
@@ -58,9 +59,10 @@ def save_ablation_page(report: AblationReport, config: AblationConfig, out: Path
     sections.append(Section(title="What was trained", body=_about(config)))
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     document = page(
-        f"Ablation on {config.train.name}",
+        f"Ablation on {place_name(config.train)}",
         sections,
-        subtitle=f"{len(report.variants)} variants, {seeds} of each; {report.num_val:,} images of {config.val.name}",
+        subtitle=f"{len(report.variants)} variants, {seeds} of each; "
+        f"{report.num_val:,} images of {place_name(config.val)}",
         footer=f"lmdali {lmdali_version()}",
     )
     with storage_errors(out):

@@ -16,10 +16,12 @@ from lmdali.model.code_quality import SearchQuality, measure_codes, measure_exac
 from lmdali.model.codes_file import Codes, load_codes
 from lmdali.model.features_file import Features, load_features
 from lmdali.model.picture_file import check_suffix
+from lmdali.pipeline.dataset_place import Place, place_directory
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.manifest import RECORDS_FILE, load_manifest
 from lmdali.pipeline.table_reader import read_integers
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.feature_encoder import PIXELS
 from lmdali.tools.neighbour_list import dataset_at
 from lmdali.tools.record_pictures import spread_indices
@@ -52,7 +54,7 @@ def compare_codes(
     k: int = 10,
     num_queries: int = 200,
     with_faiss: bool = False,
-    dataset: Path | None = None,
+    dataset: Place | None = None,
 ) -> Comparison:
     """Search features exactly and codes by Hamming distance, for some records of their own.
 
@@ -81,13 +83,14 @@ def compare_codes(
     place = dataset_at(plan.dataset, plan.dataset_digest, dataset, directory)
     if place is None:
         raise InputError(f"{plan.dataset}: the dataset is no longer there, and its labels are needed: give --dataset")
-    labels = read_integers(place / RECORDS_FILE, "label")
+    home = place_directory(place, tables=True)
+    labels = read_integers(home / RECORDS_FILE, "label")
     queries = np.array(spread_indices(num_queries, len(features)), np.int64)
     exact, quality = measure_exact(features, queries, k, labels)
     opened.sort(key=lambda one: (one.info.source == PIXELS, one.info.bits))
     measured = [measure_codes(one, queries, exact, labels, from_pixels=one.info.source == PIXELS) for one in opened]
     beside = [measure_faiss(features, queries, exact, labels)] if with_faiss else []
-    names = tuple(load_manifest(place).class_names)
+    names = tuple(load_manifest(home).class_names)
     return Comparison(k=k, searches=(quality, *beside, *measured), class_names=names)
 
 
@@ -106,7 +109,7 @@ def _require_same_dataset(features: Features, codes: Codes) -> None:
 @click.option("--num-queries", type=click.IntRange(1), default=200, show_default=True, help="At even distances.")
 @click.option("--faiss", "with_faiss", is_flag=True, help="Also search FEATURES with faiss, an extra.")
 @click.option("--by-class", is_flag=True, help="Also a table of label precision by class.")
-@click.option("--dataset", type=click.Path(path_type=Path), help="Where the dataset is.  [default: where it was]")
+@click.option("--dataset", type=DATASET, help="Where the dataset is.  [default: where it was]")
 @click.option("--out", type=click.Path(path_type=Path), help="Picture to draw of bits and precision; and .json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def compare_command(
@@ -116,7 +119,7 @@ def compare_command(
     num_queries: int,
     with_faiss: bool,
     by_class: bool,
-    dataset: Path | None,
+    dataset: Place | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
