@@ -14,7 +14,7 @@ from lmdali.model.features_file import Features, as_float32, require_finite
 from lmdali.pipeline.errors import ConfigError, MissingExtraError
 
 SCAN_RECORDS = 100_000
-"""Up to so many records are all looked at: 0.8 GB of the paper's features in float16, 50 ms on two cores."""
+"""Up to so many records are all looked at: 0.8 GB of the paper's features in float16."""
 _BLOCK_RECORDS = 8192
 _INDEXED_DIMS = 4
 
