@@ -153,7 +153,7 @@ def print_au(dataset: Path, report: AuReport) -> None:
     workload = report.workload
     step = f"{workload.batch_size} samples in {1e3 * workload.compute_seconds:g} ms"
     print_pairs(
-        f"accelerator utilisation, fed from {dataset}",
+        fill(f"accelerator utilisation, fed from {dataset}", _TEXT_COLUMNS),
         [
             ("outcome", report.outcome),
             ("why", fill(report.reason, _TEXT_COLUMNS)),
