@@ -53,7 +53,7 @@ def sweep_report(*settings: SweptSetting, **changes: Any) -> SweepReport:
         "told": (),
         "target": None,
         "machine": profile_report().machine,
-        "cautions": ("the machine was busy & slow",),
+        "seen": ("the machine was busy & slow",),
         "elapsed_seconds": 61.5,
     }
     return SweepReport(settings=settings, **given | changes)

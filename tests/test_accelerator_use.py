@@ -144,7 +144,7 @@ def test_tables_fit_into_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -
         dataset_bytes=1, memory_bytes=None, epochs=report(0.5, 0.5).epochs, whole_epochs=False, seed_given=True,
         mean_record_bytes=1e6, workload=STEP,
     ))  # fmt: skip
-    print_au(Path("data/train"), found)
+    print_au(Path("data/train" * 20), found)
     shown = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 100
     for word in ("INVALID", "NOT KEPT", "50.00%", "memory not known", "MB/s"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from profile_document import profile_report
 from torch import Tensor, nn
 
 from lmdali.pipeline.augment import AugmentConfig
@@ -19,10 +20,13 @@ from lmdali.pipeline.timing import STAGES
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.measurement import Rate
+from lmdali.tools.prediction import Costs, Resources
 from lmdali.tools.profiler import ProfileConfig, command, profile_dataset
 from lmdali.tools.sources import open_source
+from lmdali.tools.suggestion import Situation
 from lmdali.tools.throughput_tables import print_report
 from lmdali.tools.verdict import Evidence, dominant_stage, judge
+from lmdali.tools.what_if import answer
 
 AUGMENT = AugmentConfig(crop_size=24)
 QUICK = ProfileConfig(batch_size=8, num_threads=2, steps=10, device="cpu")
@@ -324,6 +328,40 @@ def test_tables_fit_into_a_hundred_columns(jpeg: Path, capsys: pytest.CaptureFix
         "advice",
     ):
         assert word in text, word
+
+
+def test_predictions_and_what_was_tried_stand_side_by_side_in_a_hundred_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reason = "decoding on CPU threads: faster; 25,123 images/s on CPU threads, 24,123 images/s on the GPU, measured now"
+    report = profile_report(dataset="/a/long/path" * 12, backend_reason=reason)
+    costs = Costs(worker={"decode": 1e-3}, consumer={}, loader_cpu=1e-3, model=1e-3, on_gpu=True)
+    now = Resources(num_cpus=2, num_threads=2, batch_size=320, prefetch=3)
+    situation = Situation(
+        bound=None,
+        costs=costs,
+        resources=now,
+        measured=800.0,
+        encoding="jpeg",
+        backend="cpu",
+        verify="first",
+        decoded_cache_bytes=0,
+        decoded_bytes=0,
+        memory_bytes=None,
+    )
+    foreign = replace(situation, backend="dali")
+    questions = "cpus=16,gpus=8,disk=12345.5MB/s", "gpus=4"
+    answers = [answer(question, each, 25_000.0) for question in questions for each in (situation, foreign)]
+    assert report.suggestion is not None
+    tried = replace(report.suggestion, measured_images_per_second=1020.0)
+    print_report(replace(report, suggestion=tried, what_if=tuple(answers)))
+    text = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    words = " ".join(text.replace("│", " ").split())
+    assert "-j 16: predicted 990 images/s, now 800" in words and "measured 1,020" in words
+    assert "predicted 6,400 images/s, limited by the model, COMPUTE-BOUND (now 800); not measured" in words
+    assert "predicted 1,600 images/s, limited by the CPUs, INPUT-BOUND (decode) (now 800)" in words
+    assert "not known: this loader's stages are not timed (now 800)" in words
 
 
 def test_wrong_settings_are_refused() -> None:

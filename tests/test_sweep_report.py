@@ -36,6 +36,15 @@ def test_what_slows_the_machine_down_slows_both_and_is_no_noise() -> None:
     assert report.of_fastest(slow).value == pytest.approx(0.9)
 
 
+def test_noise_that_hides_much_is_told() -> None:
+    shaken = sweep_report(setting(1000, 0.5, 10), setting(800, 0.1, 10, noise=(1.0, 0.5, 1.4, 1.0, 1.0)))
+    assert shaken.best is shaken.settings[1]
+    assert "noise hides differences of 20%" in shaken.cautions[0] and shaken.cautions[1:] == shaken.seen
+    assert shaken.to_json()["cautions"] == shaken.cautions
+    calm = sweep_report(*shaken.settings[:1], setting(800, 0.1, 10))
+    assert calm.cautions == calm.seen
+
+
 def test_of_settings_that_cost_the_same_the_smaller_one_is_best() -> None:
     small, large = setting(990, 0.305, 60, noise=NOISE[::-1]), setting(1000, 0.300, 200)
     assert sweep_report(large, small).best is small

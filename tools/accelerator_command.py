@@ -157,7 +157,7 @@ def print_au(dataset: Place, report: AuReport) -> None:
     workload = report.workload
     step = f"{workload.batch_size} samples in {1e3 * workload.compute_seconds:g} ms"
     print_pairs(
-        f"accelerator utilisation, fed from {place_shown(dataset)}",
+        fill(f"accelerator utilisation, fed from {place_shown(dataset)}", _TEXT_COLUMNS),
         [
             ("outcome", report.outcome),
             ("why", fill(report.reason, _TEXT_COLUMNS)),

@@ -217,7 +217,7 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], kinds: str) -> list[str]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Tables of at most 100 columns on stdout."""
-    reports = [("A", comparison.a), ("B", comparison.b)]
+    reports = [("A", fill(comparison.a, _TEXT_COLUMNS)), ("B", fill(comparison.b, _TEXT_COLUMNS))]
     different = [(name, f"{_short(a)} in A, {_short(b)} in B") for name, (a, b) in _flat(comparison.differences)]
     notes = [("note", fill(note, _TEXT_COLUMNS)) for note in comparison.notes]
     print_pairs("profiles", [*reports, *different, *notes])

@@ -173,7 +173,7 @@ def sweep_datasets(
         told=config.told(),
         target=config.target,
         machine=machine,
-        cautions=(*busy_caution(machine), *_cautions(settings, manifests, config)),
+        seen=(*busy_caution(machine), *_cautions(settings, manifests, config)),
         elapsed_seconds=elapsed,
     )
 

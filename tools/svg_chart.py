@@ -233,9 +233,10 @@ def _line(line: Line, x_scale: _Scale, y_scale: _Scale, series: str) -> list[str
 
 
 def _labels(lines: Sequence[Line], x_scale: _Scale, y_scale: _Scale) -> list[str]:
-    """Texts beside points, of the last line first; one that would touch another is left out."""
+    """Texts beside points, of the last line first; one that would touch another, or a point, is left out."""
     parts: list[str] = []
-    taken: list[tuple[float, float, float]] = []
+    points = [(x_scale.place(x), y_scale.place(y) + 4) for line in lines for x, y in line.points]
+    taken = [(x - 3, x + 3, low) for x, low in points]
     for line in reversed(lines):
         for (x, y), label in zip(line.points, line.labels, strict=False):
             width, right, low = len(label) * _CHARACTER, x_scale.place(x) + 7, y_scale.place(y) + 4

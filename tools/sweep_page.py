@@ -21,7 +21,7 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def print_sweep(report: SweepReport) -> None:
     """Tables of at most 100 columns on stdout."""
-    print_pairs("sweep", list(_facts(report)))
+    print_pairs("sweep", [(name, fill(words, _TEXT_COLUMNS)) for name, words in _facts(report)])
     # A page has room for the last column, a hundred columns have not.
     columns, rows = _columns(report)[:-1], [row[:-1] for row in _rows(report)]
     print_table("loaders alone, medians of windows in turn; CPU ms per image", columns, rows)

@@ -14,6 +14,9 @@ from lmdali.tools.rate_noise import Interval, median_interval
 
 SCHEMA_VERSION = 1
 
+CLEARLY_SLOWER = 0.9
+"""Share of the fastest rate below which something within noise of it deserves a caution."""
+
 SAME_CPU = 1.03
 """CPU seconds per image up to which a setting costs as much as the cheapest: then memory decides."""
 
@@ -59,7 +62,7 @@ class SweepReport:
         told: names of the options that are not the loader's own defaults.
         target: images/s that are wanted, or None.
         machine: where this was measured.
-        cautions: what limits these numbers.
+        seen: what limited these numbers; `cautions` adds what they say themselves.
         elapsed_seconds: of all measuring, warm-ups included.
     """
 
@@ -68,7 +71,7 @@ class SweepReport:
     told: tuple[str, ...]
     target: float | None
     machine: dict[str, Any]
-    cautions: tuple[str, ...]
+    seen: tuple[str, ...]
     elapsed_seconds: float
 
     @property
@@ -117,6 +120,17 @@ class SweepReport:
             return any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in others)
 
         return tuple(setting for setting in self.settings if not is_beaten(costs[id(setting)]))
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What limits these numbers, their own noise included."""
+        if self.target is not None:
+            return self.seen
+        slowest = min(self.of_fastest(setting).value for setting in self.candidates)
+        if slowest >= CLEARLY_SLOWER:
+            return self.seen
+        hidden = f"noise hides differences of {1 - slowest:.0%}: measure when it is quiet, or with more --seconds"
+        return (hidden, *self.seen)
 
     def why(self) -> str:
         """How the best was found, in words."""

@@ -39,7 +39,7 @@ _DALI_WORDS = {"decode": "decode: waiting for DALI (consumer)", "copy": "copy: o
 
 def print_report(report: ThroughputReport) -> None:
     """Tables of at most 100 columns on stdout."""
-    print_pairs(f"profile of {report.setting.dataset}", _setting(report))
+    print_pairs(fill(f"profile of {report.setting.dataset}", _TEXT_COLUMNS), _setting(report))
     print_table(
         "rates, each alone and then together",
         ("", "images/s", "spread", "MB/s", "of next", "of step", "CPU ms/img"),
@@ -67,7 +67,7 @@ def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
     model = "none"
     if setting.model is not None:
         model = f"{setting.model}, {setting.num_parameters:,} parameters, {machine['torch_threads']} torch threads"
-    return [
+    pairs: list[tuple[str, object]] = [
         ("machine", f"{machine['cpu']}, {machine['num_cpus']} CPUs{memory}{gpu}"),
         *(_ours(setting) if setting.encoding is not None else _foreign(setting)),
         (
@@ -77,6 +77,7 @@ def _setting(report: ThroughputReport) -> list[tuple[str, object]]:
         ),
         ("model", model),
     ]
+    return [(name, fill(str(value), _TEXT_COLUMNS)) for name, value in pairs]
 
 
 def _ours(setting: Setting) -> list[tuple[str, object]]:
@@ -173,7 +174,7 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
         texts.append(
             ("libjpeg-turbo", "decodes whole images (simplejpeg); we skip what crops lack: over 100 % is right")
         )
-    texts += [(f"what if {case.question}", _predicted(case)) for case in report.what_if]
+    texts += [("what if", f"{case.question}: {_predicted(case)}") for case in report.what_if]
     texts += [("caution", caution) for caution in report.cautions]
     return pairs + [(name, fill(text, _TEXT_COLUMNS)) for name, text in texts]
 
