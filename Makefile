@@ -30,7 +30,7 @@ soak: $(VENV)/installed-test
 		LMDALI_CACHE_KILLS=500 \
 		$(BIN)/python -m pytest -o timeout=7200 -s tests/test_power_cuts.py tests/test_damage.py tests/test_manifest.py \
 		tests/test_storage_faults.py tests/test_convert.py tests/test_png_chunks.py tests/test_saved_run.py \
-		tests/test_shard_cache.py
+		tests/test_shard_cache.py tests/test_conversion_upload.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -52,7 +52,7 @@ $(VENV)/installed-demo: $(BIN)/python $(SOURCES)
 
 $(VENV)/installed-test: $(BIN)/python $(SOURCES)
 	rm -rf build *.egg-info
-	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,remote,dev]'
 	rm -rf build *.egg-info
 	touch $@
 

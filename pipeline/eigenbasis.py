@@ -50,9 +50,22 @@ class Moments:
         products: NDArray[np.int64],
         image_sums: NDArray[np.int64] | None,
     ) -> None:
-        self.num_images, self.num_pixels, self.sums, self.products = num_images, num_pixels, sums, products
+        self.num_images, self.num_pixels, self._sums, self._products = num_images, num_pixels, sums, products
+        self._recent_totals = [0] * 9
         self.image_sums = image_sums
-        self._planes = [np.empty((0, 0), np.uint8)] * 3
+        self._planes = np.empty((3, 1, 0), np.uint8)
+
+    @property
+    def sums(self) -> NDArray[np.int64]:
+        """(3,) int64, the sum of each channel."""
+        self._settle_totals()
+        return self._sums
+
+    @property
+    def products(self) -> NDArray[np.int64]:
+        """(3, 3) int64, the sum of p pᵀ over pixels p."""
+        self._settle_totals()
+        return self._products
 
     @property
     def image_sums(self) -> NDArray[np.int64] | None:
@@ -64,7 +77,8 @@ class Moments:
     def image_sums(self, image_sums: NDArray[np.int64] | None) -> None:
         # Images are added up in float32 first, plane by plane: a third of the time that OpenCV needs with float64.
         self._older_sums, self._num_recent = image_sums, 0
-        self._recent_sums = np.zeros((3, *(image_sums.shape[:2] if image_sums is not None else (0, 0))), np.float32)
+        height, width = image_sums.shape[:2] if image_sums is not None else (0, 0)
+        self._recent_sums = np.zeros((3, height + 1, width), np.float32)
 
     @classmethod
     def zero(cls, height: int | None = None, width: int | None = None) -> Moments:
@@ -76,43 +90,48 @@ class Moments:
         """Add one (H, W, 3) uint8 RGB image; returns the largest standard deviation of a channel, gray levels."""
         # OpenCV's squared norms of uint8 planes add integers, a tenth of the time of a float64 product; rounding undoes
         # what their square root and square may change. Exact below 2**51, which is 34 billion pixels.
-        if self._planes[0].shape != pixels.shape[:2]:
-            self._planes = [np.empty(pixels.shape[:2], np.uint8) for _ in range(3)]
-        r, g, b = planes = cv2.split(pixels, self._planes)
-        rr, gg, bb = own = _squared_norm(r), _squared_norm(g), _squared_norm(b)
-        rg, rb, gb = (
-            rr + gg - _squared_distance(r, g),
-            rr + bb - _squared_distance(r, b),
-            gg + bb - _squared_distance(g, b),
-        )
-        self.products += np.array([[2 * rr, rg, rb], [rg, 2 * gg, gb], [rb, gb, 2 * bb]], np.int64) // 2
-        sums, count = [int(total) for total in cv2.sumElems(pixels)[:3]], pixels.shape[0] * pixels.shape[1]
-        self.sums += np.array(sums, np.int64)
+        height, width = pixels.shape[:2]
+        if self._planes.shape[1:] != (height + 1, width):
+            # A row of zeros after each plane: where planes are powers of two apart, writing them takes twice as long.
+            self._planes = np.zeros((3, height + 1, width), np.uint8)
+        r, g, b = cv2.split(pixels, list(self._planes[:, :height]))
+        rr, gg, bb = _squared_norm(r), _squared_norm(g), _squared_norm(b)
+        rg = (rr + gg - _squared_distance(r, g)) // 2
+        rb = (rr + bb - _squared_distance(r, b)) // 2
+        gb = (gg + bb - _squared_distance(g, b)) // 2
+        red, green, blue = (int(total) for total in cv2.sumElems(pixels)[:3])
+        totals = (red, green, blue, rr, rg, rb, gg, gb, bb)
+        self._recent_totals = [before + more for before, more in zip(self._recent_totals, totals, strict=True)]
+        count: int = height * width
         self.num_pixels += count
         self.num_images += 1
         if self._older_sums is not None:
             if self._older_sums.shape != pixels.shape:
                 raise ValueError(f"an image of shape {pixels.shape} among sums of {self._older_sums.shape}")
-            for plane, recent in zip(planes, self._recent_sums, strict=True):
-                cv2.accumulate(plane, recent)
+            # The planes lie one after the other, in both: to OpenCV they are one of three times the height.
+            cv2.accumulate(self._planes.reshape(-1, width), self._recent_sums.reshape(-1, width))
             self._num_recent += 1
             if self._num_recent == _EXACT_IN_FLOAT32:
                 self._settle()
-        return float(
-            max(math.sqrt(squares * count - total * total) / count for squares, total in zip(own, sums, strict=True))
-        )
+        return math.sqrt(max(rr * count - red**2, gg * count - green**2, bb * count - blue**2)) / count
 
     def _settle(self) -> None:
         if self._older_sums is not None and self._num_recent:
-            self._older_sums = self._older_sums + self._recent_sums.transpose(1, 2, 0).astype(np.int64)
+            self._older_sums = self._older_sums + self._recent_sums[:, :-1].transpose(1, 2, 0).astype(np.int64)
             self._recent_sums[:], self._num_recent = 0, 0
+
+    def _settle_totals(self) -> None:
+        red, green, blue, rr, rg, rb, gg, gb, bb = self._recent_totals
+        self._sums += np.array((red, green, blue), np.int64)
+        self._products += np.array(((rr, rg, rb), (rg, gg, gb), (rb, gb, bb)), np.int64)
+        self._recent_totals = [0] * 9
 
     def merge(self, other: Moments) -> None:
         """Add another set of moments; images of different sizes leave no mean image."""
         self.num_images += other.num_images
         self.num_pixels += other.num_pixels
-        self.sums += other.sums
-        self.products += other.products
+        self._sums += other.sums
+        self._products += other.products
         mine, others = self.image_sums, other.image_sums
         if mine is not None and others is not None and mine.shape == others.shape:
             self.image_sums = mine + others

@@ -42,6 +42,17 @@ def write_atomic(path: Path, payload: bytes) -> None:
         sync_directory(path.parent)
 
 
+def write_synced(path: Path, payload: bytes) -> None:
+    """Write a file and make its content durable; its name is once its directory is synced.
+
+    For files that count for nothing until another one appears that says so.
+    """
+    with storage_errors(path), path.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """`write_atomic` of indented JSON with a final newline; NaN is refused."""
     write_atomic(path, _json_bytes(document, indent=1) + b"\n")

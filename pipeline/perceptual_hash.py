@@ -43,9 +43,10 @@ def picture_hash(pixels: Pixels) -> int:
     """
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float64)
-    waves = (_BASIS @ small @ _BASIS.T).ravel()
-    median = np.partition(waves[1:], 31)[31]  # of 63
-    is_above = waves > median
+    waves = _BASIS.dot(small).dot(_BASIS_ACROSS).ravel()
+    by_size = waves[1:].copy()
+    by_size.partition(31)
+    is_above = waves > by_size[31]  # the median of 63
     is_above[0] = False
     return int.from_bytes(np.packbits(is_above).tobytes(), "big", signed=True)
 
@@ -77,3 +78,4 @@ def _basis() -> NDArray[np.float64]:
 
 
 _BASIS = _basis()
+_BASIS_ACROSS = np.ascontiguousarray(_BASIS.T)

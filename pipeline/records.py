@@ -12,6 +12,7 @@ the conversion; so keys sort in storage order and a record is found by its numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import crc32c as crc32c_package
 
@@ -68,9 +69,20 @@ def crc_problem(num_bytes: int) -> str:
 
 def pack_record(data: bytes, *, label: int, height: int, width: int) -> bytes:
     """Bytes of the Datum for one encoded RGB image file."""
-    head = b"\x08\x03\x10" + _varint(height) + b"\x18" + _varint(width) + b"\x22" + _varint(len(data))
-    tail = b"\x28" + _varint(label) + TAIL_AFTER_LABEL + record_crc(data, label).to_bytes(4, "little")
-    return b"".join((head, data, tail))
+    crc = record_crc(data, label).to_bytes(4, "little")
+    parts = (_sides(height, width), _varint(len(data)), data, b"\x28", _varint(label), TAIL_AFTER_LABEL, crc)
+    return b"".join(parts)
+
+
+def packed_crc(value: bytes) -> int:
+    """The checksum at the end of a value that `pack_record` made."""
+    return int.from_bytes(value[-4:], "little")
+
+
+@cache
+def _sides(height: int, width: int) -> bytes:
+    """What a value begins with, up to the length of its image: the same for all records of a dataset."""
+    return b"\x08\x03\x10" + _varint(height) + b"\x18" + _varint(width) + b"\x22"
 
 
 def parse_record(value: bytes | memoryview) -> Record:

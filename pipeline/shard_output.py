@@ -6,6 +6,7 @@ disk by then.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import InputError, IntegrityError
-from lmdali.pipeline.files import canonical_digest, file_sha256, npy_bytes, read_json, write_atomic, write_json
+from lmdali.pipeline.files import canonical_digest, file_sha256, npy_bytes, read_json, write_json, write_synced
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, SHARDS_DIRECTORY, ShardInfo
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY
 from lmdali.pipeline.shard_figures import SHARD_FILE, ShardFigures
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX, ShardWriter
-from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, write_rows
+from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, staged_bytes
 
 PLAN_FILE = "plan.json"
 _SUMS_SUFFIX, _HASHES_SUFFIX = "npy", "hashes"
@@ -84,12 +85,18 @@ class ShardOutput:
 
     def finish_shard(self, name: str, shard: ShardWriter, content: ShardContent) -> ShardInfo:
         """Stage the shard's tables and sums, then give it its final name."""
-        write_rows(self.staged(name, "records"), RecordRow, content.records)
-        write_rows(self.staged(name, "rejects"), RejectRow, content.rejects)
-        assert content.moments.image_sums is not None
-        write_atomic(self.staged(name, _SUMS_SUFFIX), npy_bytes(content.moments.image_sums))
+        sums, num_images = content.moments.image_sums, content.moments.num_images
+        assert sums is not None
+        payloads = {
+            "records": staged_bytes(RecordRow, content.records),
+            "rejects": staged_bytes(RejectRow, content.rejects),
+            # In the smallest integers that hold them, a quarter of int64 in a small shard.
+            _SUMS_SUFFIX: npy_bytes(sums.astype(np.min_scalar_type(255 * num_images))),
+        }
+        for suffix, payload in payloads.items():
+            write_synced(self.staged(name, suffix), payload)
         # The last of the four, and it syncs their directory: a shard with its final name must find them all.
-        hashes = {suffix: file_sha256(self.staged(name, suffix)) for suffix in _STAGED_SUFFIXES}
+        hashes = {suffix: hashlib.sha256(payload).hexdigest() for suffix, payload in payloads.items()}
         write_json(self.staged(name, _HASHES_SUFFIX), hashes)
         return shard.publish({"plan": self.plan_fingerprint, "moments": content.moments.to_json()})
 
@@ -124,7 +131,7 @@ class ShardOutput:
     def image_sums(self, name: str) -> NDArray[np.int64]:
         """(H, W, 3) int64 sums at each position over the images of a finished shard."""
         sums: NDArray[np.int64] = np.load(self.staged(name, _SUMS_SUFFIX), allow_pickle=False)
-        return sums
+        return sums.astype(np.int64, copy=False)
 
     def join_tables(self, names: list[str], target: Path) -> None:
         """Write the tables of a dataset of these shards, from what is staged for them, into the directory `target`."""

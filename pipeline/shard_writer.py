@@ -7,6 +7,7 @@ number of planned sources. The map is an upper bound in address space, not on di
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import secrets
@@ -20,14 +21,12 @@ import lmdb
 from lmdali.pipeline.errors import IntegrityError, StorageError
 from lmdali.pipeline.files import (
     disk_full,
-    file_sha256,
     free_bytes,
     storage_errors,
     sync_directory,
-    sync_file,
 )
 from lmdali.pipeline.manifest import ShardInfo
-from lmdali.pipeline.records import pack_record, record_key
+from lmdali.pipeline.records import pack_record, packed_crc, record_key
 from lmdali.pipeline.shard_figures import save_figures
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
 from lmdali.pipeline.shard_index import save_offsets, value_offsets
@@ -55,6 +54,7 @@ class ShardWriter:
         self._name, self._first_position, self._num_sources = name, first_position, num_sources
         self._stored: list[int] = []
         self._payload_bytes = 0
+        self._is_committed = False
         # A JPEG of noise at quality 100 can be larger than its pixels, hence the factor.
         record_limit_bytes = 2 * image_size * image_size * 3 + 65_536
         with storage_errors(self._aside):
@@ -73,8 +73,8 @@ class ShardWriter:
             shutil.rmtree(self._aside, ignore_errors=True)
             raise self._translate(error) from error
 
-    def put(self, position: int, path: str, data: bytes, *, label: int, height: int, width: int) -> None:
-        """Append one image file; positions must ascend."""
+    def put(self, position: int, path: str, data: bytes, *, label: int, height: int, width: int) -> int:
+        """Append one image file, positions must ascend; returns the checksum that its record has."""
         value = pack_record(data, label=label, height=height, width=width)
         try:
             self._transaction.put(record_key(position, path), value, append=True)
@@ -82,12 +82,22 @@ class ShardWriter:
             raise self._translate(error) from error
         self._stored.append(position)
         self._payload_bytes += len(data)
+        return packed_crc(value)
+
+    def commit(self) -> None:
+        """End the list of records. By the thread that wrote them: LMDB binds a transaction to it, the rest is free."""
+        if not self._is_committed:
+            try:
+                self._transaction.commit()
+            except lmdb.Error as error:
+                raise self._translate(error) from error
+            self._is_committed = True
 
     def publish(self, document: dict[str, Any]) -> ShardInfo:
         """Commit, sync, hash and rename; `document` is kept in `shard.json` beside the shard's own figures."""
+        self.commit()
         assert self._environment is not None
         try:
-            self._transaction.commit()
             self._environment.sync(True)
         except lmdb.Error as error:
             raise self._translate(error) from error
@@ -103,9 +113,9 @@ class ShardWriter:
         stored = set(self._stored)
         planned = range(self._first_position, self._first_position + self._num_sources)
         with storage_errors(data_file):
-            sync_file(data_file)
             with data_file.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
                 save_offsets(self._aside, value_offsets(memoryview(mapped), header, data_file))
+                sha256 = hashlib.sha256(mapped).hexdigest()
             info = ShardInfo(
                 name=self._name,
                 num_records=len(self._stored),
@@ -114,7 +124,7 @@ class ShardWriter:
                 rejected=tuple(position for position in planned if position not in stored),
                 file_bytes=data_file.stat().st_size,
                 payload_bytes=self._payload_bytes,
-                sha256=file_sha256(data_file),
+                sha256=sha256,
             )
             save_figures(self._aside, info, document)
             os.rename(self._aside, self._final)  # noqa: PTH104  # Path.rename would replace an empty directory silently
@@ -128,7 +138,8 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._environment is not None:
-            self._transaction.abort()
+            if not self._is_committed:
+                self._transaction.abort()
             self._environment.close()
             self._environment = None
         shutil.rmtree(self._aside, ignore_errors=True)

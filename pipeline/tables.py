@@ -5,6 +5,7 @@ Parquet because pandas, DuckDB and Polars read it; its rows are for people and f
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, sync_directory, sync_file
 
 
@@ -113,6 +115,7 @@ class DuplicateRow:
 
 Row = RecordRow | RejectRow | DuplicateRow
 
+_PARQUET_MAGIC = b"PAR1"
 _TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64()}
 
 
@@ -122,20 +125,47 @@ def use_plain_allocator() -> None:
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write rows to a new file and make it durable."""
-    table = pa.table(
+    """Write rows to a new Parquet file and make it durable."""
+    with storage_errors(path):
+        pq.write_table(_table(kind, rows), path, compression="zstd")
+        sync_file(path)
+
+
+def staged_bytes(kind: type[Row], rows: Sequence[Row]) -> bytes:
+    """Rows as they wait for their table: an Arrow stream, written and read in a thirtieth of the time of Parquet."""
+    table, out = _table(kind, rows), io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema) as stream:
+        stream.write_table(table)
+    return out.getvalue()
+
+
+def read_staged(path: Path) -> pa.Table:
+    """Rows that wait for their table: `staged_bytes`, or Parquet, which earlier versions staged.
+
+    Raises:
+        IntegrityError: the file is missing or damaged.
+    """
+    try:
+        payload = path.read_bytes()
+        if payload.startswith(_PARQUET_MAGIC):
+            # `read_table` would first see whether this is one of many files: twice the time for a small one.
+            return pq.ParquetFile(pa.BufferReader(payload)).read(use_threads=False)
+        return pa.ipc.open_stream(payload).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: cannot be read as a table: {error}") from error
+
+
+def _table(kind: type[Row], rows: Sequence[Row]) -> pa.Table:
+    return pa.table(
         {f.name: pa.array([getattr(row, f.name) for row in rows], _TYPES[str(f.type)]) for f in fields(kind)}
     )
-    with storage_errors(path):
-        pq.write_table(table, path, compression="zstd")
-        sync_file(path)
 
 
 def concatenate(parts: list[Path], target: Path, kind: type[Row], *, index: bool) -> None:
     """Join the tables of all shards, in order, into one.
 
     Args:
-        parts: files made by `write_rows`.
+        parts: files of `staged_bytes`.
         target: file to write; appears whole or not at all.
         kind: row type, for the schema of no rows.
         index: put a running number in front, the record number.
@@ -148,7 +178,7 @@ def concatenate(parts: list[Path], target: Path, kind: type[Row], *, index: bool
     with storage_errors(target):
         with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
             for part in parts:
-                table = pq.read_table(part)
+                table = read_staged(part)
                 if index:
                     numbers = pa.array(range(count, count + len(table)), pa.int64())
                     table = table.add_column(0, "index", numbers)

@@ -18,9 +18,10 @@ from fault_shim import Shim
 
 from lmdali.pipeline.dataset_plan import DatasetPlan, Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.tools.conversion import ConvertConfig, make_plan, make_shard, shard_jobs
+from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.part_merge import merge_parts
 from lmdali.tools.pca import command as pca_command
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import Source, open_source
 
 SHARD_SOURCES = 20

@@ -23,8 +23,9 @@ from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.pipeline.table_reader import read_rows
-from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, make_shard, shard_jobs
+from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, shard_jobs
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import open_source
 
 

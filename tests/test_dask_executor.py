@@ -14,9 +14,10 @@ import pytest
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import InputError, LmdaliError, MachineError, MissingExtraError, StorageError
 from lmdali.tools import dask_shard
-from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, make_shard, shard_jobs
+from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, shard_jobs
 from lmdali.tools.dask_executor import DaskExecutor
 from lmdali.tools.dask_shard import Surroundings, installed_versions, refuse_other_versions
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.sources import Source, SourceReader, open_source
 

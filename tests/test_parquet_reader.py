@@ -172,7 +172,8 @@ def test_a_resumed_conversion_has_the_same_bytes_and_reads_each_row_group_once_p
     from dataclasses import replace
 
     from lmdali.pipeline.dataset_writer import DatasetWriter
-    from lmdali.tools.conversion import make_plan, make_shard, shard_jobs
+    from lmdali.tools.conversion import make_plan, shard_jobs
+    from lmdali.tools.shard_making import make_shard
 
     source = opened(hub[0])
     plan = replace(make_plan(source, CONFIG), shard_sources=9)

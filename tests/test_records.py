@@ -11,6 +11,7 @@ from lmdali.pipeline.records import (
     Record,
     key_prefix,
     pack_record,
+    packed_crc,
     parse_record,
     record_crc,
     record_key,
@@ -29,6 +30,7 @@ def test_crc_is_castagnolis() -> None:
 def test_a_flipped_label_is_no_intact_record() -> None:
     value = pack_record(b"data", label=5, height=1, width=1)
     assert parse_record(value).is_intact
+    assert packed_crc(value) == parse_record(value).crc32c
     assert not parse_record(value.replace(b"\x28\x05", b"\x28\x04")).is_intact
     assert not parse_record(value.replace(b"data", b"dat4")).is_intact
     assert not parse_record(b"\x22\x04data\x28\x05").is_intact, "a foreign Datum cannot tell"

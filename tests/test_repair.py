@@ -27,8 +27,9 @@ from lmdali.pipeline.files import file_sha256, write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, RECORDS_FILE, Manifest, load_manifest
 from lmdali.pipeline.output_lock import hold_whole
 from lmdali.tools import conversion, shard_repair
-from lmdali.tools.conversion import ShardJob, make_shard
+from lmdali.tools.conversion import ShardJob
 from lmdali.tools.dataset_check import verify_dataset
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.shard_repair import RepairReport, repair_dataset
 from lmdali.tools.sources import Source, open_source
 

@@ -165,3 +165,19 @@ def test_the_recipe_is_json_and_refuses_what_cannot_work() -> None:
 )
 def test_odd_sides_are_named(height: int, width: int, names: tuple[str, ...]) -> None:
     assert geometry_oddities(height, width, 256) == names
+
+
+@settings(max_examples=60)
+@given(st.integers(8, 300), st.integers(8, 300), st.sampled_from([1, 7, 8, 32, 64]), st.integers(0, 3))
+def test_what_is_not_computed_changes_nothing(height: int, width: int, size: int, multiple: int) -> None:
+    """Also where a side is a whole multiple of the result, which OpenCV does by other code."""
+    height, width = (size * multiple, max(width, size * multiple)) if multiple else (height, width)
+    if min(height, width) <= size:
+        return
+    pixels = noise(height, width)
+    new_height, new_width = scaled_sides(height, width, size)
+    whole = cv2.resize(pixels, (new_width, new_height), interpolation=cv2.INTER_AREA)
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    assert np.array_equal(
+        resize_and_crop(pixels, ResizeRecipe.named("area", size)), whole[top : top + size, left : left + size]
+    )

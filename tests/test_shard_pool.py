@@ -9,16 +9,20 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import LmdaliError, StorageError
-from lmdali.pipeline.manifest import REJECTS_FILE, load_manifest
+from lmdali.pipeline.manifest import REJECTS_FILE, ShardInfo, load_manifest
 from lmdali.pipeline.rejection import Rejection, SourceRejected
+from lmdali.pipeline.shard_output import ShardContent, ShardOutput
+from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.table_reader import read_rows
-from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, make_shard, shard_jobs
+from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, shard_jobs
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.shard_pool import ShardPool
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.sources import SourceReader, open_source
@@ -151,6 +155,63 @@ def test_images_that_kill_workers_are_rejects_and_nothing_else_is_lost(
         if path.is_file() and path.name not in (REJECTS_FILE, "manifest.json", "statistics.json"):
             assert path.read_bytes() == (writer.directory / path.relative_to(expected.directory)).read_bytes(), path
     assert load_manifest(expected.directory).shards == load_manifest(writer.directory).shards
+
+
+class DyingOutput(ShardOutput):
+    """Its process dies, once, while a shard is finished: of an image of the next shard, or by itself."""
+
+    dies_alone = False
+
+    def finish_shard(self, name: str, shard: ShardWriter, content: ShardContent) -> ShardInfo:
+        begun = self.staging / "begun"
+        if name == ("00003" if self.dies_alone else "00000") and not begun.exists():
+            begun.touch()
+            if self.dies_alone:
+                os.kill(os.getpid(), signal.SIGKILL)
+            sleep(60)
+        return super().finish_shard(name, shard, content)
+
+
+@dataclass(frozen=True)
+class KillingOnceReader:
+    """Ends the process that reads one path, once, when a shard is being finished."""
+
+    inner: SourceReader
+    path: str
+    staging: Path
+
+    def read(self, entry: SourceEntry) -> bytes:
+        if entry.path == self.path and not (self.staging / "killed").exists():
+            while not (self.staging / "begun").exists():
+                sleep(0.01)
+            (self.staging / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner.read(entry)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_shard_whose_finishing_died_is_made_again(jobs: list[ShardJob], tmp_path: Path, alone: bool) -> None:
+    writer = jobs[0].writer
+    output = DyingOutput(writer.directory, writer.image_size, writer.plan_fingerprint)
+    output.dies_alone = alone
+    killing = KillingOnceReader(jobs[1].reader, jobs[1].entries[4].path, writer.staging)
+    readers = [job.reader if alone or job.name != "00001" else killing for job in jobs]
+    dying = [replace(job, writer=output, reader=reader) for job, reader in zip(jobs, readers, strict=True)]
+    seen: list[int] = []
+    ShardPool(1).run(iter(dying), seen.append)
+    assert seen == sorted(seen) and seen[-1] == 40
+    assert (writer.staging / "begun").exists() and (writer.staging / "killed").exists() == (not alone)
+    expected = DatasetWriter(tmp_path / "expected", writer.plan)
+    with expected.hold(resume=False, overwrite=False):
+        for job in jobs:
+            make_shard(replace(job, writer=expected))
+        for path in sorted((expected.directory / "shards").rglob("*")):
+            if path.is_file():
+                assert path.read_bytes() == (writer.directory / path.relative_to(expected.directory)).read_bytes()
+        for job in jobs:
+            assert [path.read_bytes() for path in writer.staged_files(job.name)] == [
+                path.read_bytes() for path in expected.staged_files(job.name)
+            ]
 
 
 def test_a_worker_that_hangs_is_killed_when_the_run_is_stopped(

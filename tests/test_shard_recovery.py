@@ -49,8 +49,9 @@ def work(recovery: ShardRecovery, killers: dict[int, int], strikes: list[int]) -
                 recovery.died(killers[position], position, (5, "hash"))
                 break
         else:
-            if recovery.done():
+            if not step.is_trial:
                 return set(step.job.set_aside), images
+            recovery.tried()
     raise AssertionError("it does not end")
 
 
@@ -89,7 +90,7 @@ def test_an_image_that_is_sound_alone_and_kills_in_its_shard_is_an_error_and_no_
     recovery = ShardRecovery(job(3), WorkerLimits())
     recovery.died(EXIT_OUT_OF_MEMORY, FIRST + 1, None)
     assert len(recovery.step.job.entries) == 1 and recovery.is_trying
-    assert not recovery.done()
+    recovery.tried()
     assert recovery.step.job.set_aside == {} and not recovery.is_trying
     with pytest.raises(LmdaliError, match=r"died twice .* at 'a/1.jpg', .* --memory-limit, and run again"):
         recovery.died(EXIT_OUT_OF_MEMORY, FIRST + 1, None)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +19,7 @@ from lmdali.pipeline.table_reader import (
     read_rows,
     take_rows,
 )
-from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, printable, write_rows
+from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, printable, read_staged, staged_bytes, write_rows
 
 RECORD = RecordRow(
     position=0,
@@ -82,6 +82,24 @@ def test_parts_are_joined_in_order_with_a_running_number(tmp_path: Path) -> None
     assert [(row["index"], row["position"]) for row in read_rows(tmp_path / "t")] == [(0, 0), (1, 1), (2, 7)]
     assert pq.read_schema(tmp_path / "t").names == ["index", *(f.name for f in fields(RecordRow))]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "t"]
+
+
+def test_what_is_staged_becomes_the_table_that_parquet_would(tmp_path: Path) -> None:
+    rows = [[RECORD, replace(RECORD, position=1)], [], [replace(RECORD, position=7)]]
+    for number, some in enumerate(rows):
+        (tmp_path / f"stream{number}").write_bytes(staged_bytes(RecordRow, some))
+        write_rows(tmp_path / f"parquet{number}", RecordRow, some)  # what earlier versions staged
+        for kind in ("stream", "parquet"):
+            assert read_staged(tmp_path / f"{kind}{number}").to_pylist() == [asdict(row) for row in some]
+    for kind in ("stream", "parquet"):
+        concatenate([tmp_path / f"{kind}{number}" for number in range(3)], tmp_path / kind, RecordRow, index=True)
+    assert (tmp_path / "stream").read_bytes() == (tmp_path / "parquet").read_bytes()
+    for damaged in (b"", b"PAR1", (tmp_path / "stream0").read_bytes()[:-200]):
+        (tmp_path / "stream0").write_bytes(damaged)
+        with pytest.raises(IntegrityError, match="stream0: cannot be read as a table"):
+            read_staged(tmp_path / "stream0")
+    with pytest.raises(IntegrityError, match="missing: cannot be read"):
+        read_staged(tmp_path / "missing")
 
 
 def test_no_rejects_still_make_a_table_with_all_columns(tmp_path: Path) -> None:

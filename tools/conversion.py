@@ -1,4 +1,4 @@
-"""From a source to a dataset: the plan, and the work on one shard.
+"""From a source to a dataset: the plan, its shards as jobs, and what becomes of one picture.
 
 A shard belongs to one worker from its first source to its rename, so nothing but counters passes between processes, and
 the bytes of a shard depend on the plan alone: not on how many workers there were or which one had it.
@@ -6,10 +6,9 @@ the bytes of a shard depend on the plan alone: not on how many workers there wer
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 import cv2
@@ -27,27 +26,21 @@ from lmdali.pipeline.decode import (
     encode_jpeg,
     encode_ppm,
 )
-from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.perceptual_hash import BLANK_SPREAD, HASH_KIND, picture_hash
-from lmdali.pipeline.records import MAX_POSITION, record_crc, record_key
-from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.shard_output import ShardContent, ShardOutput
-from lmdali.pipeline.shard_writer import ShardWriter
+from lmdali.pipeline.perceptual_hash import HASH_KIND
+from lmdali.pipeline.records import MAX_POSITION
+from lmdali.pipeline.shard_output import ShardOutput
 from lmdali.pipeline.storable_jpeg import is_storable
-from lmdali.pipeline.tables import RecordRow, RejectRow, printable
+from lmdali.pipeline.tables import RejectRow
 from lmdali.tools.antialiased_resize import torch_version
-from lmdali.tools.resize import FilterName, ResizeRecipe, geometry_oddities, resize_and_crop
-from lmdali.tools.source_entries import SourceEntry, own_name
+from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
+from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
 
 _MIN_SHARD_SOURCES = 64
 _MIN_SHARDS = 64
 """A small set is cut finer than `shard_bytes` asks, so that every worker has something to do until the end."""
-
-_BUFFER_BYTES = 24_000_000
-"""Room for a picture of 8 megapixels, larger than nearly all."""
 
 # Bytes per pixel of 4:2:0 JPEGs of ImageNet photographs at 256x256, measured on 360 of them (docs/format.md).
 _QUALITY_POINTS = (0, 50, 75, 85, 90, 95, 100)
@@ -82,7 +75,7 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         self.resize()
-        DecodePolicy(orientation=self.orientation)
+        self.decode_policy()
         if self.encoding not in ("jpeg", "raw"):
             raise ConfigError(f"encoding must be jpeg or raw, found {self.encoding!r}")
         if not 1 <= self.quality <= 100:
@@ -106,6 +99,10 @@ class ConvertConfig:
         """How pictures become squares."""
         return ResizeRecipe.named(self.filter, self.size)
 
+    def decode_policy(self) -> DecodePolicy:
+        """How sources are decoded."""
+        return _decode_policy(self.orientation)
+
     def recipe(self) -> dict[str, Any]:
         """What decides the stored pixels, for the manifest."""
         resizer = {"resizer": f"torch {torch_version()}"} if self.filter == "bicubic" else {}
@@ -121,6 +118,11 @@ class ConvertConfig:
         }
         # Only where it is used: a dataset made without it keeps the digest that it had before this option was there.
         return recipe | {"reuse_jpeg": True} if self.reuse_jpeg else recipe
+
+
+@cache
+def _decode_policy(orientation: Literal["ignore", "apply"]) -> DecodePolicy:
+    return DecodePolicy(orientation=orientation)
 
 
 def make_plan(source: Source, config: ConvertConfig) -> DatasetPlan:
@@ -191,8 +193,29 @@ def jobs_of(
         yield ShardJob(writer, config, source.reader, entries, name, first)
 
 
+@dataclass(frozen=True, eq=False)
+class PictureMemory:
+    """Memory that the pictures of a shard use one after the other: fresh one would cost a page fault per 4 kB.
+
+    Attributes:
+        source: `(n,)` uint8 for a decoded source.
+        stored: `(size, size, 3)` uint8 for what is decoded back.
+    """
+
+    source: Pixels | None = None
+    stored: Pixels | None = None
+
+    @classmethod
+    def allocate(cls, size: int) -> PictureMemory:
+        """Room for a source of 8 megapixels, larger than nearly all, and for a stored picture."""
+        return cls(np.empty(24_000_000, np.uint8), np.empty((size, size, 3), np.uint8))
+
+
+_NO_MEMORY = PictureMemory()
+
+
 def convert_image(
-    data: bytes, path: str | None, config: ConvertConfig, buffer: Pixels | None = None
+    data: bytes, path: str | None, config: ConvertConfig, memory: PictureMemory | None = None
 ) -> tuple[bytes, Pixels, DecodedSource]:
     """Source bytes -> (stored image file, its pixels decoded back, what was decoded).
 
@@ -200,101 +223,19 @@ def convert_image(
         data: a whole source file.
         path: its name, for the oddity `misnamed`; None where it has none.
         config: how.
-        buffer: memory for the decoded source, see `decode_source`.
+        memory: for the pixels, which are then good until it is used again.
 
     Raises:
         SourceRejected: with the reason.
         MemoryError: there is not enough of it.
     """
-    source = decode_source(data, DecodePolicy(orientation=config.orientation), name=path, buffer=buffer)
+    memory = memory or _NO_MEMORY
+    source = decode_source(data, config.decode_policy(), name=path, buffer=memory.source)
     if config.reuse_jpeg and "damaged" not in source.oddities and is_storable(data, config.size):
         return data, source.pixels, replace(source, oddities=(*source.oddities, "kept"))
     pixels = resize_and_crop(source.pixels, config.resize())
-    stored = encode_ppm(pixels) if config.encoding == "raw" else encode_jpeg(pixels, config.quality)
-    return stored, decode_stored(stored, config.size), source
-
-
-Guard = Callable[[int], AbstractContextManager[object]]
-"""Called with a plan position; what it returns is entered while that source is read and converted."""
-
-
-def make_shard(job: ShardJob, guard: Guard = nullcontext) -> None:
-    """Write one shard. `guard` may raise to stop the work.
-
-    Raises:
-        StorageError: the disk refused; nothing of the shard is left.
-    """
-    content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
-    # Fresh memory for every picture would cost a page fault for each 4 kB of it.
-    buffer = np.empty(_BUFFER_BYTES, np.uint8)
-    with job.writer.open_shard(job.name, job.first_position, len(job.entries)) as shard:
-        for offset, entry in enumerate(job.entries):
-            position = job.first_position + offset
-            if position in job.set_aside:
-                content.rejects.append(job.set_aside[position])
-            else:
-                _store(job, position, entry, guard, shard, content, buffer)
-        job.writer.finish_shard(job.name, shard, content)
-
-
-def reject_row(
-    position: int, entry: SourceEntry, rejected: SourceRejected, num_bytes: int = -1, sha256: str = ""
-) -> RejectRow:
-    """The row of a source that is not stored; size and hash are known where it could be read."""
-    return RejectRow(
-        position=position,
-        label=entry.label,
-        source=printable(entry.path),
-        reason=str(rejected.reason),
-        detail=rejected.detail,
-        source_bytes=num_bytes,
-        source_sha256=sha256,
-    )
-
-
-def _store(
-    job: ShardJob,
-    position: int,
-    entry: SourceEntry,
-    guard: Guard,
-    shard: ShardWriter,
-    content: ShardContent,
-    buffer: Pixels,
-) -> None:
-    known: tuple[int, str] | tuple[()] = ()
-    try:
-        with guard(position):
-            data = job.reader.read(entry)
-            # Each thing is done while its bytes are still in the core's cache: the source, then the stored pixels.
-            known = len(data), hashlib.sha256(data).hexdigest()
-            stored, pixels, source = convert_image(data, own_name(entry), job.config, buffer)
-    except SourceRejected as rejected:
-        content.rejects.append(reject_row(position, entry, rejected, *known))
-        return
-    phash = picture_hash(pixels)
-    spread = content.moments.add_image(pixels)
-    shard.put(position, entry.path, stored, label=entry.label, height=job.config.size, width=job.config.size)
-    content.records.append(
-        RecordRow(
-            position=position,
-            shard=job.name,
-            row=len(content.records),
-            key=printable(record_key(position, entry.path).decode("utf-8", "surrogateescape")),
-            label=entry.label,
-            source=printable(entry.path),
-            source_bytes=known[0],
-            source_sha256=known[1],
-            source_width=source.width,
-            source_height=source.height,
-            oddities=",".join(_oddities(source, job.config.size, spread)),
-            stored_bytes=len(stored),
-            crc32c=record_crc(stored, entry.label),
-            phash=phash,
-        )
-    )
-
-
-def _oddities(source: DecodedSource, size: int, spread: float) -> tuple[str, ...]:
-    """What is unusual about the file, its sides, and the stored pixels."""
-    blank = ("blank",) if spread < BLANK_SPREAD else ()
-    return source.oddities + geometry_oddities(source.height, source.width, size) + blank
+    if config.encoding == "raw":
+        stored = encode_ppm(pixels)
+        return stored, decode_stored(stored, config.size), source
+    stored = encode_jpeg(pixels, config.quality)
+    return stored, decode_stored(stored, config.size, memory.stored), source

@@ -19,7 +19,8 @@ from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.release import lmdali_version
 from lmdali.pipeline.shard_output import ShardOutput
 from lmdali.tools.antialiased_resize import torch_version
-from lmdali.tools.conversion import ShardJob, make_shard
+from lmdali.tools.conversion import ShardJob
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.source_entries import SourceEntry
 
 LOCAL_HINT = "finish with `--executor local --resume`, which sets single images aside"

@@ -58,9 +58,10 @@ class FileReader:
                 Rejection.TOO_MANY_BYTES, f"{status.st_size} bytes are more than the limit of {self.max_bytes}"
             )
         data = os.read(descriptor, status.st_size + 1)
-        # Nothing, unless the file grows meanwhile or one call may not read so much.
-        rest = list(iter(lambda: os.read(descriptor, _CHUNK_BYTES), b""))
-        return b"".join([data, *rest]) if rest else data
+        if len(data) == status.st_size:  # a byte more was asked for: this is the end
+            return data
+        # The file grows meanwhile, or one call may not read so much.
+        return b"".join([data, *iter(lambda: os.read(descriptor, _CHUNK_BYTES), b"")])
 
 
 def _rejection(error: OSError | ValueError, path: str) -> SourceRejected:

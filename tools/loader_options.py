@@ -7,7 +7,7 @@ everything on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -58,6 +58,8 @@ _FORM: dict[str, _Option] = {
 }
 OPTION_HELP = {name: text for name, (_, _, text) in {**_LOADER, **_EPOCH}.items()}
 """Help of `loader_options` and `epoch_options`, by field of `LoaderConfig`."""
+
+_BATCH: dict[str, _Option] = {"batch_size": (("-b", "--batch-size"), click.IntRange(1), "Samples per step.")}
 
 _SHOWN_DEFAULTS = {
     "num_threads": "every usable CPU",
@@ -144,11 +146,41 @@ def form_options(function: Callable[..., None]) -> Callable[..., None]:
     return _decorate(function, _FORM)
 
 
-def _decorate(function: Callable[..., None], options: dict[str, _Option]) -> Callable[..., None]:
+def swept_options(defaults: Mapping[str, tuple[Any, ...]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a click command with `-b` and the loader's options, without the decoded cache; some take several values.
+
+    Args:
+        defaults: of those that do, by name; an empty one is the command's to fill in.
+    """
+    known = {**_BATCH, **_LOADER, **_EPOCH, **_FORM}
+    options = {name: option for name, option in known.items() if name != "decoded_cache_bytes"}
+    return lambda function: _decorate(function, options, defaults)
+
+
+class _Several(click.ParamType[Any]):
+    """Values of a kind with commas between them, as a tuple that has each once."""
+
+    name = "list"
+
+    def __init__(self, kind: click.ParamType[Any]) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(dict.fromkeys(self._kind.convert(part.strip(), param, ctx) for part in value.split(",")))
+
+
+def _decorate(
+    function: Callable[..., None], options: dict[str, _Option], swept: Mapping[str, tuple[Any, ...]] | None = None
+) -> Callable[..., None]:
     for name, (flags, kind, text) in reversed(options.items()):
-        default = getattr(LoaderConfig, name)
+        default, shown, metavar = getattr(LoaderConfig, name), _SHOWN_DEFAULTS.get(name, True), None
+        if swept is not None and name in swept:
+            default, kind, metavar = swept[name], _Several(kind), f"{kind.name.upper().partition(' ')[0]},..."
+            shown = ",".join(map(str, default)) or "1, 2, 4, ... and every usable CPU"
         declared = flags or (f"--{name.replace('_', '-')}",)
         function = click.option(
-            *declared, name, type=kind, default=default, show_default=_SHOWN_DEFAULTS.get(name, True), help=text
+            *declared, name, type=kind, default=default, show_default=shown, metavar=metavar, help=text
         )(function)
     return function

@@ -13,6 +13,7 @@ from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, Manifest, RecordIndex, ShardInfo
 from lmdali.pipeline.shard_output import ShardOutput
 from lmdali.pipeline.table_reader import ColumnReader, read_rows
+from lmdali.pipeline.tables import read_staged
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.sources import Source
 
@@ -77,7 +78,7 @@ def why_different(
     reasons = []
     if RECORDS_FILE not in damaged_tables and REJECTS_FILE not in damaged_tables:
         before = _hashes_before(directory, manifest, info)
-        rows = [*read_rows(made.staged(info.name, "records")), *read_rows(made.staged(info.name, "rejects"))]
+        rows = [row for kind in ("records", "rejects") for row in read_staged(made.staged(info.name, kind)).to_pylist()]
         now = {row["position"]: (row["source"], row["source_sha256"]) for row in rows}
         changed = [now[position][0] for position in sorted(now) if now[position] != before.get(position)]
         if changed:

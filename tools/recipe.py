@@ -16,6 +16,9 @@ from lmdali.tools.report_table import print_table
 
 DEFAULT_PRESET = "paper"
 
+PRESET_ORIGIN = "preset "
+"""How the origin of a value begins that is the preset's own, and not the default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -115,6 +118,7 @@ def print_recipe(recipe: Recipe, *, title: str = "") -> None:
         rows = [(name, _shown(value), recipe.origins[section][name]) for name, value in fields.items()]
         if section == "loader":
             rows.append(("seed", str(train.seed), "follows train.seed"))
+            rows.append(("dtype", train.precision, "follows train.precision"))
             rows.append(("layout", "NHWC" if train.channels_last else "NCHW", "follows train.channels_last"))
             rows.append(("basis", "the training set", "always, for validation too"))
         print_table(f"{title} {section} (preset {recipe.name})".strip(), ("field", "value", "from"), rows, align="left")
@@ -134,7 +138,7 @@ def _preset_origins(name: str, preset: Preset) -> dict[str, dict[str, str]]:
     for section, fields in FIELDS.items():
         owner: object = sections.get(section, preset)
         origins[section] = {
-            field: f"preset {name}" if getattr(owner, field, known.default) != known.default else "default"
+            field: f"{PRESET_ORIGIN}{name}" if getattr(owner, field, known.default) != known.default else "default"
             for field, known in fields.items()
         }
     return origins

@@ -110,10 +110,12 @@ def resize_and_crop(pixels: Pixels, recipe: ResizeRecipe | None = None) -> Pixel
         pixels = _central_strip(pixels, recipe.max_resized_side * shorter // size)
         height, width = pixels.shape[:2]
     new_height, new_width = scaled_sides(height, width, size)
-    if (new_height, new_width) != (height, width):
-        interpolation = _OPENCV_FILTERS[recipe.down if shorter > size else recipe.up]
-        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=interpolation).astype(np.uint8, copy=False)
     top, left = (new_height - size) // 2, (new_width - size) // 2
+    if shorter > size:
+        pixels = _shrunk_corner(pixels, (new_height, new_width), (top + size, left + size), recipe)
+    elif shorter < size:
+        resized = cv2.resize(pixels, (new_width, new_height), interpolation=_OPENCV_FILTERS[recipe.up])
+        pixels = resized.astype(np.uint8, copy=False)
     return np.array(pixels[top : top + size, left : left + size], order="C")
 
 
@@ -135,6 +137,24 @@ def scaled_sides(height: int, width: int, size: int) -> tuple[int, int]:
     """
     shorter = min(height, width)
     return (2 * size * height + shorter) // (2 * shorter), (2 * size * width + shorter) // (2 * shorter)
+
+
+def _shrunk_corner(pixels: Pixels, sides: tuple[int, int], wanted: tuple[int, int], recipe: ResizeRecipe) -> Pixels:
+    """`pixels` shrunk to `sides`, at least the first `wanted` rows and columns of that, bit for bit.
+
+    A pixel of the area filter depends on the scale, on its number and on the pixels of the source below it. So what
+    lies right of the central square, or under it, need not be computed: an eighth of most photographs.
+    """
+    (height, width), (new_height, new_width) = pixels.shape[:2], sides
+    # One pixel more than is covered at the edge: the filter would treat the last one it sees as an edge.
+    rows, columns = wanted[0] * height // new_height + 2, wanted[1] * width // new_width + 2
+    return cv2.resize(
+        pixels[:rows, :columns],
+        None,
+        fx=new_width / width,
+        fy=new_height / height,
+        interpolation=_OPENCV_FILTERS[recipe.down],
+    ).astype(np.uint8, copy=False)
 
 
 def _central_strip(pixels: Pixels, longest: int) -> Pixels:

@@ -67,7 +67,7 @@ class ShardPool:
 def _assign(workers: Sequence[_Worker], jobs: Iterator[ShardJob]) -> None:
     """Give each worker without work a job: a job's entries are made when it is needed, not all at once."""
     for worker in workers:
-        if not worker.is_busy:
+        if worker.is_free:
             job = next(jobs, None)
             if job is None:
                 return
@@ -95,23 +95,37 @@ class _Worker:
         self._context = multiprocessing.get_context("spawn")  # fork would copy threads and open shards
         self._process: multiprocessing.context.SpawnProcess | None = None
         self._shard: ShardRecovery | None = None
+        """What its step belongs to."""
+        self._finishing: ShardRecovery | None = None
+        """The one before, which it gives its final name beside that."""
+        self._again: ShardRecovery | None = None
+        """One that was being finished when the process died; to be begun anew after `_shard`."""
         self._is_ready = False
         self._failed_starts = 0
         self._read: tuple[int, str] | None = None
 
     @property
+    def is_free(self) -> bool:
+        """Whether it can take a shard."""
+        return self._shard is None
+
+    @property
     def is_busy(self) -> bool:
-        """Whether it has a shard."""
-        return self._shard is not None
+        """Whether something will come from it."""
+        return self._shard is not None or self._finishing is not None
 
     @property
     def done(self) -> int:
-        """Sources of its shard that are behind it."""
-        return self._state.done if self._shard is not None and not self._shard.is_trying else 0
+        """Sources that are behind it, of shards that are not finished."""
+        filled = len(self._finishing.job.entries) if self._finishing is not None else 0
+        return filled + (self._state.done if self._shard is not None and not self._shard.is_trying else 0)
 
     def begin(self, job: ShardJob) -> None:
-        """Take a shard; only for one that is not busy."""
-        self._shard = ShardRecovery(job, self._limits)
+        """Take a shard; only for one that is free."""
+        self._take(ShardRecovery(job, self._limits))
+
+    def _take(self, shard: ShardRecovery) -> None:
+        self._shard = shard
         if self._process is None:
             self._start()
         else:
@@ -128,20 +142,30 @@ class _Worker:
         if kind == "read":
             self._read = payload
             return 0
+        if kind == "finished":
+            assert self._finishing is not None
+            finished, self._finishing = len(self._finishing.job.entries), None
+            return finished
+        assert self._shard is not None
+        if kind == "filled":
+            assert self._finishing is None
+            self._finishing = self._shard
+            self._leave_shard()
+            return 0
         if kind == "ready":
             self._is_ready, self._failed_starts = True, 0
         else:
-            assert self._shard is not None and kind == "done"
-            if self._shard.done():
-                return self._finish()
+            assert kind == "tried"
+            self._shard.tried()
         self._send_step()
         return 0
 
-    def _finish(self) -> int:
-        assert self._shard is not None
-        count = len(self._shard.job.entries)
-        self._shard, self._state.done = None, 0
-        return count
+    def _leave_shard(self) -> None:
+        """The shard asks for nothing more: go on with one that must be begun anew, or be free."""
+        self._shard, again, self._again = None, self._again, None
+        self._state.done = 0
+        if again is not None:
+            self._take(again)
 
     def _send_step(self) -> None:
         assert self._shard is not None
@@ -160,10 +184,13 @@ class _Worker:
 
     def _replace(self) -> int:
         """The process is gone: find out whose fault it was, clear up after it, and go on with another one."""
-        assert self._process is not None and self._shard is not None
+        assert self._process is not None
         self.connection.close()
         self._process.join()
         exit_code, self._process = self._process.exitcode or 0, None
+        finished = self._judge_finishing()
+        if self._shard is None:
+            return finished
         job = self._shard.job
         if not self._is_ready:
             self._failed_starts += 1
@@ -174,11 +201,23 @@ class _Worker:
                 )
         else:
             job.discard_leftovers()
-            if job.is_published:
-                return self._finish()
             suspect = self._state.position if self._state.position != NO_POSITION else None
             self._shard.died(exit_code, suspect, self._read)
         self._start()
+        return finished
+
+    def _judge_finishing(self) -> int:
+        """After a death: the sources of the shard that was being finished, or 0; then it is begun anew, now or next."""
+        shard, self._finishing = self._finishing, None
+        if shard is None:
+            return 0
+        shard.job.discard_leftovers()
+        if shard.job.is_published:
+            return len(shard.job.entries)
+        if self._shard is None:
+            self._shard, self._state.position = shard, NO_POSITION
+        else:
+            self._again = shard
         return 0
 
     def ask_to_stop(self) -> None:
@@ -200,5 +239,6 @@ class _Worker:
             self._process.kill()
             self._process.join()
             self._process = None
-        if self._shard is not None:
-            self._shard.job.discard_leftovers()
+        for shard in (self._shard, self._finishing, self._again):
+            if shard is not None:
+                shard.job.discard_leftovers()

@@ -16,7 +16,8 @@ from dataclasses import replace
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.tables import RejectRow
-from lmdali.tools.conversion import ShardJob, reject_row
+from lmdali.tools.conversion import ShardJob
+from lmdali.tools.shard_making import reject_row
 from lmdali.tools.shard_worker import Step
 from lmdali.tools.worker_limits import WorkerLimits, describe_end
 
@@ -59,14 +60,11 @@ class ShardRecovery:
         entries = job.entries[span.start - first : span.stop - first]
         return Step(replace(job, entries=entries, first_position=span.start), is_trial=True)
 
-    def done(self) -> bool:
-        """The step was done; returns whether it was the shard itself."""
-        if not self._trials:
-            return True
+    def tried(self) -> None:
+        """The step, a trial, was survived."""
         span = self._trials.pop()
         if len(span) == 1:
             self._sound.add(span.start)
-        return False
 
     def died(self, exit_code: int, suspect: int | None, read: tuple[int, str] | None) -> None:
         """The worker died during the step.

@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -28,7 +29,8 @@ from lmdali.pipeline.decode import native_messages_silenced
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.tables import use_plain_allocator
-from lmdali.tools.conversion import ShardJob, convert_image, make_shard
+from lmdali.tools.conversion import ShardJob, convert_image
+from lmdali.tools.shard_making import FilledShard, fill_shard
 from lmdali.tools.worker_limits import EXIT_OUT_OF_MEMORY, WorkerLimits
 
 NO_POSITION = -1
@@ -36,7 +38,8 @@ NO_POSITION = -1
 _PR_SET_PDEATHSIG = 1
 
 Message = tuple[str, Any]
-"""From a worker: ("ready", None); ("read", (bytes, sha256)) of an image on trial; ("done", None); ("failed", error)."""
+"""From a worker: ("ready", None); ("read", (bytes, sha256)) of an image on trial; ("tried", None); ("failed", error);
+("filled", None), after which it takes another step, then ("finished", None) before any other shard is "filled"."""
 
 
 class WorkerState(ctypes.Structure):
@@ -103,32 +106,76 @@ def serve(connection: Connection, state: WorkerState, limits: WorkerLimits) -> N
     use_plain_allocator()
     _end_with_parent()
     limits.apply()
-    guard = ImageGuard(state, limits.seconds)
+    guard, outbox = ImageGuard(state, limits.seconds), _Outbox(connection)
+    finishing = _Finishing(outbox.send)
     try:
-        connection.send(("ready", None))
+        outbox.send(("ready", None))
         while True:
             step = connection.recv()
             state.done = 0
-            connection.send(_attempt(step, guard, connection.send))
+            _do(step, guard, outbox.send, finishing)
     except (Stopped, EOFError, BrokenPipeError, ConnectionResetError):
         return
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
 
 
-def _attempt(step: Step, guard: ImageGuard, send: Callable[[Message], None]) -> Message:
+def _do(step: Step, guard: ImageGuard, send: Callable[[Message], None], finishing: _Finishing) -> None:
     try:
         # Every bad file has a row in rejects.parquet; what libpng prints about it would bury the progress bar.
         with native_messages_silenced():
             if step.is_trial:
                 _try_entries(step.job, guard, send)
             else:
-                make_shard(step.job, guard)
+                filled = fill_shard(step.job, guard)
     except (Stopped, MemoryError):
         raise
     except BaseException as error:
-        return "failed", _sendable(error)
-    return "done", None
+        send(("failed", _sendable(error)))
+        return
+    if step.is_trial:
+        send(("tried", None))
+    else:
+        finishing.begin(filled)
+
+
+class _Outbox:
+    """The worker's end of the pipe, for two threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+
+    def send(self, message: Message) -> None:
+        with self._lock:
+            self._connection.send(message)
+
+
+class _Finishing:
+    """Finishes one shard at a time in a thread: while it waits for the disk, the next one's pictures are converted."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._thread: threading.Thread | None = None
+
+    def begin(self, filled: FilledShard) -> None:
+        """Wait for the shard before, then finish this one, and say so."""
+        if self._thread is not None:
+            self._thread.join()
+        self._send(("filled", None))
+        # Not a daemon: a process that is told to stop leaves when its last shard is whole.
+        self._thread = threading.Thread(target=self._finish, args=(filled,))
+        self._thread.start()
+
+    def _finish(self, filled: FilledShard) -> None:
+        message: Message = "finished", None
+        try:
+            filled.finish()
+        except MemoryError:
+            os._exit(EXIT_OUT_OF_MEMORY)
+        except BaseException as error:
+            message = "failed", _sendable(error)
+        with suppress(OSError):  # nobody listens any more
+            self._send(message)
 
 
 def _try_entries(job: ShardJob, guard: ImageGuard, send: Callable[[Message], None]) -> None:

@@ -119,7 +119,7 @@ def _train_chain(
                 print_recipe(stage.recipe, title=stage.name)
         return
     _require({"--run-dir": given["run_dir"]})
-    report = run_chain(stages, given, writes=not torchrun_place(given["parallel"]).rank, progress=progress)
+    report = run_chain(stages, given, progress=progress)
     if not _prepare_end(given["parallel"], report.stopped_by):
         print_json(report.to_json()) if as_json else print_chain(report)
     end_as(report.stopped_by)
