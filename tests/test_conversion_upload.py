@@ -23,8 +23,9 @@ from lmdali.pipeline.fsspec_store import FsspecStore
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.tools import conversion_upload
-from lmdali.tools.conversion import ConvertConfig, ShardJob, make_shard
+from lmdali.tools.conversion import ConvertConfig, ShardJob
 from lmdali.tools.conversion_upload import convert_part_to_address, convert_to_address
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import Source, open_source
 
 CONFIG = ConvertConfig(size=48, encoding="raw", shard_bytes=1_000_000)
