@@ -27,8 +27,10 @@ test: lint types
 soak: $(VENV)/installed-test
 	LMDALI_POWER_CUTS=1000000 LMDALI_FLIPS=100000 LMDALI_LENGTHS=1 LMDALI_MANIFEST_EDITS=1000000 LMDALI_SIGNALS=50 \
 		LMDALI_ALL_POINTS=1 LMDALI_KILLS=500 LMDALI_KILL_WORKERS=4 LMDALI_TRAIN_KILLS=500 LMDALI_APNGS=100000 \
+		LMDALI_CACHE_KILLS=500 \
 		$(BIN)/python -m pytest -o timeout=7200 -s tests/test_power_cuts.py tests/test_damage.py tests/test_manifest.py \
-		tests/test_storage_faults.py tests/test_convert.py tests/test_png_chunks.py tests/test_saved_run.py
+		tests/test_storage_faults.py tests/test_convert.py tests/test_png_chunks.py tests/test_saved_run.py \
+		tests/test_shard_cache.py tests/test_conversion_upload.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -50,7 +52,7 @@ $(VENV)/installed-demo: $(BIN)/python $(SOURCES)
 
 $(VENV)/installed-test: $(BIN)/python $(SOURCES)
 	rm -rf build *.egg-info
-	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,remote,dev]'
 	rm -rf build *.egg-info
 	touch $@
 

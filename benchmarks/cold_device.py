@@ -12,8 +12,7 @@ from time import perf_counter, process_time
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.manifest import RecordIndex, load_manifest
-from lmdali.pipeline.shard_index import load_offsets
+from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools.page_cache import evict
 
@@ -40,7 +39,6 @@ class Storage:
     def __init__(self, dataset: Path) -> None:
         self.manifest = load_manifest(dataset)
         self._reader = ShardReader(dataset, self.manifest)
-        self._index = RecordIndex(self.manifest)
         self.paths = [self._reader.data_file(info.name) for info in self.manifest.shards]
         self.is_direct = True
         self.resident = 0.0
@@ -48,19 +46,11 @@ class Storage:
 
     def places(self, indices: NDArray[np.int64]) -> list[tuple[int, int, int]]:
         """Shard number, offset and size of each record, widened to whole blocks."""
-        offsets = {}
-        for number in np.unique(self._index.shards_of(indices)).tolist():
-            info = self.manifest.shards[number]
-            kept = load_offsets(self.paths[number].parent, num_records=info.num_records, file_bytes=info.file_bytes)
-            if kept is None:
-                raise SystemExit(f"{self.paths[number].parent}: no offsets are kept: convert the dataset again")
-            offsets[number] = kept
-        places = []
-        for number, row in map(self._index.locate, indices.tolist()):
-            offset, size = offsets[number][row].tolist()
-            first = offset // _BLOCK_BYTES * _BLOCK_BYTES
-            places.append((number, first, -(-(offset + size) // _BLOCK_BYTES) * _BLOCK_BYTES - first))
-        return places
+        shards, offsets, sizes = self._reader.file_places(indices)
+        self._reader.close()  # what is mapped could not be dropped
+        first = offsets // _BLOCK_BYTES * _BLOCK_BYTES
+        stop = -(-(offsets + sizes) // _BLOCK_BYTES) * _BLOCK_BYTES
+        return list(zip(shards.tolist(), first.tolist(), (stop - first).tolist(), strict=True))
 
     def evict(self) -> None:
         """Drop all pages of the dataset from memory, and see whether they are gone."""

@@ -1,9 +1,9 @@
 """The inside of a contestant's own process: make its copy of the records, or measure windows of it.
 
-    python contestant_run.py convert|measure|serve KEY TASK [SECONDS]     (started by loaders.py)
+    python contestant_run.py convert|measure|stream|serve KEY TASK [SECONDS]   (started by loaders.py, streaming.py)
 
-`convert` and `measure` answer with one JSON line in the file named by RESULT_FILE; `serve` answers each line of
-standard input, a number of seconds, with one JSON line on standard output.
+`convert`, `measure` and `stream` answer with one JSON line in the file named by RESULT_FILE; `serve` answers each line
+of standard input, a number of seconds, with one JSON line on standard output.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -28,6 +29,9 @@ RESULT_FILE = "LMDALI_BENCHMARK_RESULT"
 
 WARM_UP_SECONDS, WARM_UP_BATCHES, LONGEST_WARM_UP_SECONDS = 1.0, 8, 3.0
 MIN_STEPS = 4
+
+_COUNTED_SHARE = 0.95
+"""Of a first epoch."""
 
 
 def convert(contestant: Contestant, task: Task) -> dict[str, Any]:
@@ -78,6 +82,40 @@ def window(batches: Iterator[Any], seconds: float) -> dict[str, Any]:
     }
 
 
+def stream(contestant: Contestant, task: Task, seconds: float) -> dict[str, Any]:
+    """A first epoch from its very beginning, and a window of the second one.
+
+    What is imported and compiled is there before the clock starts. Of the first epoch only whole batches of its first
+    95 % count: at its end, peers whose workers divide it wait for the last of them.
+    """
+    module = import_module(f"peers.{contestant.module}")
+    if contestant.kind == "lmdali":  # its kernels are loaded by a first batch
+        next(module.batches(replace(task, address="", cache=""), contestant.variant))
+    session, epoch = os.getsid(0), task.num_records // task.batch_size
+    cpu, begin = cpu_seconds(session), perf_counter()
+    batches: Iterator[Any] = iter(module.batches(task, contestant.variant))
+    first = next(batches)
+    arrived = perf_counter()
+    steps = 1
+    while steps < _COUNTED_SHARE * epoch:
+        next(batches)
+        steps += 1
+    end, cpu = perf_counter(), cpu_seconds(session) - cpu
+    check_batch(task, first)
+    answer = {
+        "first_batch_seconds": arrived - begin,
+        "images_per_second": steps * task.batch_size / (end - begin),
+        "steady_images_per_second": (steps - 1) * task.batch_size / (end - arrived),
+        "cpu_seconds_per_image": cpu / (steps * task.batch_size),
+    }
+    if hasattr(module, "waiting_share"):
+        answer["waiting_share"] = module.waiting_share(end - begin)
+    while steps < (2 - _COUNTED_SHARE) * epoch:
+        next(batches)
+        steps += 1
+    return answer | {"second": window(batches, seconds)}
+
+
 def confine(num_cpus: int) -> None:
     """Leave this process and all it starts only so many CPUs: threads, workers and consumer share one budget."""
     usable = sorted(os.sched_getaffinity(0))
@@ -94,8 +132,14 @@ def main() -> None:
             print(json.dumps(window(batches, float(line))), flush=True)
         return
     try:
-        answer = convert(key, task) if mode == "convert" else window(start(key, task), float(sys.argv[4]))
+        if mode == "convert":
+            answer = convert(key, task)
+        elif mode == "stream":
+            answer = stream(key, task, float(sys.argv[4]))
+        else:
+            answer = window(start(key, task), float(sys.argv[4]))
     except Exception as error:  # a peer may fail in any way: the row says how
+        traceback.print_exc()  # into the log
         first_line = (str(error).strip().splitlines() or [""])[0]
         answer = {"error": f"{type(error).__name__}: {first_line}"[:200]}
     Path(os.environ[RESULT_FILE]).write_text(json.dumps(answer))

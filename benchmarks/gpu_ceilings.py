@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,40 +12,13 @@ import torch
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.tools.ceilings import sample_records
 from lmdali.tools.measurement import Rate, WindowPlan, measure
+from lmdali.tools.step_probes import DeviceCopyProbe
 
 CROP_SIZE = 224
 HARDWARE_SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
 """Parts of a batch that go to the decode engines; `dali_graph.HARDWARE_SHARE` should be near the best of them."""
 
 _SAMPLE_BYTES = 16_000_000
-
-
-class CopyProbe:
-    """Pinned uint8 crops to the device, batch after batch, two buffers in turn."""
-
-    warmup_steps = 4
-
-    def __init__(self, device: torch.device, batch_size: int) -> None:
-        shape = (batch_size, CROP_SIZE, CROP_SIZE, 3)
-        self._device, self._batch_size = device, batch_size
-        self._buffers = [torch.zeros(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-
-    def run(self) -> Iterator[int]:
-        """Each step is one batch; at most four are under way."""
-        events: deque[torch.cuda.Event] = deque()
-        step = 0
-        while True:
-            self._buffers[step % 2].to(self._device, non_blocking=True)
-            events.append(torch.cuda.Event())
-            events[-1].record(torch.cuda.current_stream(self._device))
-            if len(events) > 4:
-                events.popleft().synchronize()
-            step += 1
-            yield self._batch_size
-
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work."""
-        return {}
 
 
 class DecodeProbe:
@@ -102,7 +74,8 @@ class DecodeProbe:
 
 def copy_ceiling(device: torch.device, batch_size: int, plan: WindowPlan) -> Rate:
     """Crops per second over the bus."""
-    return measure([CopyProbe(device, batch_size)], plan, synchronize=lambda: torch.cuda.synchronize(device))[0]
+    probe = DeviceCopyProbe(device, (batch_size, CROP_SIZE, CROP_SIZE, 3))
+    return measure([probe], plan, synchronize=lambda: torch.cuda.synchronize(device))[0]
 
 
 def nvjpeg_ceilings(

@@ -21,9 +21,10 @@ _RESUMED_BATCHES = 6
 Row = dict[str, Any]
 
 
-def parity(dataset: Path, device: str, batch_size: int) -> Iterator[Row]:
+def parity(dataset: Path, device: str, batch_size: int, backends: tuple[BackendName, ...]) -> Iterator[Row]:
     """`lmdali verify --parity` on this device."""
-    for row in compare_backends(dataset, device=device, batch_size=batch_size, num_batches=4):
+    rows = compare_backends(dataset, device=device, backends=backends, batch_size=batch_size, num_batches=4)
+    for row in rows:
         yield {
             "what": f"{load_manifest(dataset).encoding}, {row.form}, {row.backend}",
             "result": f"largest difference {row.largest:.3g}, mean {row.mean:.3g} gray levels",

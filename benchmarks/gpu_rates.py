@@ -1,9 +1,10 @@
-"""Images per second to a GPU, by every way there is, and the share of a training step that is input."""
+"""Images per second to a GPU, by every way there is."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -11,7 +12,9 @@ from typing import Any
 
 import torch
 from gpu_ceilings import copy_ceiling, nvjpeg_ceilings
+from gpu_stall import wait_for
 
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.loader import LoaderConfig, create_loader
@@ -19,11 +22,9 @@ from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.ceilings import copy_probe, decode_probe, sample_records
 from lmdali.tools.loader_options import augment_for
 from lmdali.tools.measurement import Rate, WindowPlan, measure
-from lmdali.tools.profiler import ProfileConfig, profile_dataset
 from lmdali.tools.step_probes import LoaderProbe
 
 DTYPES: tuple[DType, ...] = ("uint8", "float32", "float16", "bfloat16")
-TRAINING_DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
 _SAMPLE_BYTES = 16_000_000
 
 Row = dict[str, Any]
@@ -31,7 +32,14 @@ Ceilings = dict[str, float]
 """Images per second by name: "bus", "nvjpeg", "cpu jpeg", "cpu raw"; only what was measured."""
 
 
-def ceilings(dataset: Path, device: torch.device, batch_size: int, plan: WindowPlan, found: Ceilings) -> Iterator[Row]:
+def ceilings(
+    dataset: Path,
+    device: torch.device,
+    batch_size: int,
+    plan: WindowPlan,
+    found: Ceilings,
+    backends: list[BackendName],
+) -> Iterator[Row]:
     """The parts alone; also puts them into `found`."""
     manifest = load_manifest(dataset)
     size, kind = manifest.image_size, f"cpu {manifest.encoding}"
@@ -49,7 +57,7 @@ def ceilings(dataset: Path, device: torch.device, batch_size: int, plan: WindowP
         found["bus"] = rate.images_per_second
         gigabytes = rate.images_per_second * 3 * 224 * 224 / 1e9
         yield _row("uint8 crops to the device", rate, f", {gigabytes:.1f} GB/s")
-    if manifest.encoding == "jpeg":
+    if manifest.encoding == "jpeg" and "dali" in backends:
         from lmdali.pipeline.dali_graph import HARDWARE_SHARE  # needs DALI, which a machine may lack
 
         for share, rate in nvjpeg_ceilings(dataset, size, device, batch_size, plan).items():
@@ -76,10 +84,26 @@ def loader_rates(
                 dataset=dataset, batch_size=batch_size, augment=augment_for(dtype), backend=backend, dtype=dtype
             )
             with create_loader(config, device, rank=0, world_size=1) as loader:
-                rate = measure([LoaderProbe(loader, config.prefetch)], plan, synchronize=waiter(device))[0]
+                rate = measure([LoaderProbe(loader, config.prefetch)], plan, synchronize=lambda: wait_for(device))[0]
             share = "" if ceiling is None else f", {rate.images_per_second / ceiling:.2f} of its ceiling"
             row = _row(f"{encoding}, {_way(backend, encoding, device)}, {dtype}", rate, share)
             yield row | {"ceiling": ceiling}
+
+
+def ten_view_rate(dataset: Path, device: torch.device, batch_size: int, plan: WindowPlan) -> Iterator[Row]:
+    """The paper's ten views of each image, cut where the batch ends up, and that they are those of the CPU."""
+    config = LoaderConfig(
+        dataset=dataset, batch_size=batch_size, augment=AugmentConfig.ten_crop(), order="sequential", backend="cpu"
+    )
+    views = []
+    for place in (device, torch.device("cpu")):
+        with create_loader(replace(config, batch_size=8), place, rank=0, world_size=1) as loader:
+            views.append(next(iter(loader)).images.cpu())
+    same = torch.equal(*views)
+    with create_loader(config, device, rank=0, world_size=1) as loader:
+        rate = measure([LoaderProbe(loader, config.prefetch)], plan, synchronize=lambda: wait_for(device))[0]
+    row = _row(f"{load_manifest(dataset).encoding}, ten views, cut on the {device.type}", rate, f", exact: {same}")
+    yield row | {"passed": same}
 
 
 def automatic_choice(dataset: Path, device: torch.device, batch_size: int) -> Iterator[Row]:
@@ -99,37 +123,6 @@ def automatic_choice(dataset: Path, device: torch.device, batch_size: int) -> It
             del os.environ["XDG_CACHE_HOME"]
             if before is not None:
                 os.environ["XDG_CACHE_HOME"] = before
-
-
-def training_stall(
-    dataset: Path, device: str, batch_size: int, plan: WindowPlan, width: float, backends: list[BackendName]
-) -> Iterator[Row]:
-    """An AlexNet on one synthetic batch again and again, and fed by each backend: the share of a step that is input."""
-    for backend in backends:
-        for dtype in TRAINING_DTYPES:
-            config = ProfileConfig(
-                batch_size=batch_size,
-                backend="dali" if backend == "dali" else "cpu",
-                device=device,
-                dtype=dtype,
-                width=width,
-                seconds=plan.seconds,
-            )
-            report = profile_dataset(dataset, config, quiet=True)
-            assert report.model is not None and report.together is not None
-            stall = "not known" if report.data_stall is None else f"{report.data_stall:.1%}"
-            yield {
-                "what": f"{load_manifest(dataset).encoding}, AlexNet {dtype}, {backend} loader",
-                "result": f"{report.model.images_per_second:,.0f} images/s on one batch, "
-                f"{report.together.images_per_second:,.0f} fed, stall {stall} (wanted: under 2 %)",
-                "passed": True,
-                "report": report.to_json(),
-            }
-
-
-def waiter(device: torch.device) -> Callable[[], None]:
-    """Waits for all that the device was given."""
-    return lambda: torch.cuda.synchronize(device) if device.type == "cuda" else None
 
 
 def _way(backend: BackendName, encoding: str, device: torch.device) -> str:

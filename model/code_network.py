@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lmdali.model.features_file import Features, as_float32
+from lmdali.model.features_file import Features, as_float32, require_finite
 from lmdali.pipeline.errors import ConfigError, InputError
 
 _HIDDEN = (1024, 256)
@@ -135,7 +135,7 @@ def train_code_network(
         The network in evaluation mode, and the mean squared error of its last epoch, 1 being that of no code at all.
 
     Raises:
-        InputError: fewer than two records, or all of them are alike.
+        InputError: fewer than two records, all of them are alike, or a feature is not finite.
     """
     count = len(features)
     if count < 2:
@@ -172,13 +172,18 @@ def train_code_network(
 def encode_features(
     network: CodeNetwork, features: Features, *, on_progress: Callable[[int], None] = lambda done: None
 ) -> NDArray[np.bool_]:
-    """`(N, bits)` bool codes of all records, in order."""
+    """`(N, bits)` bool codes of all records, in order.
+
+    Raises:
+        InputError: a feature is not finite.
+    """
     device = network.mean.device
     codes = np.empty((len(features), network.norm.num_features), np.bool_)
     done = 0
     for block in features.blocks(_ENCODE_RECORDS):
-        rows = torch.from_numpy(as_float32(block)).to(device)
-        codes[done : done + len(block)] = network.bits(rows).cpu().numpy()
+        rows = as_float32(block)
+        require_finite(rows, range(done, done + len(rows)))
+        codes[done : done + len(rows)] = network.bits(torch.from_numpy(rows).to(device)).cpu().numpy()
         done += len(block)
         on_progress(done)
     return codes
@@ -186,9 +191,11 @@ def encode_features(
 
 def _moments(features: Features) -> tuple[NDArray[np.float32], float]:
     """Mean `(D,)`, and the mean square of what is left without it."""
-    sums, squares = np.zeros(features.plan.dims), 0.0
+    sums, squares, first = np.zeros(features.plan.dims), 0.0, 0
     for block in features.blocks():
         rows = as_float32(block)
+        require_finite(rows, range(first, first + len(rows)))
+        first += len(rows)
         sums += rows.sum(axis=0, dtype=np.float64)
         squares += float(np.square(rows.astype(np.float64)).sum())
     mean = sums / len(features)

@@ -1,4 +1,4 @@
-"""How good codes are: their neighbours beside the exact ones, and what a query costs."""
+"""How good a way to search is: its neighbours beside the exact ones, by class too, and what a query costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.codes_file import Codes
-from lmdali.model.exact_search import Neighbours, search_exact
+from lmdali.model.exact_search import SEARCH_RECORDS, Neighbours, search_exact
+from lmdali.model.faiss_search import search_faiss
 from lmdali.model.features_file import Features
 from lmdali.model.hamming import search_hamming
 
@@ -26,9 +27,10 @@ class SearchQuality:
     Attributes:
         name: of it.
         source: "features" or "pixels": what the codes were made from.
-        bits: length of a code; None for the exact search.
+        bits: length of a code; None for a search of features.
         precision: part of the k neighbours that is among the k exact ones; 1 for the exact search.
         label_precision: part of the k neighbours that has the query's label.
+        class_precision: the same of the queries of each label, in the order of labels; None where there is no query.
         ms_per_query: median over single queries, milliseconds.
         bytes_per_record: read for a query.
     """
@@ -38,6 +40,7 @@ class SearchQuality:
     bits: int | None
     precision: float
     label_precision: float
+    class_precision: tuple[float | None, ...]
     ms_per_query: float
     bytes_per_record: float
 
@@ -64,22 +67,47 @@ def measure_exact(
         labels: `(N,)` class of each record.
     """
     vectors = features.rows(queries).astype(np.float64)
-    found = search_exact(features.blocks(), vectors, k + 1).without(queries)
+    found = search_exact(features.blocks(SEARCH_RECORDS), vectors, k + 1).without(queries)
 
     def one(place: int) -> None:
-        search_exact(features.blocks(), vectors[place : place + 1], k + 1)
+        search_exact(features.blocks(SEARCH_RECORDS), vectors[place : place + 1], k + 1)
 
-    size = features.plan.dims * np.dtype(features.plan.precision).itemsize
     quality = SearchQuality(
         name="exact search of features",
         source="features",
         bits=None,
         precision=1.0,
-        label_precision=_label_precision(found.indices, queries, labels),
+        **_of_labels(found.indices, queries, labels),
         ms_per_query=_median_ms(one, len(queries)),
-        bytes_per_record=float(size),
+        bytes_per_record=_stored_bytes(features),
     )
     return found, quality
+
+
+def measure_faiss(
+    features: Features, queries: NDArray[np.int64], exact: Neighbours, labels: NDArray[np.int64]
+) -> SearchQuality:
+    """`search_faiss` beside the exact neighbours; arguments as for `measure_codes`.
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+    """
+    vectors = features.rows(queries).astype(np.float64)
+    k = exact.indices.shape[1]
+    found = search_faiss(features, vectors, k + 1).without(queries)
+
+    def one(place: int) -> None:
+        search_faiss(features, vectors[place : place + 1], k + 1)
+
+    return SearchQuality(
+        name="faiss search of features",
+        source="features",
+        bits=None,
+        precision=precision_at_k(found.indices, exact.indices),
+        **_of_labels(found.indices, queries, labels),
+        ms_per_query=_median_ms(one, len(queries)),
+        bytes_per_record=_stored_bytes(features),
+    )
 
 
 def measure_codes(
@@ -107,14 +135,26 @@ def measure_codes(
         source=source,
         bits=codes.info.bits,
         precision=precision_at_k(found.indices, exact.indices),
-        label_precision=_label_precision(found.indices, queries, labels),
+        **_of_labels(found.indices, queries, labels),
         ms_per_query=_median_ms(one, len(queries)),
         bytes_per_record=8.0 * len(words),
     )
 
 
-def _label_precision(found: NDArray[np.int64], queries: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    return float((labels[found] == labels[queries][:, None]).mean())
+def _of_labels(found: NDArray[np.int64], queries: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """The fields of `SearchQuality` that labels decide."""
+    own = labels[queries]
+    hits = (labels[found] == own[:, None]).mean(axis=1)
+    return {
+        "label_precision": float(hits.mean()),
+        "class_precision": tuple(
+            float(hits[own == label].mean()) if (own == label).any() else None for label in range(labels.max() + 1)
+        ),
+    }
+
+
+def _stored_bytes(features: Features) -> float:
+    return float(features.plan.dims * np.dtype(features.plan.precision).itemsize)
 
 
 def _median_ms(search: Callable[[int], None], count: int) -> float:

@@ -1,26 +1,32 @@
 """Nearest neighbours by Euclidean distance, exact: what a full sort of float64 distances gives, in one pass.
 
-`|a|^2 - 2ab + |b|^2` in float32 is fast and loses what the two have in common, so it only says which rows cannot be
-near: its rounding error has a bound, and a row is left out where even the bound does not bring it among the best. All
-others are measured by differences in float64.
+The first look is in float32, and its error has a bound (`distance_kernel`): a row is left out where even the bound does
+not bring it among the best. All others are measured by differences in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lmdali.model.features_file import as_float32
+from lmdali.model.distance_kernel import RELATIVE_ERROR, squared_distances
+from lmdali.model.features_file import not_finite
+from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError, InputError
 
 SHORTLIST = 64
-_UNIT_ROUNDOFF = 2.0**-24  # of float32
-_SMALLEST = 2.0**-125  # products below that are lost, or flushed to zero
+SEARCH_RECORDS = 8192
+"""Records of a block that keep all processors busy: 64 MB of the paper's 4096 dimensions in float16."""
+_THREAD_NUMBERS = 1 << 20  # fewer are not worth another thread
+_FOUND_NUMBERS = 1 << 22  # 32 MB of distances at a time
+_SINGLE_MAX = float(np.finfo(np.float32).max)
+_UNDERFLOW = 2.0**-125
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,24 +66,24 @@ def search_exact(
 
     Raises:
         ConfigError: k is below 1.
-        InputError: no query, or queries of another length than the rows.
+        InputError: no query, queries of another length than the rows, or a number that is not finite.
     """
     if k < 1:
         raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
     check_queries(queries)
     best = [_Best(query, k) for query in queries]
-    single = queries.astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is measured in float64
-        norms = _norms(single)
-        first, buffer = 0, np.empty((0, queries.shape[1]), np.float32)
+    with np.errstate(over="ignore"):  # what overflows is measured in float64
+        single = queries.astype(np.float32)
+    first = 0
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         for block in blocks:
             if block.shape[1] != queries.shape[1]:
                 raise InputError(f"queries of {queries.shape[1]} dimensions for features of {block.shape[1]}")
-            rows = as_float32(block, buffer)
-            buffer = rows if len(rows) > len(buffer) else buffer
-            bounds = _lower_bounds(single, norms, rows)
-            for query, bound in zip(best, bounds, strict=True):
-                query.consider(block, bound, first, shortlist)
+            step = max(1, _FOUND_NUMBERS // len(queries))
+            for start in range(0, len(block), step):
+                rows = block[start : start + step]
+                for query, squares in zip(best, _all_squares(rows, single, pool), strict=True):
+                    query.consider(rows, squares, first + start, shortlist)
             first += len(block)
     return Neighbours(np.stack([query.indices for query in best]), np.stack([query.distances for query in best]))
 
@@ -86,10 +92,13 @@ def check_queries(queries: NDArray[Any]) -> None:
     """Refuse to search for nothing.
 
     Raises:
-        InputError: there is no query.
+        InputError: there is no query, or one with a number that is not finite.
     """
     if queries.ndim != 2 or not len(queries):
         raise InputError("no query: give at least one vector, record number or picture")
+    if queries.dtype.kind == "f" and not np.isfinite(queries).all():
+        place = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
+        raise InputError(f"query {place}: its features are not finite, so nothing is near to it")
 
 
 def direct_distances(query: NDArray[np.float64], rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -99,31 +108,14 @@ def direct_distances(query: NDArray[np.float64], rows: NDArray[Any]) -> NDArray[
     return distances
 
 
-def _lower_bounds(
-    queries: NDArray[np.float32], norms: NDArray[np.float32], rows: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """`(Q, n)` float32: no squared distance is below these.
-
-    A sum of D products in float32, in any order, is off by at most g = Du/(1 - Du) times the sum of their sizes
-    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so by g|a||b| at most; three such sums by
-    g(|a| + |b|)^2. A few more roundings are in the 32.
-    """
-    row_norms = _norms(rows)
-    terms = (rows.shape[1] + 32) * _UNIT_ROUNDOFF
-    slack = np.square(norms[:, None] + row_norms) * np.float32(terms / (1 - terms)) + np.float32(
-        (rows.shape[1] + 32) * _SMALLEST
-    )
-    bounds: NDArray[np.float32] = queries @ rows.T
-    bounds *= -2
-    bounds += np.square(norms)[:, None] + np.square(row_norms)
-    bounds -= slack
-    return bounds
-
-
-def _norms(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`(n,)` float32 Euclidean norms."""
-    norms: NDArray[np.float32] = torch.linalg.vector_norm(torch.from_numpy(rows), dim=1).numpy()
-    return norms
+def _all_squares(rows: NDArray[Any], queries: NDArray[np.float32], pool: ThreadPoolExecutor) -> NDArray[np.float64]:
+    """`squared_distances`, each thread with its own part of the rows."""
+    threads = min(usable_cpus(), max(1, rows.size // _THREAD_NUMBERS))
+    if threads == 1:
+        return squared_distances(rows, queries)
+    edges = [len(rows) * part // threads for part in range(threads + 1)]
+    parts = pool.map(lambda ends: squared_distances(rows[ends[0] : ends[1]], queries), pairwise(edges))
+    return np.concatenate(list(parts), axis=1)
 
 
 class _Best:
@@ -133,27 +125,43 @@ class _Best:
         self._query, self._k = query, k
         self.indices = np.empty(0, np.int64)
         self.distances = np.empty(0, np.float64)
+        # The first look is from the query as float32. No distance from the one is further from that of the other.
+        with np.errstate(over="ignore"):
+            moved = query - query.astype(np.float32)
+        self._moved = float(np.sqrt(np.square(moved).sum()))
         self._limit = np.inf
 
-    def consider(self, block: NDArray[Any], bounds: NDArray[np.float32], first: int, shortlist: int) -> None:
+    def consider(self, block: NDArray[Any], squares: NDArray[np.float64], first: int, shortlist: int) -> None:
         """Measure whichever rows of a block may be among the best."""
-        left = self._possible(np.arange(len(block)), bounds)
+        left = self._possible(np.arange(len(block)), squares)
         if len(left) > shortlist:
-            nearest = np.argpartition(bounds[left], shortlist - 1)[:shortlist]
+            nearest = np.argpartition(squares[left], shortlist - 1)[:shortlist]
             self._measure(block, left[nearest], first)
-            left = self._possible(np.delete(left, nearest), bounds)
+            left = self._possible(np.delete(left, nearest), squares)
         while len(left):
             self._measure(block, left[:shortlist], first)
-            left = self._possible(left[shortlist:], bounds)
+            left = self._possible(left[shortlist:], squares)
 
-    def _possible(self, rows: NDArray[np.int64], bounds: NDArray[np.float32]) -> NDArray[np.int64]:
-        return rows[~(bounds[rows] > self._limit)]  # NaN is possible, too
+    def _possible(self, rows: NDArray[np.int64], squares: NDArray[np.float64]) -> NDArray[np.int64]:
+        return rows[~(squares[rows] > self._limit)]  # NaN is possible, too
 
     def _measure(self, block: NDArray[Any], rows: NDArray[np.int64], first: int) -> None:
         rows = np.sort(rows)
-        distances = np.concatenate([self.distances, direct_distances(self._query, block[rows])])
+        found = direct_distances(self._query, block[rows])
+        if np.isnan(found).any():
+            raise not_finite(first + int(rows[np.isnan(found)][0]))
+        distances = np.concatenate([self.distances, found])
         indices = np.concatenate([self.indices, first + rows])
         order = np.lexsort((indices, distances))[: self._k]
         self.indices, self.distances = indices[order], distances[order]
         if len(order) == self._k:
-            self._limit = float(self.distances[-1] * self.distances[-1])
+            self._limit = self._largest_square(float(self.distances[-1]))
+
+    def _largest_square(self, distance: float) -> float:
+        """What `squared_distances` finds at most for a row that is no further than `distance`.
+
+        Half of RELATIVE_ERROR is for roundings in float64: of this line, and of distances that float64 sums up.
+        """
+        far = distance + self._moved
+        square = (far * far + len(self._query) * _UNDERFLOW) * (1 + 2 * RELATIVE_ERROR)
+        return square if square < _SINGLE_MAX * (1 - 2 * RELATIVE_ERROR) else np.inf

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmdali.model.alexnet_config import AlexNetConfig
-from lmdali.model.gpu_kernels import takes_kernels
 from lmdali.model.layer_plan import LayerPlan, feature_steps, layer_plans
+from lmdali.pipeline.gpu_kernels import takes_kernels
 
 _BLOCK_PIXELS = 4
 """Stride of conv1, and side of its blocks; three of them hold its 11 pixels."""

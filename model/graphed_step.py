@@ -48,7 +48,8 @@ class GraphedStep:
                 self._calls += 1
                 return self._on_side_stream()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # Of this thread: those of a loader that decodes on the GPU go on calling the driver meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._figures = self._work(self._images, self._labels)
         self._graph.replay()
         return self._figures.clone()

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmdali.model.gpu_kernels import takes_kernels
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.gpu_kernels import takes_kernels
 
 
 class ResponseNorm(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmdali.model.gpu_kernels import takes_kernels
+from lmdali.pipeline.gpu_kernels import takes_kernels
 
 _SIZE, _ALPHA = 5, 1e-3
 

@@ -8,10 +8,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from lmdali.model.gpu_kernels import has_gpu_kernels
 from lmdali.model.layer_rates import LayerRate, parse_layer_rates, rates_of
 from lmdali.model.train_config import TrainConfig
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.gpu_kernels import has_gpu_kernels
 
 
 class PaperSGD(torch.optim.Optimizer):

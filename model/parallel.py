@@ -73,7 +73,8 @@ class SharedFigures:
                 # Read later without such a copy, they would be waited for behind the step that comes next.
                 self._sums = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
                 self._sums.copy_(sums, non_blocking=True)
-                self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                # Waited for asleep: a wait spins by default, on a processor that the loader could decode with.
+                self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 self._copied.record()
             self._source = sums  # its memory must not be used again before that
 
@@ -215,6 +216,8 @@ def _average_one_by_one(bucket: Any) -> torch.futures.Future[Tensor]:
 def process_group(place: TorchrunPlace, device: torch.device, *, timeout_seconds: float) -> Iterator[Ranks]:
     """Meet the other ranks where torchrun's environment says: by NCCL on a GPU, by gloo on a CPU.
 
+    Inside of another one, or of one that the caller made, the ranks have met, and do not part at this one's end.
+
     Args:
         place: of this process.
         device: where it trains; on a machine with several GPUs each process must have its own.
@@ -225,6 +228,9 @@ def process_group(place: TorchrunPlace, device: torch.device, *, timeout_seconds
     """
     if place.world_size == 1:
         yield Ranks(device=device)
+        return
+    if distributed.is_initialized():
+        yield Ranks(place.rank, place.world_size, device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":

@@ -89,7 +89,7 @@ class BatchPlanner:
     def _make(self, place: Place, first_step: int) -> _Chunk:
         stop_step = min(first_step + self._steps_at_once, self._slice.num_steps(place.position))
         spans = [self._slice.positions(step, place.position) for step in range(first_step, stop_step)]
-        positions = np.concatenate([np.arange(first, stop, dtype=np.int64) for first, stop in spans])
+        positions = np.concatenate(spans)
         indices = self._order_of(place.epoch).at(positions)
         params = draw_params(
             self._augment,
@@ -102,8 +102,8 @@ class BatchPlanner:
         transform, hashes = self._transform.at(place.epoch), view_hashes(positions, indices, params)
         shifts = transform.shifts(params)
         plans, at, views = [], 0, self._augment.num_views
-        for first, stop in spans:
-            end = at + stop - first
+        for span in spans:
+            end = at + len(span)
             part = slice(at * views, end * views)
             plan = BatchPlan(indices[at:end], params.part(part.start, part.stop), shifts[part], transform.scale)
             plans.append((plan, int(hashes[part].sum())))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 from lmdali.pipeline.backend import Backend, BatchPlan
@@ -86,19 +85,16 @@ class BatchQueue:
 
     def take(self) -> tuple[Batch, int]:
         """The next batch and its digest. Raises what went wrong with this batch, and only with this one."""
-        begin = perf_counter()
-        self._fill()
-        planned = perf_counter()
-        self._timers.add("plan", planned - begin)
-        if self._timers.is_recording:
-            ready = sum(each.error is None and self._backend.is_ready(each.pending) for each in self._started)
-            self._timers.read_queue(ready, len(self._started))
-        first = self._started.popleft()
-        if first.error is not None:
-            raise first.error
-        batch = self._backend.finish(first.pending)
-        self._timers.add("wait", perf_counter() - planned)
-        return batch, first.digest
+        with self._timers.measure("plan"):
+            self._fill()
+        with self._timers.measure("wait"):
+            if self._timers.is_recording:
+                ready = sum(each.error is None and self._backend.is_ready(each.pending) for each in self._started)
+                self._timers.read_queue(ready, len(self._started))
+            first = self._started.popleft()
+            if first.error is not None:
+                raise first.error
+            return self._backend.finish(first.pending), first.digest
 
     def cancel(self) -> None:
         """Give up everything that was started, and start nothing before the next `open`."""

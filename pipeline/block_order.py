@@ -4,6 +4,8 @@ A full permutation asks for records from everywhere at once, which a disk, a net
 may not be able to give. The block order visits shards in an order of their own each epoch, opens a few at a time, and
 permutes the samples of those fully. Within a block every shard is read to its end, and never again in that epoch.
 
+With several machines, `NodeOrder` gives each a part of the records, in a block order of its own.
+
 How much worse such an order mixes than a full permutation is measured by `lmdali.pipeline.shuffle_quality`.
 """
 
@@ -52,12 +54,14 @@ class BlockOrder:
         seed: 0 to 2**64 - 1.
         epoch: each epoch visits shards, and the samples of a block, in an order of its own.
         block_shards: shards in a block; the last block has what is left.
+        stream: orders of one epoch with different numbers have nothing to do with each other.
     """
 
     shard_sizes: Sequence[int]
     seed: int
     epoch: int
     block_shards: int
+    stream: int = 0
 
     def __post_init__(self) -> None:
         if self.block_shards < 1:
@@ -84,7 +88,8 @@ class BlockOrder:
 
     def _keys(self, use: int) -> NDArray[np.uint64]:
         """Keys for the visit of shards (0) or for the inside of block use - 1."""
-        return round_keys(self.seed, self.epoch, _BLOCK_KEYS + use)
+        words = (self.seed, self.epoch, _BLOCK_KEYS + use)
+        return round_keys(*words, self.stream) if self.stream else round_keys(*words)
 
     @property
     def block_bounds(self) -> NDArray[np.int64]:
@@ -111,9 +116,91 @@ class BlockOrder:
         return np.asarray(layout.stored[shards] + visited - layout.visited[shards], np.int64)
 
 
+@dataclass(frozen=True)
+class NodeOrder:
+    """The order of one epoch for machines that each read their own part of the records, in blocks of whole shards.
+
+    Node k of K has a K-th of the records, one stretch of them in storage order, in every epoch the same: a machine
+    needs the same shards again and again, and no other machine needs them, but for one at each end of a stretch. Within
+    its stretch a node has a block order of its own. The epoch takes turns: position p is node p mod K's. So each global
+    batch has equally many samples of each node, and K, not the number of machines, decides the order.
+
+    Attributes:
+        shard_sizes: samples of each shard, in storage order; a shard may be empty.
+        seed: 0 to 2**64 - 1.
+        epoch: each epoch has other blocks, and other orders in them.
+        block_shards: shards in a block of one node.
+        nodes: K.
+    """
+
+    shard_sizes: Sequence[int]
+    seed: int
+    epoch: int
+    block_shards: int
+    nodes: int
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise ConfigError(f"block_nodes must be at least 1, found {self.nodes}")
+
+    @cached_property
+    def num_samples(self) -> int:
+        """N, the samples of all shards."""
+        return sum(self.shard_sizes)
+
+    @cached_property
+    def first_records(self) -> NDArray[np.int64]:
+        """(K + 1,) int64, number of the first record of each node, and N."""
+        counts = -(-(self.num_samples - np.arange(self.nodes, dtype=np.int64)) // self.nodes)
+        return np.append(0, np.cumsum(np.maximum(0, counts)))
+
+    @cached_property
+    def streams(self) -> tuple[BlockOrder, ...]:
+        """Each node's own order, of records counted from its first one."""
+        ends = np.cumsum(np.asarray(self.shard_sizes, np.int64).reshape(-1))
+        bounds = np.append(0, ends)
+        streams = []
+        for node, (low, high) in enumerate(zip(self.first_records[:-1], self.first_records[1:], strict=True)):
+            sizes = np.diff(np.clip(bounds, low, high))
+            pieces = tuple(sizes[sizes > 0].tolist())
+            streams.append(BlockOrder(pieces, self.seed, self.epoch, self.block_shards, stream=node + 1))
+        return tuple(streams)
+
+    def bounds(self, nodes: Sequence[int]) -> NDArray[np.int64]:
+        """Positions in the epoch where a block of any of some nodes begins, ascending, and N."""
+        turns = [self.streams[node].block_bounds[:-1] * self.nodes + node for node in nodes]
+        return np.unique(np.concatenate([*turns, [self.num_samples]]))
+
+    def indices(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Sample numbers at positions start..stop-1 of the epoch, as `SampleOrder` says."""
+        return self.at(epoch_positions(start, stop, self.num_samples))
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sample numbers at any ascending positions of the epoch, as `SampleOrder` says."""
+        require_positions(positions, self.num_samples)
+        turns, nodes = np.divmod(positions, self.nodes)
+        found = np.empty(len(positions), np.int64)
+        for node in np.unique(nodes).tolist():
+            mine = nodes == node
+            found[mine] = self.first_records[node] + self.streams[node].at(turns[mine])
+        return found
+
+
 def drops_last(drop_last: bool | None, order: OrderName) -> bool:
     """`drop_last` with its default filled in: yes, unless the order is sequential, which is for evaluation."""
     return order != "sequential" if drop_last is None else drop_last
+
+
+def order_nodes(order: OrderName, block_nodes: int) -> int:
+    """Nodes that take turns in an order: those asked for in the block order, one in any other."""
+    return block_nodes if order == "block" else 1
+
+
+def order_name(order: OrderName, block_shards: int, block_nodes: int) -> str:
+    """An order with its parameters, where it has any, as states and people are told it: block:SHARDS[:NODES]."""
+    if order != "block":
+        return order
+    return f"block:{block_shards}" + (f":{block_nodes}" if block_nodes > 1 else "")
 
 
 def create_order(
@@ -124,17 +211,19 @@ def create_order(
     epoch: int,
     shard_sizes: Sequence[int] = (),
     block_shards: int = DEFAULT_BLOCK_SHARDS,
+    block_nodes: int = 1,
 ) -> SampleOrder:
     """The order of one epoch.
 
     Args:
         name: "shuffled" is a full permutation, "shuffled_once" that of epoch 0 in every epoch, "sequential" storage
-            order, "block" a `BlockOrder`.
+            order, "block" a `BlockOrder`, or with several nodes a `NodeOrder`.
         num_samples: N.
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**32 - 1.
         shard_sizes: samples of each shard, in storage order; only the block order asks.
         block_shards: shards in a block; only the block order asks.
+        block_nodes: machines that have shards of their own; only the block order asks.
 
     Raises:
         ConfigError: an unknown name, or shards that do not hold `num_samples`.
@@ -143,7 +232,9 @@ def create_order(
         raise ConfigError(f"order must be one of {', '.join(ORDERS)}; found {name!r}")
     if name != "block":
         return EpochOrder(num_samples, seed, epoch, name != "sequential", once=name == "shuffled_once")
-    order = BlockOrder(shard_sizes, seed, epoch, block_shards)
+    order: BlockOrder | NodeOrder = BlockOrder(shard_sizes, seed, epoch, block_shards)
+    if block_nodes != 1:
+        order = NodeOrder(shard_sizes, seed, epoch, block_shards, block_nodes)
     if order.num_samples != num_samples:
         raise ConfigError(f"{len(shard_sizes)} shards hold {order.num_samples} samples, the dataset {num_samples}")
     return order

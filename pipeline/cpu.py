@@ -22,16 +22,18 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.decoded_cache import DecodedCache
+from lmdali.pipeline.host_to_device import torch_dtype
 from lmdali.pipeline.patches import PatchCutter, Samples
 from lmdali.pipeline.record_threads import ImageRun, RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.transfer import DeviceTransfer, torch_dtype
+from lmdali.pipeline.transfer import DeviceTransfer
 from lmdali.pipeline.verify_policy import CrcPolicy
 from lmdali.pipeline.view_cutter import ViewCutter
 
-# Half precision is made from float32 at the end: the 2012 arithmetic is float32. NumPy has no bfloat16: bits.
-_BUFFER_DTYPES = {"uint8": np.uint8, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
+BUFFER_DTYPES = {"uint8": np.uint8, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
+"""Of the memory that batches are made in. NumPy has no bfloat16: bits, made from float32 at the end, since the 2012
+arithmetic is float32."""
 
 _Draws: TypeAlias = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]
 """Crops, flips and lighting shifts."""
@@ -90,7 +92,7 @@ class CpuBackend:
             timers=timers,
         )
         shape = (cut_form.num_images, *cut_form.image_shape())
-        self._ring = BufferRing(shape, _BUFFER_DTYPES[cut_form.dtype], pinned=on_gpu)
+        self._ring = BufferRing(shape, BUFFER_DTYPES[cut_form.dtype], pinned=on_gpu)
         cut = ViewCutter(reader.manifest.image_size, spec.crop_size) if self._views_on_device else None
         self._transfer = DeviceTransfer(transform, spec, cut) if on_gpu else None
 

@@ -26,10 +26,19 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def compiled(function: _Function) -> _Function:
     """Compile at the first call; keep the machine code on disk where there is a place for it."""
+    return _compile(function)
+
+
+def reordered(function: _Function) -> _Function:
+    """As `compiled`, and floating-point sums may be made in any order: a loop of additions vectorises only then."""
+    return _compile(function, fastmath={"reassoc", "contract", "nsz"})
+
+
+def _compile(function: _Function, **options: Any) -> _Function:
     try:
-        kernel: _Function = numba.njit(nogil=True, cache=True, boundscheck=False)(function)
+        kernel: _Function = numba.njit(nogil=True, cache=True, boundscheck=False, **options)(function)
     except (RuntimeError, OSError):  # neither the package's folder nor the user's cache can be written
-        kernel = numba.njit(nogil=True, boundscheck=False)(function)
+        kernel = numba.njit(nogil=True, boundscheck=False, **options)(function)
     return kernel
 
 

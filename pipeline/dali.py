@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,14 @@ from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.buffers import BufferRing
-from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean
+from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean, feed_draws
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import RecordError
+from lmdali.pipeline.host_to_device import torch_dtype, upload
 from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.transfer import HeldMemory, torch_dtype, upload
+from lmdali.pipeline.transfer import HeldMemory
 from lmdali.pipeline.verify_policy import CrcPolicy
 
 _MAX_SCHEDULED = 2
@@ -154,20 +154,19 @@ class DaliBackend:
 
     def _read(self, pending: _Pending, first: int, last: int) -> None:
         run = self._threads.find(pending.plan.indices[first:last])
-        begin = perf_counter()
-        pending.labels[first:last] = run.labels
-        for sample, start, stop in zip(range(first, last), run.starts.tolist(), run.stops.tolist(), strict=True):
-            # A view: no copy is made, and what is in `pending` keeps the shards mapped.
-            stored = run.bytes[start:stop]
-            if not self._raw:
-                pending.images[sample] = stored
-                continue
-            pixels = self._decode(int(pending.plan.indices[sample]), stored)
-            if self._ring is None:
-                pending.images[sample] = pixels
-            else:
-                np.copyto(pending.images[sample], pixels)
-        self._timers.add("read", perf_counter() - begin)
+        with self._timers.measure("read"):
+            pending.labels[first:last] = run.labels
+            for sample, start, stop in zip(range(first, last), run.starts.tolist(), run.stops.tolist(), strict=True):
+                # A view: no copy is made, and what is in `pending` keeps the shards mapped.
+                stored = run.bytes[start:stop]
+                if not self._raw:
+                    pending.images[sample] = stored
+                    continue
+                pixels = self._decode(int(pending.plan.indices[sample]), stored)
+                if self._ring is None:
+                    pending.images[sample] = pixels
+                else:
+                    np.copyto(pending.images[sample], pixels)
 
     def _decode(self, index: int, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels of a record by the CPU backend's decoder, which names what is wrong with it; raw ones are a view."""
@@ -192,23 +191,9 @@ class DaliBackend:
             self._in_pipeline.append(pending)
 
     def _feed(self, pending: _Pending) -> None:
-        params, views = pending.plan.params, self._spec.num_views
-        # crop_pos is a fraction of the free room; k / room comes back as offset k exactly (tests/test_dali.py).
-        position = params.crop_yx.astype(np.float32) / np.float32(max(self._size - self._spec.crop_size, 1))
-        pipe = self._pipeline
-        pipe.feed_input("images", pending.images)
-        for view in range(views):
-            part = slice(view, None, views)
-            pipe.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
-            pipe.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
-            pipe.feed_input(f"flip_{view}", params.flip[part].astype(np.int32))
-            if not self._spec.holds_pixels:
-                base = np.float32(0) if self._mean is None else self._mean
-                pipe.feed_input(f"mean_{view}", np.ascontiguousarray(base - pending.plan.shifts[part]))
-        if not self._spec.holds_pixels:
-            # Per sample, because the scale may change with the epoch, and two epochs are in flight at its end.
-            pipe.feed_input("std", np.repeat(1 / pending.plan.scale[None], len(position) // views, axis=0))
-        pipe.schedule_run()
+        self._pipeline.feed_input("images", pending.images)
+        feed_draws(self._pipeline, pending.plan, self._spec, self._size, self._mean)
+        self._pipeline.schedule_run()
 
     def _collect(self, pending: _Pending) -> torch.Tensor:
         """Images of the oldest batch.
@@ -235,22 +220,19 @@ class DaliBackend:
     def _take_oldest(self) -> torch.Tensor:
         """The oldest batch, in the order of the consumer's stream; the host waits until it is under way, no longer."""
         self._held.let_go()
-        start = perf_counter()
-        stream = torch.cuda.current_stream(self._spec.device) if self._on_gpu else None
-        outputs = self._pipeline.share_outputs(cuda_stream=stream)
-        ready = perf_counter()
-        pending = self._in_pipeline.popleft()
-        # from_dlpack lets torch's current stream wait for DALI's, whatever stream the outputs are bound to.
-        views = [self._lend(output.as_tensor()) for output in outputs]
-        self._pipeline.release_outputs()
-        if self._on_gpu:
-            self._held.hold(pending.images)  # decoders may still read the host's memory
-        # Views of one sample next to each other: (B, V, ...) -> (B * V, ...).
-        images = views[0] if len(views) == 1 else torch.stack(views, dim=1).flatten(0, 1)
-        images = images.to(torch_dtype(self._spec.dtype))
-        self._timers.add("decode", ready - start)
-        self._timers.add("copy", perf_counter() - ready)
-        return images
+        with self._timers.measure("decode"):
+            stream = torch.cuda.current_stream(self._spec.device) if self._on_gpu else None
+            outputs = self._pipeline.share_outputs(cuda_stream=stream)
+        with self._timers.measure("copy"):
+            pending = self._in_pipeline.popleft()
+            # from_dlpack lets torch's current stream wait for DALI's, whatever stream the outputs are bound to.
+            views = [self._lend(output.as_tensor()) for output in outputs]
+            self._pipeline.release_outputs()
+            if self._on_gpu:
+                self._held.hold(pending.images)  # decoders may still read the host's memory
+            # Views of one sample next to each other: (B, V, ...) -> (B * V, ...).
+            images = views[0] if len(views) == 1 else torch.stack(views, dim=1).flatten(0, 1)
+            return images.to(torch_dtype(self._spec.dtype))
 
     def _lend(self, output: Any) -> torch.Tensor:
         """DALI's memory as a tensor."""

@@ -7,13 +7,14 @@ Outputs: one batch per view.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import PixelTransform
-from lmdali.pipeline.backend import OutputSpec
+from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.errors import MissingExtraError
 
 try:
@@ -64,6 +65,89 @@ def build_graph(
         pipeline.set_outputs(*[_view(pixels, std, view, transform, spec) for view in range(spec.num_views)])
     pipeline.build()
     return pipeline
+
+
+def graph_parts(transform: PixelTransform, spec: OutputSpec, *, raw: bool) -> tuple[str, ...]:
+    """Names of the graphs that `build_part` can make for a form, each with one more step than the one before."""
+    parts = ["input"] if raw else ["input", "decode"]
+    parts.append("crop")
+    if not spec.holds_pixels:
+        parts.append("normalize")
+        if not transform.centered and constant_mean(transform) is None:
+            parts.append("mean_image")
+    return tuple(parts)
+
+
+def build_part(
+    part: str,
+    size: int,
+    transform: PixelTransform,
+    spec: OutputSpec,
+    *,
+    num_threads: int,
+    hardware_share: float,
+    raw: bool,
+) -> tuple[Pipeline, OutputSpec | None]:
+    """A graph that ends early: what a step costs is what it adds, for DALI has no timers of its own operators.
+
+    Args:
+        part: of `graph_parts`; the last of these is the whole graph.
+        size, transform, spec, num_threads, hardware_share, raw: as for `build_graph`.
+
+    Returns:
+        The graph, and the form by which `feed_draws` feeds it; None where it takes images only.
+    """
+    if part in ("input", "decode"):
+        on_gpu = spec.device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=spec.batch_size,
+            num_threads=num_threads,
+            device_id=(spec.device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=1,
+        )
+        with pipeline:
+            if part == "input" and not raw:
+                images = fn.external_source(name="images", dtype=types.UINT8, ndim=1, no_copy=True)
+            else:
+                images = stored_pixels(size, hardware_share, raw=raw, on_gpu=on_gpu)
+            pipeline.set_outputs(images)
+        pipeline.build()
+        return pipeline, None
+    if part == "crop":
+        # The last graph for pixels has their layout; where arithmetic follows, that is what changes it.
+        spec = spec if spec.holds_pixels else replace(spec, dtype="uint8", layout="NHWC")
+    elif part == "normalize" and not transform.centered:
+        transform = replace(transform, mean=np.zeros_like(transform.mean))
+    options: dict[str, Any] = {"num_threads": num_threads, "hardware_share": hardware_share, "raw": raw}
+    return build_graph(size, transform, spec, **options), spec
+
+
+def feed_draws(
+    pipeline: Pipeline, plan: BatchPlan, spec: OutputSpec, size: int, mean: NDArray[np.float32] | None
+) -> None:
+    """Give a graph its inputs besides "images".
+
+    Args:
+        pipeline: of `build_graph`.
+        plan: of the batch.
+        spec: that the graph was built for.
+        size: side of the stored images, pixels.
+        mean: (3,) `constant_mean` of the transform, or None.
+    """
+    params, views = plan.params, spec.num_views
+    # crop_pos is a fraction of the free room; k / room comes back as offset k exactly (tests/test_dali.py).
+    position = params.crop_yx.astype(np.float32) / np.float32(max(size - spec.crop_size, 1))
+    for view in range(views):
+        part = slice(view, None, views)
+        pipeline.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
+        pipeline.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
+        pipeline.feed_input(f"flip_{view}", params.flip[part].astype(np.int32))
+        if not spec.holds_pixels:
+            base = np.float32(0) if mean is None else mean
+            pipeline.feed_input(f"mean_{view}", np.ascontiguousarray(base - plan.shifts[part]))
+    if not spec.holds_pixels:
+        # Per sample, because the scale may change with the epoch, and two epochs are in flight at its end.
+        pipeline.feed_input("std", np.repeat(1 / plan.scale[None], len(position) // views, axis=0))
 
 
 def stored_pixels(size: int, hardware_share: float, *, raw: bool, on_gpu: bool) -> Any:

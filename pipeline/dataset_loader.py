@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -14,33 +13,16 @@ from lmdali.pipeline.backend import Backend, BatchPlan
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_planner import BatchPlanner
 from lmdali.pipeline.batch_queue import BatchQueue, Place
-from lmdali.pipeline.block_order import OrderName, create_order
+from lmdali.pipeline.block_order import OrderName, create_order, order_name
+from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.fetch_counts import FetchCounts
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
 from lmdali.pipeline.readahead import Horizon, Readahead
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
-
-
-@dataclass(frozen=True)
-class DatasetIdentity:
-    """What a loader must know of a dataset besides its pixels.
-
-    Attributes:
-        num_samples: records.
-        image_size: side of the stored images, pixels.
-        class_names: position is label.
-        digest: manifest digest, or the name of a synthetic dataset.
-        shard_sizes: records of each shard, in storage order.
-    """
-
-    num_samples: int
-    image_size: int
-    class_names: tuple[str, ...]
-    digest: str
-    shard_sizes: Sequence[int]
 
 
 class DatasetLoader:
@@ -51,6 +33,7 @@ class DatasetLoader:
     Attributes:
         backend_name: which backend delivers.
         backend_reason: why it was taken.
+        order_text: the order of samples, with its parameters where it has any.
     """
 
     def __init__(
@@ -64,6 +47,7 @@ class DatasetLoader:
         seed: int,
         order: OrderName,
         block_shards: int,
+        block_nodes: int,
         prefetch: int,
         readahead: Readahead | None,
         stream: StreamedReader | None,
@@ -74,7 +58,7 @@ class DatasetLoader:
         self.backend_name, self.backend_reason = backend_name, backend_reason
         self._backend, self._identity, self._slice = backend, identity, rank_slice
         self._augment, self._seed, self._timers = augment, seed, timers
-        self._order_name, self._block_shards = order, block_shards
+        self.order_text = order_name(order, block_shards, block_nodes)
         # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
         across = order != "sequential" and len(self) > 0
 
@@ -87,6 +71,7 @@ class DatasetLoader:
                 epoch=epoch,
                 shard_sizes=identity.shard_sizes,
                 block_shards=block_shards,
+                block_nodes=block_nodes,
             )
 
         self._planner = BatchPlanner(
@@ -148,11 +133,6 @@ class DatasetLoader:
         or seed, taken with strict=False, counts for nothing: the digest is that of the batches since.
         """
         return self._digest
-
-    @property
-    def order_text(self) -> str:
-        """The order of samples, with its parameter where it has one."""
-        return f"block:{self._block_shards}" if self._order_name == "block" else self._order_name
 
     @property
     def global_batch_size(self) -> int:
@@ -230,6 +210,16 @@ class DatasetLoader:
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent per stage so far, over all threads; `wait` is the consumer's."""
         return self._timers.seconds()
+
+    @property
+    def fetch_counts(self) -> FetchCounts | None:
+        """What this loader's shards cost so far; None for a dataset that is a directory."""
+        return None if self._stream is None else self._stream.fetcher.counts
+
+    def pause_fetching(self) -> None:
+        """Fetch no shard ahead of its use until this is iterated again; nothing for a directory."""
+        if self._stream is not None:
+            self._stream.fetcher.pause()
 
     def close(self) -> None:
         """Stop threads and release shards; may be called twice. In a forked child there is nothing to stop."""

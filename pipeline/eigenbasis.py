@@ -102,7 +102,7 @@ class Moments:
         red, green, blue = (int(total) for total in cv2.sumElems(pixels)[:3])
         totals = (red, green, blue, rr, rg, rb, gg, gb, bb)
         self._recent_totals = [before + more for before, more in zip(self._recent_totals, totals, strict=True)]
-        count = height * width
+        count: int = height * width
         self.num_pixels += count
         self.num_images += 1
         if self._older_sums is not None:

@@ -1,4 +1,4 @@
-"""float32 to 16-bit floats, in the thread that made them.
+"""float32 to 16-bit floats and back, in the thread that has them.
 
 torch converts as well, but its copy starts a team of threads per call, which a pool of threads that each convert their
 own images does not want; NumPy has no bfloat16 and takes eight times as long for float16. Rounding is to the nearest,
@@ -11,6 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.crop_kernel import compiled
+from lmdali.pipeline.word_access import single
+
+
+@compiled
+def from_float16(bits: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
+    """The bits of (n, m) float16 to (n, m) float32; only where `word_access.HAS_HALVES`."""
+    for i in range(len(bits)):
+        halves, singles = bits[i], out[i]
+        for j in range(len(halves)):
+            singles[j] = single(halves[j])
 
 
 @compiled

@@ -64,10 +64,6 @@ class HttpStore:
             raise
         return Body(begin, size, _chunks(response), response.close)
 
-    def put(self, name: str, data: bytes) -> None:
-        """Nothing is written over plain HTTP."""
-        raise RemoteError(f"{self.shown}: plain HTTP cannot be written to: give an address such as s3://bucket/folder")
-
     def _request(self, url: str, start: int) -> http.client.HTTPResponse:
         origin = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):

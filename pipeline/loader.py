@@ -5,26 +5,23 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import replace
-from pathlib import Path
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
-from lmdali.pipeline.block_order import create_order
+from lmdali.pipeline.block_order import create_order, order_nodes
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.dataset_loader import DatasetIdentity, DatasetLoader
+from lmdali.pipeline.dataset_identity import DatasetIdentity
+from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.dataset_place import open_reader, place_directory, place_shown
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
 from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
 from lmdali.pipeline.loader_state import STATE_VERSION
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.readahead import Readahead
 from lmdali.pipeline.release import lmdali_version
-from lmdali.pipeline.remote_address import is_remote
-from lmdali.pipeline.remote_dataset import RemoteDataset
 from lmdali.pipeline.sampler import RankSlice
-from lmdali.pipeline.shard_cache import ShardCache, cache_bytes, cache_directory
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_windows import needed_bytes
 from lmdali.pipeline.streamed_reader import StreamedReader
@@ -68,24 +65,31 @@ def create_loader(
     """
     target = _device(device)
     synthetic = config.backend == "synthetic"
-    reader = None if str(config.dataset).startswith("synthetic") and synthetic else _open(config)
-    identity = _synthetic_identity(str(config.dataset)) if reader is None else _identity(reader)
+    reader = None
+    if not (str(config.dataset).startswith("synthetic") and synthetic):
+        reader = open_reader(
+            config.dataset, cache_dir=config.cache_dir, room_bytes=config.cache_bytes, fetches=config.fetches
+        )
+    identity = _synthetic_identity(str(config.dataset)) if reader is None else DatasetIdentity.of(reader.manifest)
     rank_slice = RankSlice(
         identity.num_samples,
         config.batch_size,
         _from_torchrun("RANK", 0) if rank is None else rank,
         _from_torchrun("WORLD_SIZE", 1) if world_size is None else world_size,
         config.drops_last,
+        order_nodes(config.order, config.block_nodes),
     )
     stream = reader if isinstance(reader, StreamedReader) else None
     if stream is not None:
-        _require_room(config, stream, rank_slice.global_batch_size)
+        _require_room(config, stream, rank_slice)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
         )
     if config.decoded_cache_bytes and reader is not None and reader.manifest.encoding == "raw":
-        raise ConfigError(f"{config.dataset}: raw records need no decoded cache: set decoded_cache_bytes to 0")
+        raise ConfigError(
+            f"{place_shown(config.dataset)}: raw records need no decoded cache: set decoded_cache_bytes to 0"
+        )
     timers = StageTimers()
     transform = _transform(config, reader, identity, needed=not synthetic)
     _agree(config, identity, rank_slice, target)
@@ -102,6 +106,7 @@ def create_loader(
         seed=config.seed,
         order=config.order,
         block_shards=config.block_shards,
+        block_nodes=config.block_nodes,
         prefetch=config.prefetch,
         readahead=_make_readahead(config, reader, cache),
         stream=stream,
@@ -128,7 +133,7 @@ def _agree(config: LoaderConfig, identity: DatasetIdentity, rank_slice: RankSlic
         "lmdali": lmdali_version(),
     }
     if config.order == "block":
-        facts["block_shards"] = config.block_shards
+        facts |= {"block_shards": config.block_shards, "block_nodes": config.block_nodes}
     require_agreement(rank_slice.rank, facts, gather)
 
 
@@ -196,18 +201,7 @@ def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
     return OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
 
 
-def _open(config: LoaderConfig) -> ShardReader:
-    if isinstance(config.dataset, str) and is_remote(config.dataset):
-        remote = RemoteDataset(config.dataset, cache_directory(config.cache_dir))
-        cache = ShardCache(remote.cache_dir, cache_bytes(config.cache_bytes))
-        return StreamedReader(*remote.open(), cache, remote.fetch_shard, num_threads=config.fetches)
-    directory = Path(config.dataset)
-    local = ShardReader(directory, load_manifest(directory))
-    local.check_files()
-    return local
-
-
-def _require_room(config: LoaderConfig, reader: StreamedReader, global_batch_size: int) -> None:
+def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: RankSlice) -> None:
     shards = reader.manifest.shards
     order = create_order(
         config.order,
@@ -216,20 +210,16 @@ def _require_room(config: LoaderConfig, reader: StreamedReader, global_batch_siz
         epoch=0,
         shard_sizes=[info.num_records for info in shards],
         block_shards=config.block_shards,
+        block_nodes=config.block_nodes,
     )
-    in_flight = (config.prefetch + 2) * global_batch_size
-    needed, room = needed_bytes(order, shards, config.block_shards, in_flight), reader.cache.limit_bytes
+    in_flight = (config.prefetch + 2) * rank_slice.global_batch_size
+    needed = needed_bytes(order, shards, config.block_shards, in_flight, rank_slice.own_nodes)
+    room = reader.cache.limit_bytes
     if needed > room:
         raise ConfigError(
             f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs {needed}: "
             'give the cache more (cache_bytes, LMDALI_CACHE_BYTES), or take order "block" with fewer block_shards'
         )
-
-
-def _identity(reader: ShardReader) -> DatasetIdentity:
-    manifest = reader.manifest
-    sizes = tuple(shard.num_records for shard in manifest.shards)
-    return DatasetIdentity(manifest.num_records, manifest.image_size, manifest.class_names, manifest.digest, sizes)
 
 
 def _synthetic_identity(name: str) -> DatasetIdentity:
@@ -243,18 +233,16 @@ def _transform(
 ) -> PixelTransform:
     if not needed or not config.augment.needs_basis:
         return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
-    named = config.dataset if config.basis is None else config.basis
     if config.basis is None and reader is not None:
         directory = reader.directory
-    elif isinstance(named, str) and is_remote(named):
-        directory = RemoteDataset(named, cache_directory(config.cache_dir)).open()[0]
     else:
-        directory = Path(named)
+        named = config.dataset if config.basis is None else config.basis
+        directory = place_directory(named, cache_dir=config.cache_dir)
     basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:
         raise InputError(
-            f"{config.dataset}: its statistics are of another dataset: run `lmdali pca --recompute {config.dataset}`, "
-            "or name the one to use as basis"
+            f"{place_shown(config.dataset)}: its statistics are of another dataset: run `lmdali pca --recompute` on "
+            "it, or name the one to use as basis"
         )
     return pixel_transform(config.augment, basis, identity.image_size)
 

@@ -30,6 +30,9 @@ class LoaderConfig:
             minibatches keep their members (the 2012 code); "block" permutes within blocks of whole shards, for storage
             that must be read sequentially; "sequential" delivers records in storage order, for evaluation.
         block_shards: shards in a block of the block order.
+        block_nodes: machines that the block order gives shards of their own, K: where K divides the number of ranks, a
+            K-th of these needs a K-th of the shards, the same in every epoch. K decides the order, so a run keeps it;
+            any number of ranks goes on with it.
         drop_last: leave out the last, smaller global batch; None means yes, unless the order is sequential.
         backend: "cpu", "dali", "synthetic", or "auto": cpu on a CPU, and on a GPU what `decode` says.
         decode: where JPEG is decoded when the device is a GPU: "cpu" on threads of the cpu backend, "gpu" by the dali
@@ -59,6 +62,7 @@ class LoaderConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig.paper)
     order: OrderName = "shuffled"
     block_shards: int = DEFAULT_BLOCK_SHARDS
+    block_nodes: int = 1
     drop_last: bool | None = None
     backend: BackendName = "auto"
     decode: Decode = "auto"
@@ -79,7 +83,7 @@ class LoaderConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
-        for name in ("batch_size", "prefetch", "block_shards", "fetches"):
+        for name in ("batch_size", "prefetch", "block_shards", "block_nodes", "fetches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.cache_bytes is not None and self.cache_bytes < 1:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,10 +149,9 @@ class PatchCutter:
         windows = jpeg_kernel.view_windows(part.crop_yx, self._num_views, self._crop_size)
         places = np.full(len(part.indices), -1) if self._cache is None else self._cache.reserve(part.indices)
         windows[places >= 0] = 0, self._size, 0, self._size
-        start = perf_counter()
-        planes = self._planes()
-        decoded = self._decoder.decode(part.run.bytes, part.run.starts, part.run.stops, windows, planes)
-        self._timers.add("decode", perf_counter() - start)
+        with self._timers.measure("decode"):
+            planes = self._planes()
+            decoded = self._decoder.decode(part.run.bytes, part.run.starts, part.run.stops, windows, planes)
         try:
             for is_decoded, first, stop in _stretches(decoded):
                 if is_decoded:
@@ -178,15 +176,14 @@ class PatchCutter:
             self._cache.publish(part.indices[kept], part.run.labels[kept])
 
     def _crop_by_libjpeg(self, part: Samples, places: NDArray[np.int64]) -> None:
-        start = perf_counter()
-        pixels = self._buffer("pixels", (_IMAGES_AT_ONCE, self._size, self._size, 3), np.uint8)
-        for at in range(len(part.indices)):
-            self._decode(part, at, pixels[at])
-        if self._cache is not None:
-            kept = np.flatnonzero(places >= 0)
-            self._cache.pixels[places[kept]] = pixels[kept]
-            self._cache.publish(part.indices[kept], part.run.labels[kept])
-        self._timers.add("decode", perf_counter() - start)
+        with self._timers.measure("decode"):
+            pixels = self._buffer("pixels", (_IMAGES_AT_ONCE, self._size, self._size, 3), np.uint8)
+            for at in range(len(part.indices)):
+                self._decode(part, at, pixels[at])
+            if self._cache is not None:
+                kept = np.flatnonzero(places >= 0)
+                self._cache.pixels[places[kept]] = pixels[kept]
+                self._cache.publish(part.indices[kept], part.run.labels[kept])
         self._crop_from(part, pixels.reshape(-1), np.arange(len(part.indices)) * pixels[0].size)
 
     def _decode(self, part: Samples, at: int, out: NDArray[np.uint8] | None) -> None:
@@ -204,18 +201,17 @@ class PatchCutter:
 
     def _augment(self, part: Samples, fill: Callable[[Samples, slice, tuple[Any, ...], NDArray[Any]], None]) -> None:
         """Let `fill` write the patches of some samples, which lie at a slice of `part`; halve them if asked for."""
-        begin = perf_counter()
-        count = len(part.indices)
-        if self._dtype not in ("float16", "bfloat16"):
-            fill(part, slice(0, count), self._form(part), part.out)
-        else:
-            step = max(1, _HALVED_AT_ONCE // self._num_views)
-            for first in range(0, count, step):
-                few = part.part(first, first + step)
-                floats = self._buffer("floats", few.out.shape, np.float32)
-                fill(few, slice(first, first + step), self._form(few), floats)
-                self._halve(floats.reshape(-1), few.out.reshape(-1))
-        self._timers.add("augment", perf_counter() - begin)
+        with self._timers.measure("augment"):
+            count = len(part.indices)
+            if self._dtype not in ("float16", "bfloat16"):
+                fill(part, slice(0, count), self._form(part), part.out)
+            else:
+                step = max(1, _HALVED_AT_ONCE // self._num_views)
+                for first in range(0, count, step):
+                    few = part.part(first, first + step)
+                    floats = self._buffer("floats", few.out.shape, np.float32)
+                    fill(few, slice(first, first + step), self._form(few), floats)
+                    self._halve(floats.reshape(-1), few.out.reshape(-1))
 
     def _form(self, part: Samples) -> tuple[Any, ...]:
         """What kernels take of the arithmetic, between the draws and the output."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -72,31 +71,30 @@ class RecordThreads:
         Raises:
             RecordError: a record is damaged; shard, record and key are named.
         """
-        begin = perf_counter()
-        located = self._reader.locate(indices)
-        count = len(indices)
-        starts, stops, labels, crcs = (np.empty(count, np.int64) for _ in range(4))
-        parsed = 0
-        while True:
-            rest = slice(parsed, None)
-            parsed += record_kernel.parse_heads(
-                located.bytes,
-                located.starts[rest],
-                located.stops[rest],
-                self._head,
-                record_kernel.TAIL,
-                starts[rest],
-                stops[rest],
-                labels[rest],
-                crcs[rest],
-            )
-            if parsed == count:
-                break
-            starts[parsed], stops[parsed], labels[parsed], crcs[parsed] = self._parse(located, parsed, indices)
-            parsed += 1
-        run = ImageRun(located.bytes, starts, stops, labels)
-        wanted = self._crc.wanted(indices)
-        self._timers.add("read", perf_counter() - begin)
+        with self._timers.measure("read"):
+            located = self._reader.locate(indices)
+            count = len(indices)
+            starts, stops, labels, crcs = (np.empty(count, np.int64) for _ in range(4))
+            parsed = 0
+            while True:
+                rest = slice(parsed, None)
+                parsed += record_kernel.parse_heads(
+                    located.bytes,
+                    located.starts[rest],
+                    located.stops[rest],
+                    self._head,
+                    record_kernel.TAIL,
+                    starts[rest],
+                    stops[rest],
+                    labels[rest],
+                    crcs[rest],
+                )
+                if parsed == count:
+                    break
+                starts[parsed], stops[parsed], labels[parsed], crcs[parsed] = self._parse(located, parsed, indices)
+                parsed += 1
+            run = ImageRun(located.bytes, starts, stops, labels)
+            wanted = self._crc.wanted(indices)
         if len(wanted):
             with self._timers.measure("verify"):
                 self._compare(run, crcs, indices, wanted)

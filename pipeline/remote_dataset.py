@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
 from lmdali.pipeline.errors import RemoteError
-from lmdali.pipeline.files import MAX_JSON_BYTES, storage_errors, write_atomic
+from lmdali.pipeline.files import MAX_JSON_BYTES, file_sha256, storage_errors, write_atomic
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import Clock, RetryConfig
@@ -19,6 +22,9 @@ from lmdali.pipeline.remote_store import open_store
 from lmdali.pipeline.shard_header import DATA_FILE
 
 ADDRESS_FILE = "address.txt"
+_STALE_SECONDS = 86_400
+_MAX_TABLE_BYTES = 2_000_000_000
+"""ImageNet's table of records takes 100 MB."""
 _STATISTICS = (STATISTICS_FILE, MEAN_FILE)
 
 
@@ -57,6 +63,7 @@ class RemoteDataset:
         payload = self._small(MANIFEST_FILE)
         sets = self.cache_dir / "sets"
         aside = sets / f".{secrets.token_hex(8)}.tmp"
+        self._sweep(sets)
         try:
             with storage_errors(aside):
                 aside.mkdir(parents=True)
@@ -78,8 +85,27 @@ class RemoteDataset:
         self._digest = manifest.digest
         return directory, manifest
 
-    def fetch_shard(self, info: ShardInfo, path: Path, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Bring a shard to a file, going on with what is there.
+    def fetch_tables(self, directory: Path, manifest: Manifest) -> None:
+        """Bring the tables of records and rejects to `directory`, those that are not there.
+
+        Raises:
+            RemoteError: one cannot be had, or is another than the manifest says.
+            StorageError: the disk refuses.
+        """
+        for name, sha256 in manifest.tables.items():
+            path = directory / name
+            if path.is_file() and file_sha256(path) == sha256:
+                continue
+            payload = fetch_small(self.store, name, max_bytes=_MAX_TABLE_BYTES, config=self._config, clock=self._clock)
+            if hashlib.sha256(payload).hexdigest() != sha256:
+                raise RemoteError(
+                    f"{self.store.shown}/{name}: another file than {MANIFEST_FILE} says: the dataset changed, or was "
+                    "damaged on the way: try again, or upload it again"
+                )
+            write_atomic(path, payload)
+
+    def fetch_shard(self, info: ShardInfo, path: Path, stopped: Callable[[], bool] = lambda: False) -> int:
+        """Bring a shard to a file, going on with what is there; how many bytes came.
 
         Raises:
             RemoteError: it cannot be had, or the dataset changed since it was opened.
@@ -106,6 +132,15 @@ class RemoteDataset:
                     f"has {now}; shard {info.name} is no longer what it was: start again with the new dataset"
                 ) from error
             raise
+        return fetch.fetched_bytes
+
+    @staticmethod
+    def _sweep(sets: Path) -> None:
+        """Remove what processes left here that were killed while they opened a dataset, which takes seconds."""
+        for left in sets.glob(".*.tmp"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _small(self, name: str) -> bytes:
         return fetch_small(self.store, name, max_bytes=MAX_JSON_BYTES, config=self._config, clock=self._clock)

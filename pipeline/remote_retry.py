@@ -6,8 +6,11 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lmdali.pipeline.errors import ConfigError, RemoteError
+
+Result = TypeVar("Result")
 
 
 class TransientError(Exception):
@@ -80,6 +83,19 @@ class Attempts:
         self._failures = 0
         self._begin = self._try_begin = self._clock.now()
         self._bytes = self._try_bytes = 0
+
+    def run(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns, once it raises no `TransientError`.
+
+        Raises:
+            RemoteError: it was called often enough.
+        """
+        while True:
+            self.begin()
+            try:
+                return call()
+            except TransientError as error:
+                self.failed(error)
 
     def begin(self) -> None:
         """A connection is about to be made."""

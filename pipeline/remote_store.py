@@ -1,23 +1,19 @@
-"""Where remote files come from: one small interface, over HTTP, local folders and what fsspec knows (S3, GCS, ...)."""
+"""Where remote files are: one small interface, over HTTP, local folders and what fsspec knows (S3, GCS, ...)."""
 
 from __future__ import annotations
 
-import importlib.util
+import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from lmdali.pipeline.errors import InputError, MissingExtraError, RemoteError
-from lmdali.pipeline.files import storage_errors, write_atomic
-from lmdali.pipeline.remote_address import file_address_path, redacted, scheme_of
-from lmdali.pipeline.remote_retry import RetryConfig, TransientError
+from lmdali.pipeline.errors import ConfigError, RemoteError
+from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
+from lmdali.pipeline.remote_address import file_address_path, is_remote, redacted, scheme_of
+from lmdali.pipeline.remote_retry import Attempts, RetryConfig, TransientError
 
 CHUNK_BYTES = 1 << 20
-_RANGE_BYTES = 16 << 20
-"""Asked of an object store in one request."""
-
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
-"""What fsspec itself needs for a scheme, where the name does not say it."""
 
 
 class Body(NamedTuple):
@@ -34,6 +30,18 @@ class Body(NamedTuple):
     num_bytes: int | None
     chunks: Iterator[bytes]
     close: Callable[[], object] = lambda: None
+
+
+class RemoteStat(NamedTuple):
+    """What a store knows of a file without sending it.
+
+    Attributes:
+        num_bytes: its size.
+        sha256: its hash, where whoever wrote it left that with the store; else None.
+    """
+
+    num_bytes: int
+    sha256: str | None = None
 
 
 class Store(Protocol):
@@ -54,11 +62,47 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all.
+
+class WritableStore(Store, Protocol):
+    """A store that can also be written to. Every file in it is whole or absent, at least once its writer has ended."""
+
+    def stat(self, name: str) -> RemoteStat | None:
+        """What is known of a file; None where there is none.
 
         Raises:
-            RemoteError: not allowed, or the store is only for reading.
+            RemoteError: not allowed.
+            TransientError: what may be over when it is tried again.
+        """
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small file.
+
+        Raises:
+            RemoteError: not allowed.
+            TransientError: what may be over when it is tried again.
+        """
+        ...
+
+    def put_file(self, name: str, path: Path, sha256: str, attempts: Attempts) -> None:
+        """Write a file of any size.
+
+        Args:
+            name: what it is called there.
+            path: the local file.
+            sha256: its hash, left with the store where that can keep it.
+            attempts: told of every part that arrived, and asked whether to go on after every one that did not.
+
+        Raises:
+            RemoteError: not allowed, or given up.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file that may not be there.
+
+        Raises:
+            RemoteError: not allowed.
             TransientError: what may be over when it is tried again.
         """
         ...
@@ -71,14 +115,40 @@ def open_store(address: str, config: RetryConfig | None = None) -> Store:
         MissingExtraError: fsspec, or its package for this scheme, is not installed.
         InputError: nobody knows the scheme.
     """
-    scheme, patience = scheme_of(address), config or RetryConfig()
-    if scheme in ("http", "https"):
+    if scheme_of(address) in ("http", "https"):
         from lmdali.pipeline.http_store import HttpStore
 
-        return HttpStore(address, patience)
+        return HttpStore(address, config or RetryConfig())
+    return open_writable_store(address, config)
+
+
+def open_writable_store(address: str, config: RetryConfig | None = None) -> WritableStore:
+    """The store of an address, to write to.
+
+    Raises:
+        ConfigError: it is one of http(s).
+        MissingExtraError, InputError: as of `open_store`.
+    """
+    scheme, patience = scheme_of(address), config or RetryConfig()
+    if scheme in ("http", "https"):
+        raise ConfigError(
+            f"{redacted(address)}: plain HTTP cannot be written to: give the bucket behind it (s3://bucket/folder), or "
+            "a path"
+        )
     if scheme == "file":
         return FileStore(file_address_path(address))
+    if scheme in ("s3", "s3a"):
+        from lmdali.pipeline.s3_store import S3Store
+
+        return S3Store(address, patience)
+    from lmdali.pipeline.fsspec_store import FsspecStore
+
     return FsspecStore(address, patience)
+
+
+def store_of(dataset: str, config: RetryConfig | None = None) -> Store:
+    """The store of a dataset that is given by its address or by its path."""
+    return open_store(dataset, config) if is_remote(dataset) else FileStore(Path(dataset).absolute())
 
 
 def not_found(shown: str) -> RemoteError:
@@ -101,12 +171,12 @@ class FileStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.shown = f"file://{folder}"
 
     def open(self, name: str, start: int) -> Body:
         """The file's bytes from `start` on."""
-        path = self._folder / name
+        path = self.folder / name
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -117,10 +187,45 @@ class FileStore:
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file aside and rename it."""
-        path = self._folder / name
+        path = self.folder / name
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
+
+    def stat(self, name: str) -> RemoteStat | None:
+        """The size of a file."""
+        try:
+            return RemoteStat((self.folder / name).stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None
+
+    def put_file(self, name: str, path: Path, sha256: str, attempts: Attempts) -> None:
+        """Copy a file aside, sync it and rename it. A disk that refuses is not asked again."""
+        final = self.folder / name
+        aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
+        with storage_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with path.open("rb") as source, aside.open("xb") as copy:
+                    while chunk := source.read(CHUNK_BYTES):
+                        copy.write(chunk)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                aside.replace(final)
+            finally:
+                aside.unlink(missing_ok=True)
+            sync_directory(final.parent)
+        attempts.received(final.stat().st_size)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, and its folder where that is empty then."""
+        path = self.folder / name
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
+            if path.parent != self.folder and path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
     @staticmethod
     def _chunks(path: Path, start: int) -> Iterator[bytes]:
@@ -131,64 +236,3 @@ class FileStore:
                     yield chunk
         except OSError as error:
             raise TransientError(str(error.strerror)) from None
-
-
-class FsspecStore:
-    """What fsspec opens. Credentials are found as its packages find them: environment, files, roles.
-
-    Args:
-        address: of the folder.
-        config: patience.
-    """
-
-    def __init__(self, address: str, config: RetryConfig) -> None:
-        scheme = scheme_of(address)
-        if importlib.util.find_spec("fsspec") is None:
-            raise MissingExtraError("fsspec", "remote", f"reading {scheme}://")
-        import fsspec
-
-        if scheme in _PACKAGES and importlib.util.find_spec(_PACKAGES[scheme]) is None:
-            raise MissingExtraError(_PACKAGES[scheme], "remote", f"reading {scheme}://")
-        self.shown = redacted(address)
-        try:
-            self._filesystem, self._root = fsspec.core.url_to_fs(address)
-        except ImportError as error:
-            raise InputError(f"{self.shown}: {redacted(str(error))}") from None
-        except ValueError as error:
-            raise InputError(f"{self.shown}: {redacted(str(error))}: no such kind of address") from None
-        # fsspec's synchronous calls take it where they wait for coroutines of another thread.
-        is_async = bool(getattr(self._filesystem, "async_impl", False))
-        self._limits: dict[str, Any] = {"timeout": config.read_timeout_seconds} if is_async else {}
-
-    def open(self, name: str, start: int) -> Body:
-        """The object's bytes from `start` on, asked for in ranges."""
-        path = f"{self._root}/{name}"
-        size = self._translated(name, lambda: int(self._filesystem.info(path, **self._limits)["size"]))
-        return Body(start, size, self._chunks(name, start, size))
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write an object: it is whole or absent."""
-        self._translated(name, lambda: self._filesystem.pipe_file(f"{self._root}/{name}", data))
-
-    def _chunks(self, name: str, start: int, size: int) -> Iterator[bytes]:
-        path = f"{self._root}/{name}"
-        for begin in range(start, size, _RANGE_BYTES):
-            end = min(begin + _RANGE_BYTES, size)
-            yield self._translated(
-                name, lambda a=begin, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._limits)
-            )
-
-    def _translated(self, name: str, call: Any) -> Any:
-        shown = f"{self.shown}/{name}"
-        try:
-            # A listing that is kept would hide what changed since.
-            self._filesystem.invalidate_cache()
-            return call()
-        except FileNotFoundError:
-            raise not_found(shown) from None
-        except PermissionError as error:
-            raise not_allowed(shown, redacted(str(error))) from None
-        except Exception as error:  # each package has errors of its own: connections, time limits, statuses
-            if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
-                raise not_allowed(shown, type(error).__name__) from None
-            raise TransientError(f"{type(error).__name__}: {redacted(str(error))}") from None

@@ -7,6 +7,10 @@ So nothing is stored, resuming costs nothing, and a billion samples cost what a 
 A step takes one *global* batch: positions `start` to `start + batch_size * world_size` of the order, of which rank r
 has the r-th contiguous part. World size, batch size and threads therefore decide who loads a sample, never whether or
 when.
+
+An order that gives machines shards of their own (`NodeOrder`) takes turns: with K nodes, position p is node p mod K's.
+Then a global batch is dealt out node by node, and rank r has the r-th part of that: where K divides the number of
+ranks, each rank's samples are all of one node.
 """
 
 from __future__ import annotations
@@ -159,6 +163,7 @@ class RankSlice:
         world_size: ranks that share each global batch.
         drop_last: leave out the last, smaller global batch (training); else it is divided as evenly as can be, and
             each of its samples is still delivered exactly once (evaluation).
+        nodes: K, that of the order; 1 where it gives no machine shards of its own.
     """
 
     num_samples: int
@@ -166,6 +171,7 @@ class RankSlice:
     rank: int = 0
     world_size: int = 1
     drop_last: bool = True
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -190,16 +196,30 @@ class RankSlice:
         left = self.num_samples - start
         return left // self.global_batch_size if self.drop_last else -(-left // self.global_batch_size)
 
-    def positions(self, step: int, start: int = 0) -> tuple[int, int]:
-        """This rank's positions (first, past the last) in step `step` counted from position `start`.
+    @property
+    def own_nodes(self) -> tuple[int, ...]:
+        """The nodes of the order whose samples this rank has, but for those of a last, smaller batch."""
+        if self.global_batch_size % self.nodes:  # how many samples a node has in a batch differs from batch to batch
+            return tuple(range(self.nodes))
+        share = self.global_batch_size // self.nodes
+        return tuple(range(self.rank * self.batch_size // share, -(-(self.rank + 1) * self.batch_size // share)))
 
-        The range is empty where a last, divided global batch has fewer samples than ranks.
+    def positions(self, step: int, start: int = 0) -> NDArray[np.int64]:
+        """This rank's positions in step `step` counted from position `start`: ascending int64, (B,) or fewer.
+
+        There are none where a last, divided global batch has fewer samples than ranks.
         """
         first = start + step * self.global_batch_size
         size = min(self.global_batch_size, self.num_samples - first)
         share, extra = divmod(size, self.world_size)
-        low = first + self.rank * share + min(self.rank, extra)
-        return low, low + share + (self.rank < extra)
+        low = self.rank * share + min(self.rank, extra)
+        dealt = np.arange(low, low + share + (self.rank < extra), dtype=np.int64)
+        if self.nodes == 1:
+            return first + dealt
+        offsets, ends = _turns(np.array([first]), np.array([size]), self.nodes)
+        nodes = np.searchsorted(ends[0], dealt, side="right")
+        begins = np.append(0, ends[0, :-1])
+        return np.sort(first + offsets[0, nodes] + self.nodes * (dealt - begins[nodes]))
 
     def position_after(self, step: int, start: int = 0) -> int:
         """Position in the epoch once all ranks have finished step `step`."""
@@ -223,6 +243,8 @@ class RankSlice:
         if not 0 <= start <= first <= stop <= self.num_samples:
             raise ConfigError(f"positions {first}..{stop} are not within {start}..{self.num_samples}")
         steps, places = np.divmod(np.arange(first - start, stop - start, dtype=np.int64), self.global_batch_size)
+        if self.nodes > 1 and len(steps):
+            places = self._dealt(steps, places, start)
         ranks = places // self.batch_size
         whole, left = divmod(self.num_samples - start, self.global_batch_size)
         if left:
@@ -231,3 +253,31 @@ class RankSlice:
             rest = np.where(places < larger, places // (share + 1), extra + (places - larger) // max(share, 1))
             ranks = np.where(steps < whole, ranks, -1 if self.drop_last else rest)
         return steps, ranks
+
+    def _dealt(self, steps: NDArray[np.int64], places: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+        """Where samples stand in their global batches once those are dealt out node by node."""
+        batches = np.arange(steps[0], steps[-1] + 1)
+        firsts = start + batches * self.global_batch_size
+        offsets, ends = _turns(firsts, np.minimum(self.global_batch_size, self.num_samples - firsts), self.nodes)
+        rows = steps - steps[0]
+        nodes = (firsts[rows] + places) % self.nodes
+        begins = np.where(nodes > 0, ends[rows, nodes - 1], 0)
+        return np.asarray(begins + (places - offsets[rows, nodes]) // self.nodes, np.int64)
+
+
+def _turns(
+    firsts: NDArray[np.int64], sizes: NDArray[np.int64], nodes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of global batches, how far into each a node's first turn comes, and how many samples it and those before have.
+
+    Args:
+        firsts: (batches,) position where each begins.
+        sizes: (batches,) samples of each.
+        nodes: K.
+
+    Returns:
+        Two of (batches, K) int64.
+    """
+    offsets = (np.arange(nodes, dtype=np.int64) - firsts[:, None]) % nodes
+    counts = np.maximum(0, -(-(sizes[:, None] - offsets) // nodes))
+    return offsets, np.cumsum(counts, axis=1)

@@ -17,12 +17,11 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from enum import Enum, auto
 from pathlib import Path
-from typing import NamedTuple
 
+from lmdali.pipeline.cache_entries import UNFINISHED, WHOLE, CacheEntry, cache_entries, stored_bytes
 from lmdali.pipeline.errors import ConfigError, ShardError
 from lmdali.pipeline.files import free_bytes, storage_errors, sync_directory
 from lmdali.pipeline.manifest import ShardInfo
@@ -48,54 +47,41 @@ class Claim(Enum):
     """There is no room, for all that is there is in use."""
 
 
-class CacheEntry(NamedTuple):
-    """One shard in the cache.
-
-    Attributes:
-        sha256: its hash, and its name.
-        num_bytes: the room it takes; of an unfinished one, the room it will take.
-        last_use: count of the clock; 0 for an unfinished one.
-        is_whole: False for an unfinished one.
-        path: its directory.
-    """
-
-    sha256: str
-    num_bytes: int
-    last_use: int
-    is_whole: bool
-    path: Path
-
-
 class ShardCache:
     """A cache directory as one reader sees it. Thread-safe, but one thread at a time may ask for the same shard.
 
     Args:
         directory: of the cache, made where it is missing.
         limit_bytes: for all shards together, whoever put them there; None leaves a twentieth of the disk free.
+
+    Attributes:
+        directory: as given.
+        given_bytes: the limit as given.
     """
 
     def __init__(self, directory: Path, limit_bytes: int | None = None) -> None:
         self.directory = directory
-        self._limit_bytes = limit_bytes
+        self.given_bytes = limit_bytes
         self._locks = RangeLocks(directory / "lock")
         self._own: set[str] = set()
         self._own_lock = threading.Lock()
 
     @property
     def limit_bytes(self) -> int:
-        """What all shards together may take."""
-        if self._limit_bytes is not None:
-            return self._limit_bytes
+        """What all shards together may take now: the limit that was given, or less where the disk is fuller."""
         directory = self.directory
         while not directory.exists():
             directory = directory.parent
-        status = os.statvfs(directory)
+        free, status = free_bytes(directory), os.statvfs(directory)
+        if self.given_bytes is None:
+            free -= status.f_blocks * status.f_frsize // _FREE_SHARE
         # What an unfinished shard has not taken yet is still free.
-        return self._stored_bytes() + max(0, free_bytes(directory) - status.f_blocks * status.f_frsize // _FREE_SHARE)
+        room = stored_bytes(self.directory) + max(0, free)
+        return room if self.given_bytes is None else min(self.given_bytes, room)
 
     def shard_directory(self, info: ShardInfo) -> Path:
         """Where a shard is, once it is published."""
-        return self.directory / "shards" / info.sha256
+        return self.directory / WHOLE / info.sha256
 
     def partial_file(self, info: ShardInfo) -> Path:
         """Where a shard that is `MINE` is to be written."""
@@ -151,6 +137,11 @@ class ShardCache:
         """A shard that was `READY` is read no more."""
         self._let_go(info.sha256)
 
+    def discard(self, info: ShardInfo) -> None:
+        """Remove a shard that was found damaged. Whoever has it mapped keeps it; whoever asks next fetches it anew."""
+        with self._locks.gate(), storage_errors(self.directory):
+            _remove(self.shard_directory(info))
+
     def close(self) -> None:
         """Let go of everything; a later claim begins anew."""
         with self._own_lock:
@@ -163,12 +154,12 @@ class ShardCache:
 
     def entries(self) -> list[CacheEntry]:
         """All shards, the one that was not used for the longest time first."""
-        return sorted(self._entries(), key=lambda entry: (entry.last_use, entry.sha256))
+        return sorted(cache_entries(self.directory), key=lambda entry: (entry.last_use, entry.sha256))
 
     def used_bytes(self) -> int:
         """The room of all shards together."""
         with self._locks.gate():
-            return sum(entry.num_bytes for entry in self._entries())
+            return sum(entry.num_bytes for entry in cache_entries(self.directory))
 
     def clear(self) -> tuple[int, int]:
         """Remove every shard that nobody uses: (bytes removed, shards in use)."""
@@ -234,25 +225,8 @@ class ShardCache:
             self._locks.release(byte)
         return True
 
-    def _entries(self) -> Iterator[CacheEntry]:
-        for path in _listed(self.directory / "shards"):
-            with suppress(OSError):  # removed meanwhile
-                status = (path / DATA_FILE).stat()
-                yield CacheEntry(path.name, status.st_size, int(status.st_mtime), True, path)
-        for path in _listed(self.directory / "partial"):
-            name, _, size = path.name.partition(".")
-            if size.isdecimal():
-                yield CacheEntry(name, int(size), 0, False, path)
-
-    def _stored_bytes(self) -> int:
-        stored = 0
-        for entry in self._entries():
-            with suppress(OSError):
-                stored += (entry.path / DATA_FILE).stat().st_size
-        return stored
-
     def _partial(self, info: ShardInfo) -> Path:
-        return self.directory / "partial" / f"{info.sha256}.{info.file_bytes}"
+        return self.directory / UNFINISHED / f"{info.sha256}.{info.file_bytes}"
 
     def _touch(self, info: ShardInfo) -> None:
         clock = self.directory / "clock"
@@ -271,13 +245,6 @@ class ShardCache:
         with self._own_lock:
             self._locks.release(lock_byte(sha256))
             self._own.discard(sha256)
-
-
-def _listed(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except FileNotFoundError:
-        return []
 
 
 def _remove(directory: Path) -> None:

@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from time import perf_counter
 
 from lmdali.pipeline.errors import StorageError
+from lmdali.pipeline.fetch_counts import FetchCounters, FetchCounts
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.remote_file import FetchStopped
 from lmdali.pipeline.shard_cache import Claim, ShardCache
 
-Fetch = Callable[[ShardInfo, Path, Callable[[], bool]], None]
-"""Brings a shard to a file; asks again and again whether it is to stop."""
+Fetch = Callable[[ShardInfo, Path, Callable[[], bool]], int]
+"""Brings a shard to a file; asks again and again whether it is to stop; says how many bytes came."""
 
 DEFAULT_FETCHES = 4
 """Shards fetched at once: one connection rarely fills a line."""
@@ -34,6 +36,7 @@ class _State:
         self.stop = threading.Event()
         self.threads: list[threading.Thread] = []
         self.kept: list[int] = []
+        self.is_paused = False
         self.waiting: Counter[int] = Counter()
         self.uses: Counter[int] = Counter()
         self.ready: set[int] = set()
@@ -70,7 +73,13 @@ class ShardFetcher:
     ) -> None:
         self._shards, self._cache, self._fetch, self._let_go = shards, cache, fetch, let_go
         self._num_threads, self._room_wait, self._poll = num_threads, room_wait_seconds, poll_seconds
-        self._state = _State()
+        self._state, self._counters = _State(), FetchCounters()
+
+    @property
+    def counts(self) -> FetchCounts:
+        """What was fetched, found and waited for so far."""
+        with self._state.changed:
+            return self._counters.now()
 
     def is_ready(self, number: int) -> bool:
         """Whether a shard can be used without waiting, as things are now."""
@@ -102,13 +111,17 @@ class ShardFetcher:
         """Fetch these ahead of their use, in this order, and keep them; let go of others that nobody uses."""
         state = self._state
         with state.changed:
-            state.kept = list(numbers)
+            state.kept, state.is_paused = list(numbers), False
             self._take_back(state)
             for number in state.ready.difference(numbers):
                 self._release_unless_needed(state, number)
             if not state.ready.issuperset(numbers):
                 self._start(state)
             state.changed.notify_all()
+
+    def pause(self) -> None:
+        """Begin to fetch nothing that nobody waits for, until `keep` is called again."""
+        self._state.is_paused = True
 
     def stop(self) -> None:
         """Whoever waits for a shard gets `FetchStopped`, and the threads end soon."""
@@ -127,12 +140,13 @@ class ShardFetcher:
 
     def renew(self) -> None:
         """In a forked child: there are no threads, and the shards are the parent's."""
-        self._state = _State()
+        self._state, self._counters = _State(), FetchCounters()
 
     def _wait_for(self, state: _State, missing: list[int]) -> None:
         state.waiting.update(missing)
         self._start(state)
         state.changed.notify_all()
+        begin = perf_counter()
         try:
             while not state.ready.issuperset(missing):
                 for number in missing:
@@ -142,6 +156,7 @@ class ShardFetcher:
                     raise FetchStopped("the loader was closed")
                 state.changed.wait()
         finally:
+            self._counters.add(waits=1, wait_seconds=perf_counter() - begin)
             state.waiting.subtract(missing)
             for number in missing:
                 if not state.waiting[number]:  # everybody has heard of it: the next one may try again
@@ -176,7 +191,7 @@ class ShardFetcher:
             while not state.stop.is_set():
                 self._take_back(state)
                 now, later = time.monotonic(), False
-                for number in chain(state.waiting, state.kept):
+                for number in chain(state.waiting, () if state.is_paused else state.kept):
                     if number in state.ready or number in state.working or number in state.failed:
                         continue
                     if state.retry_at.get(number, now) <= now:
@@ -188,15 +203,25 @@ class ShardFetcher:
 
     def _bring(self, state: _State, info: ShardInfo) -> Claim:
         claim = self._cache.claim(info)
-        if claim is Claim.MINE:
-            try:
-                self._fetch(info, self._cache.partial_file(info), state.stop.is_set)
-                self._cache.publish(info)
-            except BaseException:
-                self._cache.abandon(info)
-                raise
-            return Claim.READY
-        return claim
+        if claim is not Claim.MINE:
+            if claim is Claim.READY:
+                with state.changed:
+                    self._counters.add(hits=1)
+            return claim
+        with state.changed:
+            self._counters.begin_fetch()
+        try:
+            num_bytes = self._fetch(info, self._cache.partial_file(info), state.stop.is_set)
+            self._cache.publish(info)
+            with state.changed:
+                self._counters.add(misses=1, fetched_bytes=num_bytes)
+        except BaseException:
+            self._cache.abandon(info)
+            raise
+        finally:
+            with state.changed:
+                self._counters.end_fetch()
+        return Claim.READY
 
     def _note(self, state: _State, number: int, claim: Claim, error: Exception | None) -> None:
         state.working.discard(number)

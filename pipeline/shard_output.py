@@ -130,8 +130,8 @@ class ShardOutput:
 
     def image_sums(self, name: str) -> NDArray[np.int64]:
         """(H, W, 3) int64 sums at each position over the images of a finished shard."""
-        sums: NDArray[np.int64] = np.load(self.staged(name, _SUMS_SUFFIX), allow_pickle=False).astype(np.int64)
-        return sums
+        sums: NDArray[np.int64] = np.load(self.staged(name, _SUMS_SUFFIX), allow_pickle=False)
+        return sums.astype(np.int64, copy=False)
 
     def join_tables(self, names: list[str], target: Path) -> None:
         """Write the tables of a dataset of these shards, from what is staged for them, into the directory `target`."""

@@ -45,6 +45,20 @@ class Located(NamedTuple):
     stops: NDArray[np.int64]
 
 
+class FilePlaces(NamedTuple):
+    """Where some values lie in their shards' files.
+
+    Attributes:
+        shards: (n,) int64 numbers of the shards.
+        offsets: (n,) int64, first byte of each value in its file.
+        sizes: (n,) int64 bytes.
+    """
+
+    shards: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
 class _Mapping:
     """The shards that are mapped, and the places of their values."""
 
@@ -119,6 +133,16 @@ class ShardReader:
                 self._map_shard(mapping, int(number))
         starts = mapping.starts[indices]
         return Located(mapping.files.bytes, starts, starts + mapping.sizes[indices])
+
+    def file_places(self, indices: NDArray[np.int64]) -> FilePlaces:
+        """Where the values of (n,) records lie in their files, for whoever reads these without a mapping.
+
+        Raises:
+            IndexError, ShardError, StorageError: as `locate`.
+        """
+        mapping = self._mapping or self._make_mapping()
+        located, shards = self.locate(indices), self.index.shards_of(indices)
+        return FilePlaces(shards, located.starts - mapping.files.starts[shards], located.stops - located.starts)
 
     def will_need(self, located: Located) -> None:
         """Ask the kernel to begin reading some values from storage; returns before they are there.

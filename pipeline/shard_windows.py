@@ -1,8 +1,9 @@
 """When an epoch needs which shards: windows of its order, and the list of shards to have at hand at each batch.
 
 A window is a stretch of positions whose samples come from anywhere in its shards: a block of the block order, a shard
-of the sequential order, the whole epoch of a full permutation. What lies behind the place where an epoch is resumed is
-looked at sample by sample, so that no shard is fetched of which nothing is left.
+of the sequential order, the whole epoch of a full permutation. Where an order gives machines shards of their own, it
+is about the samples of some of its nodes only. What lies behind the place where an epoch is resumed is looked at sample
+by sample, so that no shard is fetched of which nothing is left.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.batch_queue import Place
-from lmdali.pipeline.block_order import BlockOrder
+from lmdali.pipeline.block_order import BlockOrder, NodeOrder
 from lmdali.pipeline.manifest import RecordIndex, ShardInfo
 from lmdali.pipeline.sampler import EpochOrder, RankSlice, SampleOrder
 
@@ -35,39 +36,77 @@ class ShardWindow(NamedTuple):
     shards: tuple[int, ...]
 
 
-def shard_windows(order: SampleOrder, index: RecordIndex, start: int, stop: int) -> Iterator[ShardWindow]:
-    """The windows of positions start..stop-1 of an epoch."""
-    bounds = _bounds(order, index)
+def shard_windows(
+    order: SampleOrder, index: RecordIndex, start: int, stop: int, nodes: Sequence[int] = (0,)
+) -> Iterator[ShardWindow]:
+    """The windows of positions start..stop-1 of an epoch; of a `NodeOrder`, those of the samples of some nodes."""
+    bounds = _bounds(order, index, nodes)
     inside = bounds[(bounds > start) & (bounds < stop)].tolist()
     for begin, end in zip([start, *inside], [*inside, stop], strict=True):
         if begin < end:
-            yield ShardWindow(end, _shards_between(order, index, begin, end))
+            yield ShardWindow(end, _shards_between(order, index, begin, end, nodes))
 
 
-def needed_bytes(order: SampleOrder, shards: Sequence[ShardInfo], block_shards: int, samples_in_flight: int) -> int:
-    """Room that an order needs: that of all windows which the batches in flight may reach into at once."""
+def needed_bytes(
+    order: SampleOrder,
+    shards: Sequence[ShardInfo],
+    block_shards: int,
+    samples_in_flight: int,
+    nodes: Sequence[int] = (0,),
+) -> int:
+    """Room that an order needs: that of all windows which the batches in flight may reach into at once.
+
+    Args:
+        order: of any epoch.
+        shards: of the dataset.
+        block_shards: in a block of the block order.
+        samples_in_flight: of all ranks.
+        nodes: of a `NodeOrder`, those whose samples are wanted.
+    """
     if isinstance(order, EpochOrder) and order.shuffle:
         return sum(info.file_bytes for info in shards)
-    window_shards = block_shards if isinstance(order, BlockOrder) else 1
-    # Only the last window of an epoch may be smaller than this, and none comes behind it.
-    smallest = max(1, sum(sorted(info.num_records for info in shards if info.num_records)[:window_shards]))
-    num_windows = 1 + -(-(samples_in_flight - 1) // smallest)
-    return sum(sorted((info.file_bytes for info in shards), reverse=True)[: num_windows * window_shards])
+    window_shards = 1 if isinstance(order, EpochOrder) else block_shards
+    if not isinstance(order, NodeOrder):
+        pieces = [(info.num_records, info.file_bytes) for info in shards]
+        return _window_bytes(pieces, window_shards, samples_in_flight)
+    ends = np.cumsum([info.num_records for info in shards])
+    total = 0
+    for node in nodes:
+        cut = np.diff(np.clip(np.append(0, ends), order.first_records[node], order.first_records[node + 1])).tolist()
+        pieces = [(count, info.file_bytes) for count, info in zip(cut, shards, strict=True) if count]
+        total += _window_bytes(pieces, window_shards, -(-samples_in_flight // order.nodes))
+    return min(total, sum(info.file_bytes for info in shards))
 
 
-def _bounds(order: SampleOrder, index: RecordIndex) -> NDArray[np.int64]:
+def _window_bytes(pieces: Sequence[tuple[int, int]], window_shards: int, samples_in_flight: int) -> int:
+    """The largest bytes of as many windows as so many samples may lie in; of each shard its samples and bytes."""
+    # Only the last window of an epoch may have fewer shards, and none comes behind it.
+    smallest = np.cumsum(sorted(count for count, _ in pieces if count))
+    ahead = int(np.searchsorted(smallest, samples_in_flight - 1)) + 1 if samples_in_flight > 1 else 0
+    num_windows = 1 + -(-ahead // window_shards)
+    return sum(sorted((size for _, size in pieces), reverse=True)[: num_windows * window_shards])
+
+
+def _bounds(order: SampleOrder, index: RecordIndex, nodes: Sequence[int]) -> NDArray[np.int64]:
     if isinstance(order, BlockOrder):
         return order.block_bounds
+    if isinstance(order, NodeOrder):
+        return order.bounds(nodes)
     if isinstance(order, EpochOrder) and not order.shuffle:
         return np.unique(index.first_records)
     return np.array([0, index.num_records])
 
 
-def _shards_between(order: SampleOrder, index: RecordIndex, begin: int, end: int) -> tuple[int, ...]:
+def _shards_between(
+    order: SampleOrder, index: RecordIndex, begin: int, end: int, nodes: Sequence[int]
+) -> tuple[int, ...]:
     found: dict[int, None] = {}
     num_shards = int((np.diff(index.first_records) > 0).sum())
     for first in range(begin, end, _POSITIONS_AT_ONCE):
-        shards = index.shards_of(order.indices(first, min(first + _POSITIONS_AT_ONCE, end)))
+        positions = np.arange(first, min(first + _POSITIONS_AT_ONCE, end), dtype=np.int64)
+        if isinstance(order, NodeOrder):
+            positions = positions[np.isin(positions % order.nodes, nodes)]
+        shards = index.shards_of(order.at(positions))
         numbers, uses = np.unique(shards, return_index=True)
         found.update(dict.fromkeys(numbers[np.argsort(uses)].tolist()))
         if len(found) == num_shards:
@@ -79,6 +118,7 @@ class ShardHorizon:
     """Tells which shards to have at hand, as the loader goes from batch to batch.
 
     Those of all ranks: one cache serves every rank of a machine, and a window's samples are dealt out to all of them.
+    With a `NodeOrder` those of the rank's own nodes, which are those of the other ranks of its machine too.
 
     Args:
         order_of: epoch to its order.
@@ -154,7 +194,7 @@ class ShardHorizon:
         while True:
             steps = self._slice.num_steps(position)
             end = self._slice.position_after(steps - 1, position) if steps else position
-            for window in shard_windows(self._order_of(epoch), self._index, position, end):
+            for window in shard_windows(self._order_of(epoch), self._index, position, end, self._slice.own_nodes):
                 yield epoch, window
             if not self._across:
                 return

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.manifest import Manifest
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 from lmdali.pipeline.shard_cache import ShardCache
@@ -85,6 +86,19 @@ class StreamedReader(ShardReader):
         shards = self.index.shards_of(indices)
         far = [number for number in np.unique(shards).tolist() if not self.fetcher.is_ready(number)]
         return np.isin(shards, far)
+
+    def describe(self, index: int, problem: str) -> str:
+        """An error message for a record that is damaged in the cache; its shard is removed, to be fetched anew."""
+        text = super().describe(index, problem)
+        info = self.manifest.shards[self.index.locate(index)[0]]
+        try:
+            self.cache.discard(info)
+        except StorageError as error:
+            return f"{text}, and remove the shard from the cache ({error})"
+        return (
+            f"{text.rpartition(';')[0]}; the shard was whole when it came and was damaged in the cache: it is removed, "
+            "and the next run fetches it again"
+        )
 
     def horizon(
         self,

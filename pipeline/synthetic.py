@@ -14,7 +14,7 @@ import torch
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.transfer import torch_dtype
+from lmdali.pipeline.host_to_device import torch_dtype
 
 _PREFIX = "synthetic"
 _SHARD_SAMPLES = 12_000

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 STAGES = ("plan", "read", "verify", "decode", "augment", "collate", "copy", "wait")
 """plan: order and draws.
@@ -68,6 +66,39 @@ class Recording(NamedTuple):
     threads: dict[int, str]
 
 
+class Ranges(Protocol):
+    """Named ranges of the calling thread, one inside the other, as a tracing tool draws them: NVTX."""
+
+    def push(self, name: str) -> None:
+        """Begin a range."""
+        ...
+
+    def pop(self) -> None:
+        """End the one that was begun last."""
+        ...
+
+
+class Stretch:
+    """A block that is timed; made for one use, by `StageTimers.measure`."""
+
+    __slots__ = ("_ranges", "_stage", "_start", "_timers")
+
+    def __init__(self, timers: StageTimers, stage: str) -> None:
+        self._timers, self._stage = timers, stage
+
+    def __enter__(self) -> None:
+        # Asked once: whoever switches ranges on or off meanwhile must not leave one open.
+        self._ranges = self._timers._ranges
+        if self._ranges is not None:
+            self._ranges.push(self._stage)
+        self._start = perf_counter()
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._timers.add(self._stage, perf_counter() - self._start)
+        if self._ranges is not None:
+            self._ranges.pop()
+
+
 class StageTimers:
     """Seconds per stage. Each thread adds to numbers of its own, so no lock is taken where time is measured.
 
@@ -80,6 +111,7 @@ class StageTimers:
         self._all: list[dict[str, float]] = []
         self._names: dict[int, str] = {}
         self._recording: Recording | None = None
+        self._ranges: Ranges | None = None
 
     def add(self, stage: str, seconds: float) -> None:
         """Count `seconds` of this thread for `stage`."""
@@ -115,14 +147,13 @@ class StageTimers:
             names = {thread: self._names[thread] for thread in {call.thread for call in calls}}
         return Recording(calls, list(recording.queue), names)
 
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Time a block."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.add(stage, perf_counter() - start)
+    def measure(self, stage: str) -> Stretch:
+        """Time a block, `with timers.measure("read"):`, also where it raises."""
+        return Stretch(self, stage)
+
+    def annotate(self, ranges: Ranges | None) -> None:
+        """From now on mark every stretch as a range for a tracing tool, too; None ends that."""
+        self._ranges = ranges
 
     def seconds(self) -> dict[str, float]:
         """Seconds of every stage so far, over all threads."""

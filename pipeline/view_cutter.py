@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lmdali.pipeline.backend import BatchPlan
-from lmdali.pipeline.transfer import upload
+from lmdali.pipeline.host_to_device import upload
 
 
 class ViewCutter:

@@ -1,17 +1,26 @@
-"""What the JPEG kernels need and numba cannot say in Python: eight bytes at any address, and arithmetic of 32 bits."""
+"""What kernels need and numba cannot say in Python: eight bytes at any address, arithmetic of 32 bits, and float16."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
 from lmdali.pipeline.errors import MissingExtraError
 
 try:
-    from numba.core import types
+    from llvmlite import binding, ir
+    from numba.core import config, types
     from numba.extending import intrinsic
 except ImportError as error:
     raise MissingExtraError("numba", "train", "the CPU loader's compiled JPEG decoder") from error
+
+HAS_HALVES = (
+    config.CPU_NAME is None  # numba compiles for this machine
+    and config.CPU_FEATURES is None
+    and (platform.machine() == "aarch64" or bool(binding.get_host_cpu_features().get("f16c", False)))
+)
+"""Whether the processor reads float16 itself: what calls `single` with its bits may be compiled only then."""
 
 
 def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,3 +87,15 @@ def colour(typing_context: Any, luma: Any, cb: Any, cr: Any, cb_factor: Any, cr_
         return builder.trunc(total, context.get_value_type(types.uint8))
 
     return types.uint8(types.uint8, types.uint8, types.uint8, types.int32, types.int32), generate
+
+
+@_intrinsic
+def single(typing_context: Any, value: Any) -> Any:
+    """float32 of a float32, or of the uint16 that holds the bits of a float16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if signature.args[0] == types.float32:
+            return arguments[0]
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(value), generate

@@ -9,6 +9,7 @@ small_raw_dataset     numbers and plan positions differ. For tests that read a d
 make_dataset          function(source folder or list, out, *, shard_sources, **ConvertConfig fields) -> out: converts in
                       this process, which takes no second to start.
 one_thread            torch uses one thread in the modules that ask for it.
+s3                    an S3 server (moto's) in this process, and the environment of whoever uses it; `written` counts.
 make_photo_folder     function(out, classes, per_class, *, broken, sides, seed) -> out.
 """
 
@@ -29,6 +30,8 @@ from hypothesis import HealthCheck, settings
 # Triton reads it when it is imported: without a GPU its kernels run in its interpreter, on the CPU.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from s3_server import BUCKET, S3Server, s3_serving
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
@@ -142,3 +145,25 @@ def small_jpeg_dataset(small_source: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_raw_dataset(small_source: Path) -> Path:
     return _make_dataset(small_source, small_source.parent / "raw", shard_sources=8, size=48, encoding="raw")
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3Server]:
+    for package in ("moto", "s3fs"):
+        pytest.importorskip(package, reason=f"S3 tests need {package}: pip install '.[remote,dev]'")
+    with s3_serving() as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        import s3fs
+
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)
+        yield server
+
+
+@pytest.fixture
+def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    for name, value in s3_process.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_process.written.clear()
+    yield s3_process
+    s3_process.forget()

@@ -32,7 +32,6 @@ class Fault(NamedTuple):
                 yield file, word
 
 
-_REMOTE = "Datasets are read from local disks; remote shards and their cache are later work."
 _RANKS = "Training on several ranks is later work; loaders and evaluation of several ranks are tested."
 
 FAULTS: dict[int, Fault] = {
@@ -435,25 +434,116 @@ FAULTS: dict[int, Fault] = {
         """,
     ),
     # Remote shards and their cache.
-    68: Fault("not found, forbidden", why=_REMOTE),
-    69: Fault("server errors, lost connections", why=_REMOTE),
-    70: Fault("a slow or silent server", why=_REMOTE),
-    71: Fault("a short, long or other answer", why=_REMOTE),
-    72: Fault("the right length and wrong bytes", why=_REMOTE),
-    73: Fault("a remote dataset changes", why=_REMOTE),
-    74: Fault("the cache is full", why=_REMOTE),
-    75: Fault("the cache is smaller than a shard", why=_REMOTE),
-    76: Fault("processes share a cache", why=_REMOTE),
-    77: Fault("evicted while it is read", why=_REMOTE),
-    78: Fault("damage inside the cache", why=_REMOTE),
-    79: Fault("a cache that cannot be written", why=_REMOTE),
-    80: Fault("clocks that are wrong", why=_REMOTE),
-    81: Fault("leftovers of dead downloads", why=_REMOTE),
+    68: Fault(
+        "not found, forbidden",
+        """
+        remote_file: what_will_not_pass_fails_at_once
+        streamed_reader: a_shard_that_cannot_be_had_is_named_and_not_kept an_address_without_a_dataset_is_told
+        """,
+    ),
+    69: Fault(
+        "server errors, lost connections",
+        """
+        remote_file: what_may_pass_is_tried_again_and_the_right_bytes_arrive
+            pauses_double_and_retry_after_is_honoured a_server_that_is_not_there_is_given_up
+            a_server_that_asks_for_more_time_than_there_is_ends_it
+        """,
+    ),
+    70: Fault(
+        "a slow or silent server",
+        """
+        remote_file: a_server_that_is_too_slow_is_left_for_another_try a_stalled_read_ends
+        streamed_reader: closing_does_not_wait_for_a_server_that_hangs
+        """,
+    ),
+    71: Fault(
+        "a short, long or other answer",
+        """
+        remote_file: what_may_pass_is_tried_again_and_the_right_bytes_arrive
+            what_never_passes_is_given_up_and_nothing_wrong_is_kept rubbish_that_is_there_is_thrown_away
+        """,
+    ),
+    72: Fault(
+        "the right length and wrong bytes",
+        """
+        remote_file: what_never_passes_is_given_up_and_nothing_wrong_is_kept
+        streamed_reader: wrong_bytes_are_never_delivered
+        """,
+    ),
+    73: Fault(
+        "a remote dataset changes",
+        """
+        streamed_reader: a_dataset_that_changes_is_an_error
+        dataset_argument: a_training_from_addresses_resumes_with_a_cold_cache_to_the_same_weights
+        """,
+    ),
+    74: Fault(
+        "the cache is full",
+        """
+        streamed_reader: a_cache_of_two_blocks_is_enough_and_never_exceeded
+        cache_check: a_full_disk_is_refused_with_both_numbers
+        """,
+    ),
+    75: Fault(
+        "the cache is smaller than a shard",
+        """
+        cache_check: a_limit_below_the_largest_shard_is_refused_with_both_numbers
+        streamed_reader: a_cache_that_is_too_small_is_refused_with_numbers
+        """,
+    ),
+    76: Fault(
+        "processes share a cache",
+        """
+        shard_cache: processes_on_a_small_cache_agree_while_they_are_killed
+            each_shard_is_fetched_once_however_many_processes_ask the_next_in_line_goes_on_where_a_killed_process_was
+        """,
+    ),
+    77: Fault(
+        "evicted while it is read",
+        """
+        shard_cache: a_shard_in_use_is_not_removed_by_anybody
+        streamed_reader: arrays_that_are_kept_stay_readable
+        """,
+    ),
+    78: Fault(
+        "damage inside the cache",
+        """
+        shard_cache: a_damaged_shard_counts_as_none
+        streamed_reader: a_shard_that_is_damaged_in_the_cache_is_fetched_again
+        """,
+    ),
+    79: Fault(
+        "a cache that cannot be written",
+        """
+        cache_check: a_cache_that_cannot_be_written_is_refused a_cache_on_a_network_disk_is_refused
+        shard_cache: a_cache_that_cannot_be_written_is_a_storage_error
+        """,
+    ),
+    80: Fault(
+        "clocks that are wrong",
+        "shard_cache: the_least_recently_used_goes_first_whatever_the_clock_of_the_machine_says",
+    ),
+    81: Fault(
+        "leftovers of dead downloads",
+        """
+        remote_file: another_process_goes_on_with_what_is_there
+        shard_cache: what_was_abandoned_is_gone_on_with_by_the_next
+        dataset_place: what_killed_processes_left_in_the_cache_is_removed_a_day_later
+        """,
+    ),
     82: Fault(
         "no shared memory",
         why="Loaders use threads of one process and no shared memory of their own.",
     ),
-    83: Fault("credentials in addresses", why=_REMOTE),
+    83: Fault(
+        "credentials in addresses",
+        """
+        remote_file: credentials_are_in_no_message
+        remote_address: what_is_shown_has_no_secrets
+        dataset_place: what_is_kept_and_shown_has_no_secrets
+        dataset_argument: what_needs_a_directory_says_how_to_get_one
+        """,
+    ),
     # Checkpoints and training.
     84: Fault(
         "killed while a checkpoint is saved",

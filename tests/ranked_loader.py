@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from memory_loader import MemoryLoader
+from torch import distributed
 
 from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.torchrun import torchrun_place
@@ -39,11 +40,13 @@ class RankedLoader(MemoryLoader):
             order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(epoch))
         steps = self.slice.num_steps(start)
         for step in range(steps):
-            first, stop = self.slice.positions(step, start)
+            places = self.slice.positions(step, start)
             self.before_batch(epoch, start + step * self.slice.global_batch_size)
-            indices = order[first:stop]
+            indices = order[places]
             self._position = self.slice.position_after(step, start)
-            self._digest += sum((first + place) * (index + 1) for place, index in enumerate(indices.tolist(), 1))
+            self._digest += sum(
+                (place + 1) * (index + 1) for place, index in zip(places.tolist(), indices.tolist(), strict=True)
+            )
             if step == steps - 1:
                 self._epoch, self._position = epoch + 1, 0
             images = self._images(indices) if len(indices) else torch.empty(0, 3, self._size, self._size)
@@ -72,22 +75,27 @@ class RankedLoader(MemoryLoader):
 
 
 def start_ranks(
-    world_size: int, work: Callable[..., None], *arguments: object, timeout_seconds: float = 40
+    world_size: int, work: Callable[..., None], *arguments: object, timeout_seconds: float = 40, meet: bool = True
 ) -> list[int | None]:
-    """Exit codes of processes that do `work(ranks, *arguments)`, by rank, in the environment that torchrun makes."""
+    """Exit codes of processes that do `work(ranks, *arguments)`, by rank, in the environment that torchrun makes.
+
+    With meet=False they do `work(*arguments)` and meet by themselves, in a store that outlives them, like torchrun's.
+    """
     # Forked from a process that has torch but never used it: a start costs nothing, and no thread is lost.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lmdali.model.trainer", "torch._dynamo"])  # the optimiser imports the second
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    job = (world_size, port, timeout_seconds, work, arguments)
+    store = None if meet else distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    job = (world_size, port, timeout_seconds if meet else None, work, arguments)
     processes = [context.Process(target=_be_rank, args=(rank, *job)) for rank in range(world_size)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         process.kill()
+    del store
     return [process.exitcode for process in processes]
 
 
@@ -95,7 +103,7 @@ def _be_rank(
     rank: int,
     world_size: int,
     port: int,
-    timeout_seconds: float,
+    timeout_seconds: float | None,
     work: Callable[..., None],
     arguments: tuple[object, ...],
 ) -> None:
@@ -109,6 +117,10 @@ def _be_rank(
     }
 
     def main() -> None:
+        if timeout_seconds is None:
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+            work(*arguments)
+            return
         with process_group(torchrun_place("ddp"), CPU, timeout_seconds=timeout_seconds) as ranks:
             work(ranks, *arguments)
 

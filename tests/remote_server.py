@@ -15,6 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+_PIECE_BYTES = 4096
+"""Sent at once where the rate is limited."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -31,6 +34,7 @@ class Fault:
         pause_seconds: in the middle of the body.
         ignores_range: the whole file is sent, with 200.
         shifted: bytes by which an answer to a range begins too early.
+        bytes_per_second: at which the body comes at most.
     """
 
     status: int = 200
@@ -43,6 +47,7 @@ class Fault:
     pause_seconds: float = 0
     ignores_range: bool = False
     shifted: int = 0
+    bytes_per_second: float | None = None
 
 
 class RemoteServer:
@@ -164,6 +169,12 @@ def _handler(server: RemoteServer) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(body[: len(body) // 2])
                     time.sleep(fault.pause_seconds)
                     self.wfile.write(body[len(body) // 2 :])
+                elif fault.bytes_per_second is not None:
+                    begin = time.monotonic()
+                    for at in range(0, len(body), _PIECE_BYTES):
+                        piece = body[at : at + _PIECE_BYTES]
+                        time.sleep(max(0.0, begin + (at + len(piece)) / fault.bytes_per_second - time.monotonic()))
+                        self.wfile.write(piece)
                 elif fault.drip_seconds:
                     for at in range(len(body)):
                         self.wfile.write(body[at : at + 1])

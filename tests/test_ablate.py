@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from page_parts import parse_page
 
 from lmdali.model.journal import read_metrics
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
@@ -66,7 +67,7 @@ def test_each_variant_is_trained_with_each_seed(done: tuple[Path, dict[str, Any]
 
 
 def test_what_has_finished_is_not_repeated(
-    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir, document = done
 
@@ -74,7 +75,10 @@ def test_what_has_finished_is_not_repeated(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(ablation, "train_dataset", never)
-    assert json.loads(call(datasets, run_dir, "--variants", "no-conv3", "--seeds", 2)) == document
+    page = tmp_path / "page.html"
+    assert json.loads(call(datasets, run_dir, "--variants", "no-conv3", "--seeds", 2, "--html", page)) == document
+    parts = parse_page(page.read_text())
+    assert "Learning curves" in parts.headings and "no-conv3" in parts.text
 
 
 def test_what_is_missing_is_trained_and_ends_the_same(

@@ -62,8 +62,8 @@ def test_plans_made_together_are_those_made_one_by_one(
         patched.setattr(batch_planner, "SAMPLES_AT_ONCE", at_once)
         planned = planner(name, rank_slice, augment)
     for step in range(rank_slice.num_steps(place.position)):
-        first, stop = rank_slice.positions(step, place.position)
-        indices, positions = order.indices(first, stop), np.arange(first, stop)
+        positions = rank_slice.positions(step, place.position)
+        indices = order.at(positions)
         params = draw_params(augment, seed=SEED, epoch=3, indices=indices, positions=positions, image_size=SIZE)
         assert planned.indices(place, step).tolist() == indices.tolist()
         plan, digest = planned.plan(place, step)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdali.pipeline.block_order import BlockOrder, create_order
+from lmdali.pipeline.block_order import BlockOrder, NodeOrder, create_order, order_name
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.sampler import EpochOrder
+from lmdali.pipeline.sampler import EpochOrder, RankSlice
 
 SIZES = st.lists(st.one_of(st.sampled_from([0, 1]), st.integers(0, 60)), max_size=12)
 BLOCKS = st.integers(1, 15)
@@ -22,6 +22,7 @@ GOLDEN = [
     [9, 8, 5, 1, 4, 6, 2, 0, 3, 7],
     [663189, 663995, 663046, 330555, 663417, 663751, 331209, 331142],
 ]
+GOLDEN_NODES = [1, 6, 3, 8, 4, 7, 2, 9, 0, 5]
 """Frozen on the day the order was first published: whoever resumes an old run must meet the same samples."""
 
 
@@ -150,3 +151,110 @@ def test_shards_that_cannot_be_are_refused() -> None:
 def test_positions_outside_the_epoch_are_refused(start: int, stop: int) -> None:
     with pytest.raises(ConfigError, match="outside an epoch of 9"):
         BlockOrder((4, 5), 0, 0, 1).indices(start, stop)
+
+
+# Machines with shards of their own.
+
+NODES = st.integers(1, 5)
+
+
+def node_order(sizes: list[int], nodes: int, block_shards: int = 2, seed: int = 3, epoch: int = 1) -> NodeOrder:
+    return NodeOrder(sizes, seed, epoch, block_shards, nodes)
+
+
+def test_nodes_take_turns_with_a_stretch_of_storage_each() -> None:
+    order = node_order([4] * 6, 3)
+    samples = order.indices(0, 24)
+    assert order.first_records.tolist() == [0, 8, 16, 24]
+    assert [sorted(samples[node::3].tolist()) for node in range(3)] == [list(range(8 * n, 8 * n + 8)) for n in range(3)]
+    assert samples[0::3].tolist() != (samples[1::3] - 8).tolist(), "each in an order of its own"
+    assert (
+        create_order("block", num_samples=24, seed=3, epoch=1, shard_sizes=[4] * 6, block_shards=2, block_nodes=3)
+        == order
+    )
+
+
+def test_the_order_of_nodes_never_changes_between_versions() -> None:
+    assert node_order([3, 5, 2], 2).indices(0, 10).tolist() == GOLDEN_NODES
+
+
+@given(SIZES, NODES, BLOCKS, SEEDS, EPOCHS)
+def test_every_sample_comes_once_whatever_the_nodes(
+    sizes: list[int], nodes: int, block_shards: int, seed: int, epoch: int
+) -> None:
+    order = node_order(sizes, nodes, block_shards, seed, epoch)
+    assert sorted(order.indices(0, sum(sizes)).tolist()) == list(range(sum(sizes)))
+    counts = np.diff(order.first_records)
+    assert counts.sum() == sum(sizes) and counts.max() - counts.min() <= 1
+
+
+@given(SIZES, NODES, BLOCKS, st.data())
+def test_any_part_of_the_order_of_nodes_can_be_asked_for_alone(
+    sizes: list[int], nodes: int, block_shards: int, data: st.DataObject
+) -> None:
+    order = node_order(sizes, nodes, block_shards)
+    positions = data.draw(st.lists(st.integers(0, max(0, sum(sizes) - 1)), unique=True)) if sum(sizes) else []
+    asked = np.array(sorted(positions), np.int64)
+    assert order.at(asked).tolist() == order.indices(0, sum(sizes))[asked].tolist()
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    NODES,
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 90),
+)
+def test_a_machine_needs_only_the_shards_of_its_node(
+    sizes: list[int], nodes: int, ranks_per_node: int, batch_size: int, start: int
+) -> None:
+    """In every epoch the same, and together hardly more than there are; whole batches, as in training."""
+    num_samples, world_size = sum(sizes), nodes * ranks_per_node
+    needed: dict[int, set[int]] = {node: set() for node in range(nodes)}
+    for epoch in range(2):
+        order = node_order(sizes, nodes, epoch=epoch)
+        for rank in range(world_size):
+            slice_ = RankSlice(num_samples, batch_size, rank, world_size, drop_last=False, nodes=nodes)
+            steps = max(0, num_samples - start) // slice_.global_batch_size
+            for step in range(steps):
+                samples = order.at(slice_.positions(step, start))
+                needed[rank // ranks_per_node] |= set(shards_of(samples.tolist(), sizes))
+    ends = np.cumsum(sizes)
+    for node, found in needed.items():
+        first, last = order.first_records[node], order.first_records[node + 1] - 1
+        low, high = np.searchsorted(ends, [first, last], side="right").tolist()
+        assert found <= set(range(low, high + 1))
+    assert sum(map(len, needed.values())) <= len(sizes) + nodes - 1
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=8),
+    NODES,
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5)), min_size=2, max_size=3),
+    st.data(),
+)
+def test_steps_hold_the_same_samples_whatever_the_ranks_and_through_resumes(
+    sizes: list[int], nodes: int, legs: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    order, num_samples, position = node_order(sizes, nodes), sum(sizes), 0
+    for number, (world_size, batch_size) in enumerate(legs):
+        ranks = [
+            RankSlice(num_samples, batch_size, r, world_size, drop_last=False, nodes=nodes) for r in range(world_size)
+        ]
+        steps = ranks[0].num_steps(position)
+        if number < len(legs) - 1:
+            steps = data.draw(st.integers(0, steps))
+        for step in range(steps):
+            found = [sample for each in ranks for sample in order.at(each.positions(step, position)).tolist()]
+            first = position + step * world_size * batch_size
+            assert sorted(found) == sorted(order.indices(first, ranks[0].position_after(step, position)).tolist())
+        position = ranks[0].position_after(steps - 1, position)
+    assert position == num_samples
+
+
+def test_the_parameters_of_an_order_are_in_its_name() -> None:
+    assert order_name("shuffled", 8, 2) == "shuffled"
+    assert order_name("block", 8, 1) == "block:8"
+    assert order_name("block", 8, 2) == "block:8:2"
+    with pytest.raises(ConfigError, match="block_nodes must be at least 1"):
+        node_order([3], 0)

@@ -152,13 +152,13 @@ def test_every_ceiling_does_all_of_its_work_on_all_of_its_threads(
 ) -> None:
     jpeg, raw = make_dataset(tmp_path, "jpeg"), make_dataset(tmp_path, "raw")
     written: list[tuple[str, int]] = []
-    take = ceilings._Scratch.take
+    take = ceilings.Scratch.take
 
-    def noted(self: ceilings._Scratch, num_bytes: int) -> np.ndarray:
+    def noted(self: ceilings.Scratch, num_bytes: int) -> np.ndarray:
         written.append((threading.current_thread().name.split("_")[0], num_bytes))
         return take(self, num_bytes)
 
-    monkeypatch.setattr(ceilings._Scratch, "take", noted)
+    monkeypatch.setattr(ceilings.Scratch, "take", noted)
     values = ShardReader(jpeg, load_manifest(jpeg)).locate(np.arange(6))
     sizes = set((values.stops - values.starts).tolist())
     for probe, expected in (
@@ -176,7 +176,7 @@ def test_every_ceiling_does_all_of_its_work_on_all_of_its_threads(
 def test_decoding_gives_the_pixels_that_opencv_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = sample_records(make_dataset(tmp_path, "jpeg"))[:1]
     buffer = np.zeros(64 * 64 * 3, np.uint8)
-    monkeypatch.setattr(ceilings._Scratch, "take", lambda self, num_bytes: buffer)
+    monkeypatch.setattr(ceilings.Scratch, "take", lambda self, num_bytes: buffer)
     next(decode_probe(sample, 64, num_threads=1).run())
     expected = cv2.cvtColor(cv2.imdecode(np.frombuffer(sample[0], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     assert np.array_equal(buffer.reshape(64, 64, 3), expected)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from ranked_loader import start_ranks
 
 from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
 from lmdali.model.trainer import Trainer
@@ -172,3 +175,20 @@ def test_options_that_do_not_go_together_are_usage_errors(arguments: tuple[str, 
     outcome = run(*arguments)
     assert outcome.exit_code == 2
     assert message in outcome.output
+
+
+def train_chain(chain_file: Path, run_dir: Path) -> None:
+    """What each rank does; the second comes late, when the first would have begun to write without it."""
+    if os.environ["RANK"] == "1":
+        time.sleep(0.5)
+    given = {"run_dir": run_dir, "device": "cpu", "parallel": "ddp", "rank_timeout": 20.0}
+    report = run_chain(load_stages(chain_file)[:2], given)
+    assert [done.state for done in report.outcomes] == ["finished"] * 2
+
+
+def test_several_ranks_train_a_chain_together(chain_file: Path, whole: Path, tmp_path: Path) -> None:
+    assert start_ranks(2, train_chain, chain_file, tmp_path, meet=False) == [0, 0]
+    for name in ("fruit", "tree"):
+        alone, shared = (json.loads((run_dir / name / STAGE_FILE).read_text()) for run_dir in (whole, tmp_path))
+        assert shared["settings"] == alone["settings"]
+        assert (shared["report"]["epochs"], shared["report"]["steps"]) == (2, alone["report"]["steps"])

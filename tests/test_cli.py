@@ -135,6 +135,7 @@ def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -
         "time_limit",
         "memory_limit",
         "part",
+        "scratch",
         "check_duplicates",
         "resume",
         "overwrite",

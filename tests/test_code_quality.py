@@ -23,6 +23,7 @@ def test_exact_search_is_its_own_measure(tmp_path: Path) -> None:
     found, quality = measure_exact(features, np.array([1, 4]), 2, LABELS)
     assert found.indices.tolist() == [[0, 2], [3, 2]]
     assert (quality.precision, quality.label_precision, quality.bits) == (1.0, 0.25, None)
+    assert quality.class_precision == (0.25, None)
     assert quality.bytes_per_record == 4 and quality.ms_per_query > 0
 
 

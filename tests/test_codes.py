@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from untrained_run import make_run
 
 from lmdali.model.codes_file import load_codes
 from lmdali.model.hamming import unpack_codes
+from lmdali.pipeline.table_reader import read_integers
 from lmdali.tools.codes import command
 from lmdali.tools.codes_compare import compare_codes
 
@@ -87,8 +89,30 @@ def test_codes_are_compared_with_the_exact_search(
 
 
 def test_a_file_compared_with_itself_is_perfect(made: Path) -> None:
-    (exact,) = compare_codes(made / "f", [], k=3, num_queries=7)
+    (exact,) = compare_codes(made / "f", [], k=3, num_queries=7).searches
     assert exact.precision == 1.0
+
+
+def test_each_class_has_its_own_precision(made: Path, raw_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All 60 records are queries: the mean over classes, weighted by their records, is that of all."""
+    pytest.importorskip("faiss", reason="faiss is the extra 'faiss'")
+    arguments = (made / "f", made / "fc", made / "pc", "-k", 4, "--num-queries", 1000, "--faiss")
+    capsys.readouterr()
+    assert run("codes", "compare", *arguments, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in document["searches"]] == [
+        "exact search of features", "faiss search of features", "16-bit codes of features", "16-bit codes of pixels",
+    ]  # fmt: skip
+    exact, faiss, *_ = document["searches"]
+    assert faiss["precision"] == 1.0 and faiss["class_precision"] == exact["class_precision"]
+    counts = np.bincount(read_integers(raw_dataset / "records.parquet", "label"))
+    for entry in document["searches"]:
+        parts = [value or 0.0 for value in entry["class_precision"]]
+        assert np.average(parts, weights=counts) == pytest.approx(entry["label_precision"])
+    assert run("codes", "compare", *arguments, "--by-class") == 0
+    told = capsys.readouterr().out
+    names = [name for name, count in zip(document["class_names"], counts, strict=False) if count]
+    assert all(name in told for name in names) and "of each class" in told
 
 
 def test_training_says_what_became_of_the_bits(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +137,10 @@ def test_bad_input_is_one_line(
 ) -> None:
     assert run("features", small_raw_dataset, "pixels", tmp_path / "s", "-j", 1, "--quiet") == 0
     other = make_run(tmp_path / "run", raw_dataset, seed=5)
+    bad = shutil.copytree(made / "f", tmp_path / "bad")
+    shard = np.load(bad / "shards" / "00000.npy", mmap_mode="r+")
+    shard[7, 3] = np.nan
+    shard.flush()
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), np.full((40, 60, 3), 90, np.uint8))
     for name in ("matplotlib.backends.backend_agg", "matplotlib.figure"):
@@ -121,6 +149,9 @@ def test_bad_input_is_one_line(
     for code, part, *arguments in (
         (3, "no features.json here", "train", tmp_path, tmp_path / "e"),
         (2, "bits must be 1 to 1024", "train", made / "f", tmp_path / "e", "--bits", 2000),
+        (3, "record 7: its features are not finite", "train", bad, tmp_path / "e"),
+        (3, "record 7: its features are not finite", "encode", bad, made / "fe", tmp_path / "c"),
+        (3, "query 7: its features are not finite", "compare", bad, made / "fc"),
         (3, "add --overwrite", "train", made / "f", made / "fe"),
         (3, "use an encoder of the same model", "encode", made / "p", made / "fe", tmp_path / "c"),
         (3, "add --overwrite", "encode", made / "f", made / "fe", made / "fc"),
@@ -131,6 +162,7 @@ def test_bad_input_is_one_line(
         (3, "a checkpoint of another model", "search", made / "fc", picture, "--checkpoint", other),
         (3, "not the encoder that made", "search", made / "pc", picture, "--encoder", made / "fe"),
         (3, "no codes.json here", "compare", made / "f", tmp_path),
+        (2, "has 59 others: give a smaller -k", "compare", made / "f", made / "fc", "-k", 60),
         (3, "both must be of one dataset", "compare", tmp_path / "s", made / "fc"),
         (8, "pip install 'lmdali[report]'", "compare", made / "f", made / "fc", "--out", tmp_path / "p.png"),
     ):
@@ -149,5 +181,6 @@ def test_the_options_of_codes_are_frozen() -> None:
         "encode": {"features", "encoder", "out", *run_options},
         "search": {"codes", "query", "-k", "--count", "--queries", "--checkpoint", "--device", "--basis", "--dataset",
                    "--encoder", "--json"},
-        "compare": {"features", "codes", "-k", "--num-queries", "--dataset", "--out", "--json"},
+        "compare": {"features", "codes", "-k", "--num-queries", "--faiss", "--by-class", "--dataset", "--out",
+                    "--json"},
     }  # fmt: skip

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from lmdali.pipeline import crop_kernel
 from lmdali.pipeline.augment import AugmentParams, PixelTransform, apply_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
-from lmdali.pipeline.transfer import DeviceNormalizer, torch_dtype
+from lmdali.pipeline.host_to_device import torch_dtype
+from lmdali.pipeline.normaliser import DeviceNormalizer
 
 SIZE = 12
 

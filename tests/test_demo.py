@@ -66,6 +66,8 @@ def test_an_earlier_demo_is_replaced_and_nothing_else_is_touched(
         run_demo(DemoConfig(out=tmp_path, quiet=True))
     assert run_command(lambda: cli(["demo", "--out", str(tmp_path)], standalone_mode=False)) == 3
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+    assert run_command(lambda: cli(["demo", "--out", str(config.out), "--epochs", "2"], standalone_mode=False)) == 2
+    assert report.preview.is_file()
     capsys.readouterr()
     options = ["--num-train", "70", "--num-val", "20", "--epochs", "3", "--device", "cpu", "--profile-seconds", "0.2"]
     command = ["demo", "--out", str(config.out), *options, "--json", "--quiet"]

@@ -214,7 +214,7 @@ def test_the_command_averages_and_shows_each_network(trained: TrainReport, val: 
 def evaluated_by_rank(ranks: Ranks, val: Path, run_dir: Path, out: Path) -> None:
     """One rank's part of `lmdali eval --parallel ddp`, without the process group, which is there already."""
     asked = EvaluationSet(
-        directory=val,
+        dataset=val,
         manifest=load_manifest(val),
         num_views=10,
         batch_size=5,

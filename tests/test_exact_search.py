@@ -106,3 +106,32 @@ def test_nothing_to_search_for_and_wrong_lengths_are_refused() -> None:
         search_exact([rows], np.zeros((1, 4)), 1)
     with pytest.raises(ConfigError, match="at least 1"):
         search_exact([rows], np.zeros((1, 3)), 0)
+
+
+def test_what_is_not_finite_is_named() -> None:
+    rows = np.ones((9, 3), np.float32)
+    rows[7, 1] = np.nan
+    with pytest.raises(InputError, match="record 7: its features are not finite"):
+        search_exact([rows[:5], rows[5:]], np.zeros((1, 3)), 2)
+    with pytest.raises(InputError, match="query 1: its features are not finite"):
+        search_exact([rows[:5]], np.array([[0.0, 0, 0], [0, np.inf, 0]]), 2)
+    rows[7, 1] = np.inf  # too far to be near, whatever it was
+    assert search_exact([rows], np.zeros((1, 3)), 2).indices.tolist() == [[0, 1]]
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    apart=st.sampled_from([1e-9, 1e-7, 1e-5, 1e-3]),
+    scale=st.sampled_from([1e-20, 1e-3, 1.0, 1e15]),
+    kind=st.sampled_from([np.float16, np.float32]),
+)
+def test_it_equals_a_full_sort_where_all_rows_are_nearly_equally_far(
+    seed: int, apart: float, scale: float, kind: Any
+) -> None:
+    """A sphere around the query, its radius blurred by less and by more than what float32 can tell apart."""
+    random = np.random.default_rng(seed)
+    rows = random.normal(size=(120, 300))
+    rows *= scale * (1 + apart * random.normal(size=(120, 1))) / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.clip(rows, -6e4, 6e4).astype(kind) if kind is np.float16 else rows.astype(kind)
+    rows[50:60] = rows[3]
+    check(rows, np.zeros((1, 300)) + random.normal(size=(5, 300)) * scale * 1e-9, 7, block=50, shortlist=8)

@@ -139,9 +139,9 @@ def test_what_needs_our_shards_is_null_and_never_zero() -> None:
     loader = DataLoader(TensorDataset(torch.zeros(64, 3, 8, 8), torch.zeros(64)), batch_size=4)
     report = profile_iterable(lambda: loader, "mine:make", QUICK, model=Tiny(), quiet=True)
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    for name in ("read", "decode", "decode_one_thread", "memory_copy", "suggestion"):
+    for name in ("storage", "read", "decode", "augment", "device_copy", "memory_copy", "suggestion"):
         assert document[name] is None
-    assert document["megabytes_per_second"] == {"read": None, "loader": None}
+    assert document["megabytes_per_second"] == {"storage": None, "read": None, "loader": None}
     assert document["shares"]["loader"] is None
     stages = document["loader"]["stage_seconds_per_image"]
     assert stages["wait"] > 0 and stages["copy"] is None

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.gpu_kernels import has_gpu_kernels
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.upload import upload_together
 
 ARITHMETIC = [replace(AugmentConfig.original2012(), mean_window=window) for window in ("aligned", "center")]
 """Everything at once: a mean image or its window, lighting and a scale."""
 
-BACKENDS = ["cpu", pytest.param("dali", marks=pytest.mark.dali)]
+HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+NEEDS_DALI = [pytest.mark.dali, pytest.mark.skipif(not HAS_DALI, reason="no nvidia-dali wheel here")]
+BACKENDS = ["cpu", pytest.param("dali", marks=NEEDS_DALI)]
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.filterwarnings("default"),  # of drivers and libraries that differ from machine to machine
     pytest.mark.skipif(
         not torch.cuda.is_available(), reason="no CUDA device here: run benchmarks/gpu_check.py on a GPU"
     ),
 ]
+
+
+def needs_dali(test: Any) -> Any:
+    """For a test of DALI alone."""
+    for mark in NEEDS_DALI:
+        test = mark(test)
+    return test
 
 
 def batches(config: LoaderConfig, device: str) -> list[Batch]:
@@ -72,6 +86,36 @@ def test_what_cpu_threads_decode_and_the_gpu_normalises_is_exact(
         assert torch.equal(found.images.cpu(), expected.images)
 
 
+def test_kernels_run_here() -> None:
+    """Or all that follows shows torch's operations alone."""
+    pytest.importorskip("triton", reason="torch brought no Triton here")
+    assert has_gpu_kernels(torch.device("cuda:0"))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("normalize", ["channel_mean", "channel_mean_std", "none"])
+@pytest.mark.parametrize("crop", ["random", "ten"])
+def test_every_normalisation_is_exact_for_one_view_and_for_ten(
+    raw_dataset: Path, normalize: Any, layout: Any, crop: Any
+) -> None:
+    lighting: Any = "roots" if crop == "random" else "none"
+    augment = AugmentConfig(crop=crop, flip=crop == "random", lighting=lighting, normalize=normalize)
+    config = LoaderConfig(dataset=raw_dataset, batch_size=8, augment=augment, backend="cpu", layout=layout)
+    for expected, found in zip(batches(config, "cpu"), batches(config, "cuda:0"), strict=True):
+        assert torch.equal(found.images.cpu(), expected.images)
+        assert torch.equal(found.labels.cpu(), expected.labels)
+
+
+def test_arrays_arrive_together_in_the_order_of_the_stream() -> None:
+    device = torch.device("cuda:0")
+    arrays = [np.arange(5), np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3), np.empty(0, np.int64)]
+    for _ in range(50):  # pinned memory is used again, and not before it was read
+        found = upload_together(arrays, device)
+        torch.cuda._sleep(100_000)
+    for tensor, array in zip(found, arrays, strict=True):
+        assert torch.equal(tensor.cpu(), torch.from_numpy(array))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])
 def test_a_held_batch_is_not_overwritten_by_later_ones(
@@ -112,8 +156,9 @@ def test_a_batch_that_is_dropped_while_the_gpu_still_reads_it_stays_whole(
     assert [total.item() for total in sums] == expected
 
 
-def test_cpu_threads_feed_the_gpu_without_a_wait_of_the_host(raw_dataset: Path) -> None:
-    config = LoaderConfig(dataset=raw_dataset, batch_size=8, backend="cpu")
+@pytest.mark.parametrize("augment", [AugmentConfig.paper(), *ARITHMETIC], ids=["paper", "aligned", "center"])
+def test_cpu_threads_feed_the_gpu_without_a_wait_of_the_host(raw_dataset: Path, augment: AugmentConfig) -> None:
+    config = LoaderConfig(dataset=raw_dataset, batch_size=8, augment=augment, backend="cpu")
     with create_loader(config, device="cuda:0") as loader:
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -123,7 +168,7 @@ def test_cpu_threads_feed_the_gpu_without_a_wait_of_the_host(raw_dataset: Path) 
     assert len(taken) > 0
 
 
-@pytest.mark.dali
+@needs_dali
 def test_dalis_memory_reaches_torch_without_a_copy(raw_dataset: Path) -> None:
     config = LoaderConfig(dataset=raw_dataset, batch_size=8, backend="dali")
     with create_loader(config, device="cuda:0") as loader:
@@ -132,7 +177,7 @@ def test_dalis_memory_reaches_torch_without_a_copy(raw_dataset: Path) -> None:
         assert torch.cuda.memory_allocated(0) - before < held[0].nbytes, "torch allocated the images"
 
 
-@pytest.mark.dali
+@needs_dali
 def test_the_faster_way_to_decode_is_measured_once(
     jpeg_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

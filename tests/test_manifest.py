@@ -287,7 +287,7 @@ def test_thousands_of_random_edits_of_a_real_manifest_raise_nothing_of_anybody_e
     dice = random.Random(36)
     path = tmp_path / MANIFEST_FILE
     refused = 0
-    for round_number in range(int(os.environ.get("LMDALI_MANIFEST_EDITS", "10000"))):
+    for round_number in range(int(os.environ.get("LMDALI_MANIFEST_EDITS", "3000"))):
         if round_number % 2:
             text = bytearray(whole)
             for _ in range(dice.randint(1, 4)):
@@ -307,7 +307,7 @@ def test_thousands_of_random_edits_of_a_real_manifest_raise_nothing_of_anybody_e
             assert MANIFEST_FILE in str(error)
         else:
             assert loaded.num_records == document["num_records"]
-    assert refused > 450
+    assert refused > 140
 
 
 # Where a record is.

@@ -49,14 +49,19 @@ def make_loader(dataset: Path, rank: int = 0, world_size: int = 1, **fields: Any
     return create_loader(config, rank=rank, world_size=world_size)
 
 
-@pytest.mark.parametrize("name", ORDERS)
-def test_the_ledger_is_what_the_loaders_of_all_ranks_deliver(name: str, small_raw_dataset: Path, order: Any) -> None:
-    rows = order("--epoch", 3, "--order", name, "--block-shards", 2, "--world-size", 2, "--limit", 1000)["rows"]
+@pytest.mark.parametrize(("name", "nodes"), [*((name, 1) for name in ORDERS), ("block", 2), ("block", 3)])
+def test_the_ledger_is_what_the_loaders_of_all_ranks_deliver(
+    name: str, nodes: int, small_raw_dataset: Path, order: Any
+) -> None:
+    asked = ("--epoch", 3, "--order", name, "--block-shards", 2, "--block-nodes", nodes, "--world-size", 2)
+    rows, digest = order(*asked, "--limit", 1000)["rows"], order(*asked, "--digest")["digest"]["digest"]
+    digests = []
     reader = ShardReader(small_raw_dataset, load_manifest(small_raw_dataset))
     for rank in (0, 1):
-        with make_loader(small_raw_dataset, rank, 2, order=name, block_shards=2) as loader:
+        with make_loader(small_raw_dataset, rank, 2, order=name, block_shards=2, block_nodes=nodes) as loader:
             loader.set_epoch(3)
             batches = list(loader)
+            digests.append(loader.epoch_digest or 0)
         for step, batch in enumerate(batches, 1):
             mine = [row for row in rows if (row["rank"], row["step"]) == (rank, step)]
             assert [row["sample"] for row in mine] == batch.indices.tolist()
@@ -69,6 +74,7 @@ def test_the_ledger_is_what_the_loaders_of_all_ranks_deliver(name: str, small_ra
                 assert (image.transpose(1, 2, 0) == (patch[:, ::-1] if view["flip"] else patch)).all()
         assert len(batches) == max(row["step"] for row in rows)
     assert [row["position"] for row in rows] == list(range(NUM_RECORDS if name == "sequential" else 32))
+    assert digest_text(combine(digests)) == digest
 
 
 def test_rows_name_where_a_sample_is_stored_and_came_from(

@@ -171,9 +171,9 @@ def test_an_epoch_is_the_sum_of_its_batches() -> None:
     order, slice_ = EpochOrder(50, 5, 3, True), RankSlice(50, 8)
     parts = []
     for step in range(slice_.num_steps()):
-        first, stop = slice_.positions(step)
-        samples = order.indices(first, stop)
-        parts.append(batch_digest(np.arange(first, stop), samples, drawn(samples.tolist())))
+        positions = slice_.positions(step)
+        samples = order.at(positions)
+        parts.append(batch_digest(positions, samples, drawn(samples.tolist())))
     assert epoch_digest(order, slice_, AUGMENT, seed=5, image_size=256) == (48, combine(parts))
 
 

@@ -16,7 +16,7 @@ from lmdali.tools.prediction import Costs, Resources, loader_rate, predict, step
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.step_probes import LoaderProbe
 from lmdali.tools.suggestion import Situation, suggest
-from lmdali.tools.what_if import answer, check_question
+from lmdali.tools.what_if import Case, answer
 
 COSTS = Costs(worker={"read": 1e-4, "decode": 7e-4, "augment": 2e-4}, consumer={"plan": 1e-5}, loader_cpu=1e-3)
 TWO = Resources(num_cpus=2, num_threads=2, batch_size=128, prefetch=3)
@@ -79,6 +79,17 @@ def test_idle_cpus_are_suggested_to_be_used() -> None:
     assert found.predicted_images_per_second == pytest.approx(6000)
 
 
+def test_more_threads_than_cpus_are_suggested_only_where_threads_wait_for_storage() -> None:
+    # A busy machine and a slow disk look alike from inside: stages take far longer than their CPU time.
+    waits = replace(COSTS, loader_cpu=2e-4)
+    assert suggest(situation(waits)) is None
+    one = suggest(situation(waits, replace(TWO, num_threads=1)))
+    assert one is not None and one.option == "--num-threads 2"
+    found = suggest(situation(waits, reads_storage=True))
+    assert found is not None and found.option == "--num-threads 8"
+    assert "wait for storage" in found.why
+
+
 def test_with_all_cpus_busy_a_cache_is_suggested_if_it_fits() -> None:
     assert suggest(situation()) is None
     found = suggest(situation(decoded_bytes=4 * 10**9))
@@ -119,13 +130,13 @@ def test_nothing_is_predicted_from_what_was_not_measured(changes: dict[str, str]
 def test_more_cpus_are_given_as_many_threads() -> None:
     found = answer("cpus=16", situation(), 20_000)
     assert found.predicted_images_per_second == pytest.approx(8 * 1500)
-    assert (found.baseline_images_per_second, found.limit) == (1500, None)
+    assert (found.baseline_images_per_second, found.limit, found.bound) == (1500, "the CPUs", None)
 
 
 def test_a_disk_limits_what_it_cannot_deliver_and_nothing_else() -> None:
     slow, fast = (answer(question, situation(), 20_000) for question in ("disk=10MB/s", "disk=500MB/s"))
     assert (slow.predicted_images_per_second, slow.limit) == (pytest.approx(500), "the disk")
-    assert (fast.predicted_images_per_second, fast.limit) == (pytest.approx(1500), None)
+    assert (fast.predicted_images_per_second, fast.limit) == (pytest.approx(1500), "the CPUs")
 
 
 def test_raw_pixels_need_no_decoding_but_more_bytes_to_compare() -> None:
@@ -136,12 +147,70 @@ def test_raw_pixels_need_no_decoding_but_more_bytes_to_compare() -> None:
     assert answer("raw", situation(backend="dali"), 20_000).predicted_images_per_second is None
 
 
-@pytest.mark.parametrize("question", ["cpus=0", "cpus=two", "disk=500", "disk=0MB/s", "magic"])
+def on_a_gpu(model: float) -> Situation:
+    """A loader of 2,000 images/s on two CPUs, and a model of so many on a GPU; what is missed: a quarter of it."""
+    costs = replace(COSTS, model=1 / model, on_gpu=True)
+    return situation(costs, measured=0.75 * min(2000, model), bound=None)
+
+
+@pytest.mark.parametrize(
+    ("model", "question", "predicted", "limit", "bound"),
+    [
+        (500, "gpus=2", 1000, "the model", "COMPUTE-BOUND"),
+        (1000, "gpus=2", 2000, "the CPUs", "BALANCED"),
+        (1000, "gpus=4", 2000, "the CPUs", "INPUT-BOUND (decode)"),  # steps four times as fast, input as fast as before
+        (1000, "gpus=4,cpus=8", 4000, "the model", "COMPUTE-BOUND"),
+        (1000, "gpus=4,disk=12MB/s", 800, "the disk", "INPUT-BOUND (read)"),
+        (1000, "raw,gpus=8", 6516, "the CPUs", "INPUT-BOUND (augment)"),
+        (1000, "raw,gpus=8,disk=300MB/s", 2000, "the disk", "INPUT-BOUND (read)"),  # pixels are ten times as large
+    ],
+)
+def test_more_gpus_are_fed_by_the_same_input(
+    model: float, question: str, predicted: float, limit: str, bound: str
+) -> None:
+    now = replace(on_a_gpu(model), raw_bytes=200_000)
+    found = answer(question, now, 20_000)
+    capped = limit == "the disk"
+    disk = {"gpus=4,disk=12MB/s": 600, "raw,gpus=8,disk=300MB/s": 1500}.get(question)
+    assert found.predicted_images_per_second == pytest.approx(disk if capped else 0.75 * predicted, rel=1e-3)
+    assert (found.limit, found.bound, found.unknown) == (limit, bound, None)
+
+
+def test_a_slowed_loader_and_model_of_known_rates_are_predicted_to_the_number() -> None:
+    """Sleeps: 10 ms an image and thread in read, 2 ms in the model; no CPU at all."""
+    costs = Costs(worker={"read": 1e-2}, consumer={}, loader_cpu=0.0, model=2e-3, on_gpu=True)
+    now = situation(costs, replace(TWO, num_threads=2), measured=200.0)
+    for question, rate, limit in (("cpus=4", 400, "the loader's threads"), ("cpus=16", 500, "the model")):
+        found = answer(question, now, 20_000)
+        assert (found.predicted_images_per_second, found.limit) == (pytest.approx(rate), limit)
+    both = answer("cpus=16,gpus=2", now, 20_000)
+    assert (both.predicted_images_per_second, both.limit) == (pytest.approx(1000), "the model")
+
+
+def test_what_was_not_measured_is_not_predicted_and_says_why() -> None:
+    for changes, question, why in (
+        ({}, "gpus=2", "no model was measured on a GPU"),
+        ({"backend": "dali"}, "cpus=4", "stages are not timed"),
+    ):
+        found = answer(question, situation(**changes), 20_000)
+        assert found.predicted_images_per_second is None and found.limit is None
+        assert found.unknown is not None and why in found.unknown
+
+
+def test_a_shared_cpu_is_judged_by_the_larger_half() -> None:
+    costs = replace(COSTS, model=2e-4, model_cpu=4e-4)
+    assert answer("cpus=4", situation(costs), 20_000).bound == "INPUT-BOUND (decode)"
+    assert answer("raw", situation(replace(costs, model_cpu=4e-3, model=2e-3)), 20_000).bound == "COMPUTE-BOUND"
+
+
+@pytest.mark.parametrize("question", ["cpus=0", "cpus=two", "gpus=0", "disk=500", "disk=0MB/s", "magic", "", "raw,"])
 def test_what_cannot_be_answered_is_refused(question: str) -> None:
     with pytest.raises(ConfigError, match="expected cpus=16"):
-        check_question(question)
+        Case.parse(question)
     with pytest.raises(ConfigError, match="expected cpus=16"):
         ProfileConfig(what_if=(question,))
+    with pytest.raises(ConfigError, match="cpus is given twice"):
+        Case.parse("cpus=2,cpus=4")
 
 
 # Beside a measurement.

@@ -244,7 +244,9 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     raw = report.setting.encoding == "raw"
     assert (document["decode"] is None) == raw
     assert (document["memory_copy"] is None) == (not raw)
-    for name in ("read", "loader", "model", "together", "optimizer"):
+    assert document["device_copy"] is None  # a CPU copies to no device, and that is no rate of zero
+    ceilings = ("storage_sequential", "storage", "read_sequential", "read", "augment_one_thread", "augment")
+    for name in (*ceilings, "loader", "model", "together", "optimizer"):
         assert document[name]["images_per_second"] > 0
         assert document[name]["steps"] == 10
         assert document[name]["low"] <= document[name]["images_per_second"] <= document[name]["high"]
@@ -259,6 +261,11 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     assert document["inside"]["queue"]["mean_started"] == 4
     expected = document["read"]["images_per_second"] * report.setting.mean_record_bytes / 1e6
     assert document["megabytes_per_second"]["read"] == pytest.approx(expected)
+    step = document["together"]["images_per_second"]
+    assert document["shares_of_step"]["augment"] == pytest.approx(step / document["augment"]["images_per_second"])
+    assert document["shares"]["read"] == pytest.approx(
+        document["read"]["images_per_second"] / document["storage"]["images_per_second"]
+    )
 
 
 def test_half_precision_and_uint8_are_profiled_too(jpeg: Path) -> None:
@@ -305,9 +312,11 @@ def test_tables_fit_into_a_hundred_columns(jpeg: Path, capsys: pytest.CaptureFix
     text = "\n".join(lines)
     for word in (
         "LMDB read",
+        "storage, in order",
         "libjpeg-turbo, 2 threads",
+        "augment, 2 threads",
         "loader",
-        "of ceiling",
+        "of next",
         "of step",
         "optimiser",
         "not timed",

@@ -47,6 +47,7 @@ def test_the_options_of_a_loader_are_frozen() -> None:
         "seed": 0,
         "order": "shuffled",
         "block_shards": 8,
+        "block_nodes": 1,
         "drop_last": None,
         "backend": "auto",
         "decode": "auto",

@@ -1,4 +1,4 @@
-"""Stores: a local folder, what fsspec opens, and what is said where a package is missing; S3 where moto is there."""
+"""Stores: a local folder, what fsspec opens, and what is said where a package is missing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lmdali.pipeline.errors import InputError, MissingExtraError, RemoteError
-from lmdali.pipeline.remote_store import open_store
-
-HAS_S3 = all(importlib.util.find_spec(name) for name in ("moto", "s3fs"))
+from lmdali.pipeline.errors import ConfigError, InputError, MissingExtraError, RemoteError
+from lmdali.pipeline.remote_retry import Attempts, RetryConfig
+from lmdali.pipeline.remote_store import WritableStore, open_store, open_writable_store
 
 
 def test_a_folder_is_a_store(tmp_path: Path) -> None:
@@ -22,7 +21,6 @@ def test_a_folder_is_a_store(tmp_path: Path) -> None:
         store.open("a/c", 0)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("fsspec"), reason="fsspec is not installed")
 def test_fsspec_opens_the_rest() -> None:
     store = open_store("memory://bucket/set")
     store.put("file", b"content")
@@ -41,30 +39,26 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch: pytest.Mon
         open_store("s3://bucket/set")
 
 
-@pytest.mark.skipif(not HAS_S3, reason="moto and s3fs are not installed")
-@pytest.mark.filterwarnings("ignore")  # those of the packages
-def test_an_s3_bucket_is_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moto.server import ThreadedMotoServer
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> WritableStore:
+    return open_writable_store(f"file://{tmp_path}/set" if request.param == "file" else f"memory://bucket{tmp_path}")
 
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "hush",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    try:
-        import s3fs
 
-        s3fs.S3FileSystem().mkdir("bucket")
-        store = open_store("s3://bucket/set")
-        store.put("shards/00000/data.mdb", bytes(range(256)))
-        body = store.open("shards/00000/data.mdb", 250)
-        assert (body.num_bytes, b"".join(body.chunks)) == (256, bytes(range(250, 256)))
-        with pytest.raises(RemoteError, match=r"s3://bucket/set/nothing: not found"):
-            store.open("nothing", 0)
-    finally:
-        server.stop()
+def test_files_are_written_told_of_and_removed(store: WritableStore, tmp_path: Path) -> None:
+    (tmp_path / "local").write_bytes(b"content" * 1000)
+    assert store.stat("a/b") is None
+    store.put_file("a/b", tmp_path / "local", "", Attempts("it", RetryConfig()))
+    found = store.stat("a/b")
+    assert found is not None and (found.num_bytes, found.sha256) == (7000, None)
+    assert b"".join(store.open("a/b", 6990).chunks) == b"contentcontent"[-10:]
+    store.put("a/b", b"new")
+    found = store.stat("a/b")
+    assert found is not None and found.num_bytes == 3
+    store.remove("a/b")
+    store.remove("a/b")
+    assert store.stat("a/b") is None
+
+
+def test_http_is_only_read() -> None:
+    with pytest.raises(ConfigError, match=r"https://host/set.*: plain HTTP cannot be written to: give the bucket"):
+        open_writable_store("https://me:hush@host/set?signature=1")

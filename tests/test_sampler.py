@@ -180,8 +180,8 @@ def test_a_set_of_any_size_is_permuted_onto_itself(size: int, key: int) -> None:
 
 def test_two_ranks_of_three_samples_by_hand() -> None:
     ranks = [RankSlice(8, 3, rank, 2, drop_last=False) for rank in (0, 1)]
-    assert [r.positions(0) for r in ranks] == [(0, 3), (3, 6)]
-    assert [r.positions(1) for r in ranks] == [(6, 7), (7, 8)]
+    assert [r.positions(0).tolist() for r in ranks] == [[0, 1, 2], [3, 4, 5]]
+    assert [r.positions(1).tolist() for r in ranks] == [[6], [7]]
     assert [r.num_steps() for r in ranks] == [2, 2]
     assert RankSlice(8, 3, 0, 2, drop_last=True).num_steps() == 1
 
@@ -192,11 +192,12 @@ def walked(slices: list[RankSlice], start: int = 0) -> list[list[int]]:
     assert len(steps) == 1, "ranks differ in their number of steps"
     out = []
     for step in range(steps.pop()):
-        ranges = [s.positions(step, start) for s in slices]
-        sizes = [stop - first for first, stop in ranges]
-        assert min(sizes) >= 0 and max(sizes) - min(sizes) <= 1
-        out.append([p for first, stop in ranges for p in range(first, stop)])
-        assert {s.position_after(step, start) for s in slices} == {out[-1][-1] + 1}
+        parts = [s.positions(step, start).tolist() for s in slices]
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert all(part == sorted(part) for part in parts)
+        out.append([p for part in parts for p in part])
+        assert {s.position_after(step, start) for s in slices} == {max(out[-1]) + 1}
     return out
 
 
@@ -205,7 +206,7 @@ def test_ranks_are_disjoint_and_complete_for_every_small_case() -> None:
         ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last=False) for r in range(world_size)]
         steps = walked(ranks)
         assert [p for step in steps for p in step] == list(range(num_samples))
-        assert max(s.positions(0)[1] - s.positions(0)[0] for s in ranks) <= batch_size
+        assert max(len(s.positions(0)) for s in ranks) <= batch_size
         global_batch = batch_size * world_size
         if num_samples < global_batch:
             with pytest.raises(ConfigError, match="fewer than one global batch"):
@@ -227,12 +228,47 @@ def test_from_any_start_each_remaining_position_comes_once(
     assert [p for step in walked(ranks, start) for p in step] == list(range(start, num_samples))
 
 
+def test_two_nodes_of_two_ranks_by_hand() -> None:
+    ranks = [RankSlice(20, 3, rank, 4, drop_last=False, nodes=2) for rank in range(4)]
+    assert [r.positions(0).tolist() for r in ranks] == [[0, 2, 4], [6, 8, 10], [1, 3, 5], [7, 9, 11]]
+    assert [r.positions(1).tolist() for r in ranks] == [[12, 14], [16, 18], [13, 15], [17, 19]]
+    assert [r.positions(0, start=1).tolist() for r in ranks] == [[2, 4, 6], [8, 10, 12], [1, 3, 5], [7, 9, 11]]
+    assert [r.own_nodes for r in ranks] == [(0,), (0,), (1,), (1,)]
+
+
+def test_ranks_that_nodes_do_not_divide_have_samples_of_several() -> None:
+    assert [RankSlice(99, 4, rank, 2, nodes=4).own_nodes for rank in range(2)] == [(0, 1), (2, 3)]
+    assert [RankSlice(99, 4, rank, 3, nodes=2).own_nodes for rank in range(3)] == [(0,), (0, 1), (1,)]
+    assert [RankSlice(99, 1, rank, 3, nodes=2).own_nodes for rank in range(3)] == [(0, 1)] * 3
+    assert RankSlice(99, 4).own_nodes == (0,)
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 8), st.integers(2, 5), st.booleans(), st.data())
+def test_each_position_comes_once_and_whole_batches_keep_to_the_nodes_of_a_rank(
+    num_samples: int, batch_size: int, world_size: int, nodes: int, drop_last: bool, data: st.DataObject
+) -> None:
+    drop_last &= num_samples >= batch_size * world_size
+    start = data.draw(st.integers(0, num_samples))
+    ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last, nodes) for r in range(world_size)]
+    steps = walked(ranks, start)
+    assert [sorted(step) for step in steps] == [
+        list(range(start + n * batch_size * world_size, start + n * batch_size * world_size + len(step)))
+        for n, step in enumerate(steps)
+    ]
+    for slice_ in ranks:
+        for step, positions in enumerate(steps):
+            if len(positions) == slice_.global_batch_size:
+                mine = slice_.positions(step, start)
+                assert len(mine) == batch_size
+                assert set((mine % nodes).tolist()) <= set(slice_.own_nodes)
+
+
 def test_the_order_of_samples_does_not_depend_on_the_batch_size() -> None:
     seen = []
     for batch_size in (1, 3, 8, 100):
         slice_, epoch = RankSlice(100, batch_size, drop_last=False), EpochOrder(100, 5, 1, True)
         steps = range(slice_.num_steps())
-        seen.append([i for step in steps for i in epoch.indices(*slice_.positions(step)).tolist()])
+        seen.append([i for step in steps for i in epoch.at(slice_.positions(step)).tolist()])
     assert seen[0] == seen[1] == seen[2] == seen[3]
 
 
@@ -244,18 +280,18 @@ def test_owners_by_hand() -> None:
     assert [part.tolist() for part in dropping.owners(4, 8)] == [[0, 0, 1, 1], [1, 1, -1, -1]]
 
 
-@given(st.integers(1, 120), st.integers(1, 9), st.integers(1, 8), st.booleans(), st.data())
+@given(st.integers(1, 120), st.integers(1, 9), st.integers(1, 8), st.booleans(), st.integers(1, 5), st.data())
 def test_owners_are_the_inverse_of_positions(
-    num_samples: int, batch_size: int, world_size: int, drop_last: bool, data: st.DataObject
+    num_samples: int, batch_size: int, world_size: int, drop_last: bool, nodes: int, data: st.DataObject
 ) -> None:
     drop_last &= num_samples >= batch_size * world_size
-    ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last) for r in range(world_size)]
+    ranks = [RankSlice(num_samples, batch_size, r, world_size, drop_last, nodes) for r in range(world_size)]
     start = data.draw(st.integers(0, num_samples))
     expected = {
         position: (step, slice_.rank)
         for slice_ in ranks
         for step in range(slice_.num_steps(start))
-        for position in range(*slice_.positions(step, start))
+        for position in slice_.positions(step, start).tolist()
     }
     steps, owners = ranks[0].owners(start, num_samples, start)
     left_out = (ranks[0].num_steps(start), -1)
@@ -288,7 +324,7 @@ def delivered(name: str, shard_sizes: list[int], slices: list[RankSlice], start:
         sample
         for step in range(steps)
         for slice_, order in zip(slices, orders, strict=True)
-        for sample in order.indices(*slice_.positions(step, start)).tolist()
+        for sample in order.at(slice_.positions(step, start)).tolist()
     ]
 
 

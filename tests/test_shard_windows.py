@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmdali.pipeline.block_order import OrderName, create_order
+from lmdali.pipeline.block_order import NodeOrder, OrderName, create_order
 from lmdali.pipeline.manifest import RecordIndex
 from lmdali.pipeline.shard_windows import needed_bytes, shard_windows
 
@@ -30,6 +30,30 @@ def test_windows_name_exactly_the_shards_that_are_read_in_the_order_of_need(name
         assert window.shards == tuple(dict.fromkeys(read))
         begin = window.stop
     assert begin == max(start, 40) or start >= 40
+
+
+@pytest.mark.parametrize("nodes", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("start", range(0, 42, 5))
+def test_windows_of_nodes_name_the_shards_of_these_nodes_only(nodes: tuple[int, ...], start: int) -> None:
+    index = RecordIndex(SimpleNamespace(shards=shards()))  # type: ignore[arg-type]
+    order = NodeOrder(SIZES, 3, 1, 1, 3)
+    begin = start
+    for window in shard_windows(order, index, start, 42, nodes):
+        positions = np.arange(begin, window.stop)
+        read = index.shards_of(order.at(positions[np.isin(positions % 3, nodes)])).tolist()
+        assert window.shards == tuple(dict.fromkeys(read))
+        assert len(window.shards) <= len(nodes), "a window ends where a block of any node does"
+        begin = window.stop
+    assert begin == 42
+
+
+def test_a_node_needs_room_for_its_own_blocks() -> None:
+    order = NodeOrder(SIZES, 0, 0, 1, 2)  # records 0 to 20 are of shards 0, 2 and 3, those after them of 3, 4, 5 and 6
+    assert needed_bytes(order, shards(), 1, 1, (0,)) == 1201
+    assert needed_bytes(order, shards(), 1, 1, (1,)) == 901
+    assert needed_bytes(order, shards(), 1, 1, (0, 1)) == 1201 + 901
+    assert needed_bytes(order, shards(), 1, 1000, (1,)) == 501 + 901 + 101 + 801
+    assert needed_bytes(order, shards(), 1, 1000, (0, 1)) == 4200 + len(SIZES), "never more than there is"
 
 
 def test_the_room_that_orders_need() -> None:

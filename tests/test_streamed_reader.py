@@ -16,7 +16,8 @@ from remote_server import Fault, RemoteServer, serving
 
 from lmdali.pipeline import remote_retry
 from lmdali.pipeline.augment import AugmentConfig
-from lmdali.pipeline.errors import ConfigError, RemoteError
+from lmdali.pipeline.dataset_place import open_reader
+from lmdali.pipeline.errors import ConfigError, RecordError, RemoteError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.shard_cache import ShardCache
@@ -96,6 +97,30 @@ def test_a_second_run_fetches_nothing(server: RemoteServer, tmp_path: Path) -> N
     assert len(server.shards_asked()) == before
 
 
+def test_what_shards_cost_is_counted(server: RemoteServer, tmp_path: Path, manifest: Manifest) -> None:
+    num_shards = len(manifest.shards)
+    with create_loader(config(server.address, tmp_path / "cache", order="sequential")) as loader:
+        batches = iter(loader)
+        next(batches)
+        assert loader.fetch_counts is not None and loader.fetch_counts.waits > 0
+        for _ in batches:
+            pass
+        first = loader.fetch_counts
+    assert (first.hits, first.misses, first.fetched_bytes) == (0, num_shards, manifest.file_bytes)
+    assert first.fetch_seconds > 0 and first.wait_seconds > 0
+    with create_loader(config(server.address, tmp_path / "cache", order="sequential")) as loader:
+        for _ in loader:
+            pass
+        second = loader.fetch_counts
+    assert second is not None
+    assert (second.hits, second.misses, second.fetched_bytes, second.fetch_seconds) == (num_shards, 0, 0, 0.0)
+
+
+def test_a_directory_has_no_such_counts(small_jpeg_dataset: Path) -> None:
+    with create_loader(config(small_jpeg_dataset)) as loader:
+        assert loader.fetch_counts is None
+
+
 def test_ranks_of_a_machine_share_what_they_fetch(
     server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
 ) -> None:
@@ -104,6 +129,24 @@ def test_ranks_of_a_machine_share_what_they_fetch(
         found = delivered(config(server.address, tmp_path / "cache", **order), epochs=1, rank=rank, world_size=2)
         assert equal(found, delivered(config(small_jpeg_dataset, **order), epochs=1, rank=rank, world_size=2))
     assert sorted(server.shards_asked()) == [info.name for info in manifest.shards]
+
+
+def test_machines_fetch_only_the_shards_of_their_nodes(
+    server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    order: dict[str, Any] = {"order": "block", "block_shards": 1, "batch_size": 2, "block_nodes": 2}
+    asked, samples, together = [], [], delivered(config(small_jpeg_dataset, **{**order, "batch_size": 4}), epochs=3)
+    for rank in range(2):
+        server.requests.clear()
+        found = delivered(
+            config(server.address, tmp_path / f"machine{rank}", **order), epochs=3, rank=rank, world_size=2
+        )
+        asked.append(server.shards_asked())
+        samples.append([indices for _, _, indices in found])
+    assert [sorted(a + b) for a, b in zip(*samples, strict=True)] == [sorted(indices) for _, _, indices in together]
+    assert all(len(set(names)) == len(names) for names in asked), "each once, in three epochs"
+    assert len(asked[0]) + len(asked[1]) <= len(manifest.shards) + 1
+    assert set(asked[0]) | set(asked[1]) == {info.name for info in manifest.shards}
 
 
 @pytest.mark.parametrize("order", ["block", "sequential"])
@@ -194,8 +237,35 @@ def test_a_cache_that_is_too_small_is_refused_with_numbers(
     with pytest.raises(ConfigError, match=rf"room for {limit} bytes.*needs {manifest.file_bytes}: "):
         create_loader(config(server.address, tmp_path / "cache", cache_bytes=limit))
     with pytest.raises(ConfigError, match="block"):
+        limit = block_room(manifest, 1)
+        create_loader(config(server.address, tmp_path / "cache", cache_bytes=limit, order="block", block_shards=1))
+    with pytest.raises(ConfigError, match="room for 10 bytes of shards, the largest shard"):
         create_loader(config(server.address, tmp_path / "cache", cache_bytes=10, order="block", block_shards=1))
     assert not server.shards_asked()
+
+
+@pytest.mark.parametrize("change", ["rot", "cut"])
+def test_a_shard_that_is_damaged_in_the_cache_is_fetched_again(
+    change: str, server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    """Half of it is seen when it is opened; wrong bytes in a record when their CRC is compared."""
+    given = config(server.address, tmp_path / "cache", order="sequential", drop_last=False)
+    expected = delivered(given, epochs=1)
+    path = tmp_path / "cache" / "shards" / manifest.shards[1].sha256 / "data.mdb"
+    content = path.read_bytes()
+    local = open_reader(small_jpeg_dataset)
+    record = local.read(manifest.shards[0].num_records, lambda record: bytes(record.data))
+    local.close()
+    at = content.index(record) + len(record) // 2
+    path.chmod(0o644)
+    path.write_bytes(content[:at] if change == "cut" else content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    server.requests.clear()
+    if change == "rot":
+        with pytest.raises(RecordError, match="damaged in the cache: it is removed, and the next run fetches it again"):
+            delivered(given, epochs=1)
+        assert not path.exists() and not server.shards_asked()
+    assert equal(delivered(given, epochs=1), expected)
+    assert server.shards_asked() == [manifest.shards[1].name]
 
 
 def test_an_address_without_a_dataset_is_told(server: RemoteServer, tmp_path: Path) -> None:

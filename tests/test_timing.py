@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from time import perf_counter, sleep
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -33,14 +33,6 @@ def test_a_measured_block_counts_even_when_it_raises() -> None:
         sleep(0.01)
         raise KeyError
     assert 0.01 <= timers.seconds()["copy"] < 1
-
-
-def test_adding_costs_less_than_a_few_microseconds() -> None:
-    timers = StageTimers()
-    start = perf_counter()
-    for _ in range(10_000):
-        timers.add("augment", 1e-9)
-    assert (perf_counter() - start) / 10_000 < 20e-6
 
 
 # CPUs.

@@ -17,16 +17,19 @@ from lmdali.model.journal import read_metrics
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools.config_file import GivenSettings
 from lmdali.tools.exit_codes import Terminated
+from lmdali.tools.recipe import resolve_recipe
 from lmdali.tools.train import command
 from lmdali.tools.train_job import TrainJob, train_dataset
 
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
 
 OPTIONS = (
-    "--backend --batch-size --bias-decay --bias-lr --bias-schedule --block-shards --channels-last "
+    "--backend --batch-size --bias-decay --bias-lr --bias-schedule --block-nodes --block-shards --cache-bytes "
+    "--cache-dir --channels-last "
     "--checkpoint-seconds --checkpoint-steps --config --crop --crop-chunk --crop-size --cuda-graph --decode "
-    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --dry-run --epochs "
+    "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --dry-run --epochs --fetches "
     "--flip --half-net --init --init-from --init-layers --json --keep-checkpoints --label-smoothing --layer-lr "
     "--lighting --lighting-epochs --lighting-rescale --lighting-std --log-steps --lr --lrn-across-towers "
     "--lrn-alpha --lrn-beta --lrn-k --lrn-place --lrn-size --map-norm --mean-window --momentum --normalize "
@@ -213,3 +216,17 @@ def test_the_last_smaller_batch_is_trained_on_where_the_recipe_says_so(
     assert train_dataset(job).result.steps == 4  # of 24 samples: three times seven, and three
     with pytest.raises(ConfigError, match="--drop-last"):
         job.loader_configs(TorchrunPlace(rank=0, world_size=7, local_rank=0, local_world_size=7))
+
+
+def test_ranks_leave_out_the_last_smaller_batch_of_a_preset_and_refuse_one_that_was_asked_for(tmp_path: Path) -> None:
+    def drops_last(world_size: int, *sources: GivenSettings) -> bool:
+        recipe = resolve_recipe(sources)
+        job = TrainJob(train=tmp_path, val=tmp_path, run_dir=tmp_path, preset=recipe.preset, recipe=recipe.to_json())
+        return job.loader_configs(TorchrunPlace(0, world_size, 0, world_size))[0].drops_last
+
+    preset = GivenSettings("command line", {}, "original2012")
+    assert [drops_last(world_size, preset) for world_size in (1, 2)] == [False, True]
+    wanted = GivenSettings("a file", {"loader": {"drop_last": False}}, None)
+    assert not drops_last(1, preset, wanted)
+    with pytest.raises(ConfigError, match="cannot share an epoch's last, smaller batch: leave it out, --drop-last"):
+        drops_last(2, preset, wanted)

@@ -19,9 +19,9 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.normaliser import DeviceNormalizer
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
-from lmdali.pipeline.transfer import DeviceNormalizer
 from lmdali.pipeline.verify_policy import CrcPolicy
 from lmdali.pipeline.view_cutter import ViewCutter
 

@@ -9,8 +9,11 @@ from typing import Any
 import click
 
 from lmdali.model.variants import VARIANTS
+from lmdali.pipeline.dataset_place import Place
 from lmdali.tools.ablation import AblationConfig, run_ablation
+from lmdali.tools.ablation_page import save_ablation_page
 from lmdali.tools.ablation_table import ablation_json, print_ablation
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.exit_codes import end_as
 from lmdali.tools.loader_options import epoch_options, loader_options
 from lmdali.tools.preset_options import RecipeCommand, given_settings, preset_options
@@ -24,8 +27,8 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 @click.command("ablate", cls=RecipeCommand)
-@click.argument("train", type=click.Path(path_type=Path))
-@click.argument("val", type=click.Path(path_type=Path))
+@click.argument("train", type=DATASET)
+@click.argument("val", type=DATASET)
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
@@ -48,9 +51,12 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 @loader_options
 @epoch_options
 @preset_options
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Also write it as one HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(train: Path, val: Path, run_dir: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def command(
+    train: Place, val: Place, run_dir: Path, page: Path | None, as_json: bool, quiet: bool, **given: Any
+) -> None:
     """Train variants of a recipe on TRAIN, with the same seeds and epochs, and compare them on VAL.
 
     What has finished is not trained again, and what was interrupted goes on: run the same command once more. A fixed
@@ -60,5 +66,7 @@ def command(train: Path, val: Path, run_dir: Path, as_json: bool, quiet: bool, *
     recipe = resolve_recipe(given_settings(click.get_current_context(), given), train=train)
     config = AblationConfig(train=train, val=val, run_dir=run_dir, recipe=recipe, **asked)
     report = run_ablation(config, None if quiet else sys.stderr)
+    if page is not None:
+        save_ablation_page(report, config, page)
     print_json(ablation_json(report)) if as_json else print_ablation(report)
     end_as(report.stopped_by)

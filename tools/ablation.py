@@ -12,9 +12,9 @@ from lmdali.model.alexnet import AlexNet
 from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.presets import Preset
 from lmdali.model.variants import Variant, choose_variants
+from lmdali.pipeline.dataset_place import Place, place_manifest
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 from lmdali.pipeline.files import read_json, storage_errors, write_json
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.recipe import Recipe
 from lmdali.tools.train_job import TrainJob, train_dataset
 
@@ -38,8 +38,8 @@ class AblationConfig:
         ConfigError: no seed.
     """
 
-    train: Path
-    val: Path
+    train: Place
+    val: Place
     run_dir: Path
     recipe: Recipe
     variants: tuple[str, ...] | None = None
@@ -121,12 +121,13 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
                 known, stopped_by = _train(config, variant, preset, seed, directory, progress)
             if known is not None:
                 runs[variant.name, seed] = known
-    num_classes = len(load_manifest(config.train).class_names)
+    cache_dir = config.recipe.loader["cache_dir"]
+    num_classes = len(place_manifest(config.train, cache_dir=cache_dir).class_names)
     return AblationReport(
         variants=tuple(variant for variant, _ in chosen),
         parameters=tuple(_count_parameters(preset, num_classes) for _, preset in chosen),
         runs=tuple(run for variant, _ in chosen for (name, _), run in runs.items() if name == variant.name),
-        num_val=load_manifest(config.val).num_records,
+        num_val=place_manifest(config.val, cache_dir=cache_dir).num_records,
         stopped_by=stopped_by,
     )
 
@@ -176,9 +177,10 @@ def _require_plan(config: AblationConfig) -> None:
     Raises:
         InputError: it differs.
     """
+    cache_dir = config.recipe.loader["cache_dir"]
     plan = {
-        "train_digest": load_manifest(config.train).digest,
-        "val_digest": load_manifest(config.val).digest,
+        "train_digest": place_manifest(config.train, cache_dir=cache_dir).digest,
+        "val_digest": place_manifest(config.val, cache_dir=cache_dir).digest,
         **_flat(config.recipe.values()),
     }
     path = config.run_dir / PLAN_FILE

@@ -90,7 +90,7 @@ def ablation_json(report: AblationReport) -> dict[str, Any]:
             entry[f"std_{name}"] = stdev(errors) if len(errors) > 1 else None
         if variant.name != BASELINE:
             for name in ("top1", "top5"):
-                difference = _difference(report, variant, f"{name}_error")
+                difference = baseline_difference(report, variant, f"{name}_error")
                 entry[f"{name}_difference"] = None if difference is None else asdict(difference)
                 entry[f"{name}_verdict"] = verdict(difference, getattr(variant, f"{name}_claim"))
         rows.append(entry)
@@ -104,27 +104,47 @@ def ablation_json(report: AblationReport) -> dict[str, Any]:
 
 def print_ablation(report: AblationReport) -> None:
     """The tables for people, and a line for each run that failed."""
-    rows = [
+    print_table(
+        f"errors on {report.num_val:,} validation images, % ± deviation over seeds", ERROR_COLUMNS, error_rows(report)
+    )
+    print_table(
+        "beside the baseline: % more errors ± noise, and what the paper has on ImageNet",
+        BESIDE_COLUMNS,
+        beside_rows(report),
+    )
+    claims = claim_rows(report)
+    if claims:
+        print_table("what the paper says", CLAIM_COLUMNS, claims, align="left")
+    for line in failures(report):
+        print(line)
+
+
+ERROR_COLUMNS = ("variant", "parameters", "seeds", "top-1 error", "top-5 error")
+BESIDE_COLUMNS = ("variant", "top-1", "paper", "top-5", "paper", "in top-1 it is")
+CLAIM_COLUMNS = ("variant", "claim")
+
+
+def error_rows(report: AblationReport) -> list[tuple[str, ...]]:
+    """Rows of `ERROR_COLUMNS`, percent."""
+    return [
         (variant.name, f"{parameters:,}", *_errors(report, variant))
         for variant, parameters in zip(report.variants, report.parameters, strict=True)
     ]
-    print_table(
-        f"errors on {report.num_val:,} validation images, % ± deviation over seeds",
-        ("variant", "parameters", "seeds", "top-1 error", "top-5 error"),
-        rows,
-    )
-    others = [variant for variant in report.variants if variant.name != BASELINE]
-    print_table(
-        "beside the baseline: % more errors ± noise, and what the paper has on ImageNet",
-        ("variant", "top-1", "paper", "top-5", "paper", "in top-1 it is"),
-        [_beside(report, variant) for variant in others],
-    )
-    claims = [(variant.name, variant.claim) for variant in others if variant.claim]
-    if claims:
-        print_table("what the paper says", ("variant", "claim"), claims, align="left")
-    for run in report.runs:
-        if run.failure is not None:
-            print(f"{run.variant}, seed {run.seed}: failed: {run.failure}")
+
+
+def beside_rows(report: AblationReport) -> list[tuple[str, ...]]:
+    """Rows of `BESIDE_COLUMNS`, percent, for all but the baseline."""
+    return [_beside(report, variant) for variant in report.variants if variant.name != BASELINE]
+
+
+def claim_rows(report: AblationReport) -> list[tuple[str, str]]:
+    """Rows of `CLAIM_COLUMNS`."""
+    return [(variant.name, variant.claim) for variant in report.variants if variant.claim]
+
+
+def failures(report: AblationReport) -> list[str]:
+    """A line for each run that failed."""
+    return [f"{run.variant}, seed {run.seed}: failed: {run.failure}" for run in report.runs if run.failure is not None]
 
 
 def _errors(report: AblationReport, variant: Variant) -> tuple[str, ...]:
@@ -135,14 +155,21 @@ def _errors(report: AblationReport, variant: Variant) -> tuple[str, ...]:
 def _beside(report: AblationReport, variant: Variant) -> tuple[str, ...]:
     cells = [variant.name]
     for name in ("top1", "top5"):
-        difference = _difference(report, variant, f"{name}_error")
+        difference = baseline_difference(report, variant, f"{name}_error")
         claim = getattr(variant, f"{name}_claim")
         cells.append("" if difference is None else f"{100 * difference.mean:+.2f} ± {100 * difference.noise:.2f}")
         cells.append("" if claim is None else f"{100 * claim:+.1f}")
-    return (*cells, verdict(_difference(report, variant, "top1_error"), variant.top1_claim))
+    return (*cells, verdict(baseline_difference(report, variant, "top1_error"), variant.top1_claim))
 
 
-def _difference(report: AblationReport, variant: Variant, name: str) -> Difference | None:
+def baseline_difference(report: AblationReport, variant: Variant, name: str) -> Difference | None:
+    """A variant's error minus the baseline's.
+
+    Args:
+        report: what was trained.
+        variant: of it.
+        name: `top1_error` or `top5_error`.
+    """
     errors = [ended_errors(report.runs, of, name) for of in (BASELINE, variant.name)]
     return compare(errors[0], errors[1], report.num_val)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -14,9 +13,9 @@ import click
 from lmdali.model.device import pick_device
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType, Layout
+from lmdali.pipeline.dataset_place import Place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.accelerator_use import (
     CALIBRATION_AU,
     MIN_EPOCHS,
@@ -28,6 +27,7 @@ from lmdali.tools.accelerator_use import (
     check_rules,
     emulate_epoch,
 )
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.loader_options import EpochOptions, augment_for, epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.progress import progress_bar
@@ -80,7 +80,7 @@ class AuConfig(EpochOptions):
 
 
 def measure_au(
-    dataset: Path,
+    dataset: Place,
     config: AuConfig | None = None,
     *,
     augment: AugmentConfig | None = None,
@@ -103,7 +103,11 @@ def measure_au(
         MachineError: the device or a package is missing.
     """
     config = config or AuConfig()
-    workload, manifest, device = config.workload, load_manifest(dataset), pick_device(config.device)
+    workload, manifest, device = (
+        config.workload,
+        place_manifest(dataset, cache_dir=config.cache_dir),
+        pick_device(config.device),
+    )
     loader_config = LoaderConfig(
         dataset=dataset,
         batch_size=workload.batch_size,
@@ -148,12 +152,12 @@ def measure_au(
     )
 
 
-def print_au(dataset: Path, report: AuReport) -> None:
+def print_au(dataset: Place, report: AuReport) -> None:
     """Tables of at most 100 columns on stdout."""
     workload = report.workload
     step = f"{workload.batch_size} samples in {1e3 * workload.compute_seconds:g} ms"
     print_pairs(
-        f"accelerator utilisation, fed from {dataset}",
+        f"accelerator utilisation, fed from {place_shown(dataset)}",
         [
             ("outcome", report.outcome),
             ("why", fill(report.reason, _TEXT_COLUMNS)),
@@ -174,7 +178,7 @@ def print_au(dataset: Path, report: AuReport) -> None:
 
 
 @click.command("au")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=DATASET)
 @click.option(
     "--accelerator",
     type=click.Choice(list(RESNET50)),
@@ -193,7 +197,7 @@ def print_au(dataset: Path, report: AuReport) -> None:
 @click.option("--seed", type=int, help="Of order and draws; without it one is drawn.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def au_command(dataset: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def au_command(dataset: Place, as_json: bool, quiet: bool, **options: Any) -> None:
     """Measure MLPerf Storage's AU: how busy the loader of DATASET keeps an emulated accelerator.
 
     A step is a batch and a sleep as long as the accelerator computes. A loader that does nothing is measured first, and

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from lmdali.model.picture_file import check_suffix, save_picture
+from lmdali.pipeline.dataset_place import Place, place_text
 from lmdali.pipeline.errors import ConfigError, ThresholdError
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.tables import DuplicateRow, write_rows
 from lmdali.tools.audit_report import audit_facts, duplicate_rows, pairs_sheet, report_audit
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.duplicates import DISTANCE, find_duplicates
 from lmdali.tools.hash_search import MAX_DISTANCE
 from lmdali.tools.record_catalog import RecordCatalog
@@ -18,7 +20,7 @@ from lmdali.tools.report_table import print_json
 
 
 @click.command("audit")
-@click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TRAIN [VAL]...")
+@click.argument("datasets", nargs=-1, required=True, type=DATASET, metavar="TRAIN [VAL]...")
 @click.option(
     "--distance",
     type=click.IntRange(0, MAX_DISTANCE),
@@ -38,7 +40,7 @@ from lmdali.tools.report_table import print_json
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(
-    datasets: tuple[Path, ...],
+    datasets: tuple[Place, ...],
     distance: int,
     mirrored: bool,
     max_leaks: int | None,
@@ -81,9 +83,9 @@ def command(
         )
 
 
-def _check(datasets: tuple[Path, ...], out: Path | None, sheet: Path | None) -> None:
-    places = [dataset.resolve() for dataset in datasets]
-    if len(set(places)) < len(places):
+def _check(datasets: tuple[Place, ...], out: Path | None, sheet: Path | None) -> None:
+    places = [dataset.resolve() for dataset in datasets if isinstance(dataset, Path)]
+    if len({place_text(dataset) for dataset in datasets}) < len(datasets):
         raise ConfigError("a dataset is named twice: every record of it would be a leak")
     if sheet is not None:
         check_suffix(sheet)

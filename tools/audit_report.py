@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmdali.pipeline.dataset_place import place_shown
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.tables import DuplicateRow, printable
 from lmdali.tools.contact_sheet import Tile, draw_sheet
@@ -28,8 +29,8 @@ def audit_facts(catalog: RecordCatalog, found: Duplicates) -> dict[str, Any]:
     """Everything that was found but the single pairs, JSON-able."""
     sources = catalog.sources({number for group in found.groups[:_SHOWN_GROUPS] for number in group[:_SHOWN_MEMBERS]})
     return {
-        "datasets": [_dataset_facts(catalog, dataset) for dataset in range(len(catalog.directories))],
-        "class_lists": [_class_list(catalog, dataset) for dataset in range(1, len(catalog.directories))],
+        "datasets": [_dataset_facts(catalog, dataset) for dataset in range(len(catalog.places))],
+        "class_lists": [_class_list(catalog, dataset) for dataset in range(1, len(catalog.places))],
         "duplicates": _duplicate_counts(catalog, found),
         "first_groups": [
             {
@@ -37,7 +38,7 @@ def audit_facts(catalog: RecordCatalog, found: Duplicates) -> dict[str, Any]:
                 "classes": class_names(catalog, group),
                 "records": [
                     {
-                        "dataset": str(catalog.directories[catalog.dataset_of(number)]),
+                        "dataset": place_shown(catalog.places[catalog.dataset_of(number)]),
                         "record": catalog.locate(number)[1],
                         "source": sources[number],
                     }
@@ -166,19 +167,19 @@ def report_audit(facts: dict[str, Any]) -> None:
 
 
 def _dataset_facts(catalog: RecordCatalog, dataset: int) -> dict[str, Any]:
-    manifest, directory = catalog.manifests[dataset], catalog.directories[dataset]
+    manifest = catalog.manifests[dataset]
     filled = [count for count in manifest.class_counts if count]
     records = slice(int(catalog.first[dataset]), int(catalog.first[dataset + 1]))
     names = zip(manifest.class_names, manifest.class_counts, strict=True)
     return {
-        "dataset": str(directory),
+        "dataset": place_shown(catalog.places[dataset]),
         "digest": manifest.digest,
         "records": manifest.num_records,
         "classes": len(manifest.class_names),
         "empty_classes": [printable(name) for name, count in names if count == 0],
         "smallest_class": min(filled, default=0),
         "largest_class": max(filled, default=0),
-        "oddities": dict(count_oddities(directory).most_common()),
+        "oddities": dict(count_oddities(catalog.directories[dataset]).most_common()),
         "blank": int(catalog.is_blank[records].sum()),
         "hashes": "kept" if not catalog.was_hashed[dataset] else "computed",
     }
@@ -188,8 +189,8 @@ def _class_list(catalog: RecordCatalog, dataset: int) -> dict[str, Any]:
     """How the classes of a dataset differ from those of the first."""
     first, other = catalog.manifests[0].class_names, catalog.manifests[dataset].class_names
     return {
-        "dataset": str(catalog.directories[dataset]),
-        "compared_with": str(catalog.directories[0]),
+        "dataset": place_shown(catalog.places[dataset]),
+        "compared_with": place_shown(catalog.places[0]),
         "same": first == other,
         "missing": sorted(printable(name) for name in set(first) - set(other)),
         "added": sorted(printable(name) for name in set(other) - set(first)),
@@ -226,7 +227,7 @@ def _some(names: list[str]) -> str:
 
 
 def _place(catalog: RecordCatalog, number: int) -> tuple[str, int]:
-    return str(catalog.directories[catalog.dataset_of(number)]), catalog.locate(number)[1]
+    return place_shown(catalog.places[catalog.dataset_of(number)]), catalog.locate(number)[1]
 
 
 def _telling_pair(catalog: RecordCatalog, found: Duplicates, group: tuple[int, ...]) -> DuplicatePair:

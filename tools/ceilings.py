@@ -1,4 +1,4 @@
-"""What the parts of a loader can do alone: storage, decoder, memory. The loader's rate is judged against these.
+"""What the parts of a loader can do alone: LMDB, decoder, memory. The loader's rate is judged against these.
 
 Each part runs on as many threads as the loader has, with nothing else going on: no order of batches to keep, no
 augmentation, no batch to fill.
@@ -33,7 +33,7 @@ IMAGES_PER_CHUNK = 16
 _CHUNKS_AHEAD = 2
 
 
-class _Scratch:
+class Scratch:
     """One buffer per thread, written again and again: fresh memory costs more than what is measured here."""
 
     def __init__(self) -> None:
@@ -54,29 +54,38 @@ class ThreadedProbe:
         work: handles the images `first` to `stop - 1` of an endless sequence.
         num_threads: threads.
         num_images: after which the sequence repeats itself; 0 where that is of no interest.
+        close: called at the end of each window, when no thread works any more.
     """
 
     warmup_steps = 4
 
-    def __init__(self, work: Callable[[int, int], None], num_threads: int, *, num_images: int = 0) -> None:
+    def __init__(
+        self,
+        work: Callable[[int, int], None],
+        num_threads: int,
+        *,
+        num_images: int = 0,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         self._work, self._num_threads, self.num_images = work, num_threads, num_images
+        self._close = close
         self._position = 0
 
     def run(self) -> Iterator[int]:
         """Each step is one chunk of images."""
         in_flight: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="lmdali-ceiling") as pool:
-            try:
-                while True:
-                    while len(in_flight) < (1 + _CHUNKS_AHEAD) * self._num_threads:
-                        first = self._position
-                        self._position += IMAGES_PER_CHUNK
-                        in_flight.append(pool.submit(self._work, first, self._position))
-                    in_flight.popleft().result()
-                    yield IMAGES_PER_CHUNK
-            finally:
-                for task in in_flight:
-                    task.cancel()
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="lmdali-ceiling")
+        try:
+            while True:
+                while len(in_flight) < (1 + _CHUNKS_AHEAD) * self._num_threads:
+                    first = self._position
+                    self._position += IMAGES_PER_CHUNK
+                    in_flight.append(pool.submit(self._work, first, self._position))
+                in_flight.popleft().result()
+                yield IMAGES_PER_CHUNK
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._close()
 
     def stage_seconds(self) -> dict[str, float]:
         """One kind of work: nothing to tell apart."""
@@ -99,11 +108,11 @@ def sample_records(dataset: Path, *, seed: int = 0, max_bytes: int = SAMPLE_BYTE
 
 
 def read_probe(dataset: Path, *, num_threads: int, seed: int = 0, shuffle: bool = True) -> ThreadedProbe:
-    """Storage alone: records found, shuffled or in storage order, and every byte copied once to a reused buffer."""
+    """LMDB records found, shuffled or in storage order, and every byte copied once out of the mapped shard."""
     reader = ShardReader(dataset, load_manifest(dataset))
     count = reader.manifest.num_records
     order = EpochOrder(count, seed, 0, shuffle=shuffle).indices(0, min(count, MAX_READ_RECORDS))
-    scratch = _Scratch()
+    scratch = Scratch()
 
     def work(first: int, stop: int) -> None:
         located = reader.locate(order[np.arange(first, stop) % len(order)])
@@ -116,7 +125,7 @@ def read_probe(dataset: Path, *, num_threads: int, seed: int = 0, shuffle: bool 
 
 def decode_probe(sample: list[bytes], image_size: int, *, num_threads: int) -> ThreadedProbe:
     """libjpeg-turbo alone: JPEG files in memory to whole RGB images in reused buffers, accurate IDCT."""
-    scratch, num_bytes = _Scratch(), 3 * image_size * image_size
+    scratch, num_bytes = Scratch(), 3 * image_size * image_size
     shape = (image_size, image_size, 3)
 
     def work(first: int, stop: int) -> None:
@@ -131,7 +140,7 @@ def decode_probe(sample: list[bytes], image_size: int, *, num_threads: int) -> T
 
 def copy_probe(sample: list[bytes], image_size: int, *, num_threads: int) -> ThreadedProbe:
     """Memory alone, the ceiling of raw records: whole RGB images copied to reused buffers."""
-    scratch = _Scratch()
+    scratch = Scratch()
     images = [decode_stored(data, image_size).reshape(-1) for data in sample]
 
     def work(first: int, stop: int) -> None:

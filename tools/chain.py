@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from lmdali.model.checkpoint import CheckpointDirectory
+from lmdali.model.parallel import Ranks
 from lmdali.model.trainer import CHECKPOINT_DIR
+from lmdali.pipeline.dataset_place import place_shown
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import read_json, storage_errors, write_json
 from lmdali.tools.initial_weights import checkpoint_file
 from lmdali.tools.report_table import print_pairs, print_table
 from lmdali.tools.stages import Stage
-from lmdali.tools.train_job import TrainJob, train_dataset
+from lmdali.tools.train_job import TrainJob, ranks_of, train_dataset
 
 STAGE_FILE = "stage.json"
 """In each stage's directory: what it was told, and once it has finished, how it went."""
@@ -68,25 +71,32 @@ class ChainReport:
         return {"run_dir": str(self.run_dir), "stages": stages, "stopped_by": self.stopped_by}
 
 
-def run_chain(
-    stages: Sequence[Stage], given: Mapping[str, Any], *, writes: bool = True, progress: TextIO | None = None
-) -> ChainReport:
-    """Train all stages that have not finished yet, until the end or a signal.
+def run_chain(stages: Sequence[Stage], given: Mapping[str, Any], *, progress: TextIO | None = None) -> ChainReport:
+    """Train all stages that have not finished yet, until the end or a signal; all ranks of a job call this.
 
     Args:
         stages: the chain.
         given: fields of `TrainJob` that all stages share; each has a directory of its name below `run_dir`, and
             `resume` goes on with the chain there, if there is one.
-        writes: this process keeps the books; with several ranks only the first does.
         progress: see `train_dataset`.
+
+    Returns:
+        The same on every rank.
 
     Raises:
         InputError: `run_dir` holds a chain that is not resumed, or a finished stage with other settings.
         LmdaliError: whatever training raises.
     """
-    run_dir = Path(given["run_dir"])
-    # Of all stages at once, before the first begins: other ranks must see the same as this one.
-    found = [_finished(stage, run_dir / stage.name, resume=given.get("resume", False)) for stage in stages]
+    # The ranks meet once for all stages: torchrun's store keeps what the first meeting left, and a second one in it
+    # would wait for addresses that nobody listens at any more.
+    with ranks_of(given) as ranks:
+        return _run_chain(stages, given, ranks, progress if ranks.is_first else None)
+
+
+def _run_chain(stages: Sequence[Stage], given: Mapping[str, Any], ranks: Ranks, progress: TextIO | None) -> ChainReport:
+    run_dir, resume = Path(given["run_dir"]), given.get("resume", False)
+    # One rank looks, and before any begins: the others might find what it has written since.
+    found = ranks.on_first(lambda: [_finished(stage, run_dir / stage.name, resume=resume) for stage in stages])
     outcomes: list[StageOutcome] = []
     stopped_by: int | None = None
     for stage, known in zip(stages, found, strict=True):
@@ -96,15 +106,14 @@ def run_chain(
         if stopped_by is not None:
             outcomes.append(StageOutcome(name=stage.name, state="not begun", report=None))
             continue
-        if progress is not None and writes:
+        if progress is not None:
             print(f"stage {stage.name} ({len(outcomes) + 1} of {len(stages)})", file=progress, flush=True)
         job = _job(stage, stages, given)
-        if writes:
-            _write(stage, job.run_dir, None)
+        ranks.on_first(partial(_write, stage, job.run_dir, None))
         trained = train_dataset(job, progress)
         stopped_by = trained.result.stopped_by
-        if writes and stopped_by is None:
-            _write(stage, job.run_dir, trained.to_json())
+        if stopped_by is None:
+            ranks.on_first(partial(_write, stage, job.run_dir, trained.to_json()))
         state: StageState = "finished" if stopped_by is None else "stopped"
         outcomes.append(StageOutcome(name=stage.name, state=state, report=trained.to_json()))
     return ChainReport(run_dir=run_dir, outcomes=tuple(outcomes), stopped_by=stopped_by)
@@ -119,8 +128,11 @@ def print_plan(stages: Sequence[Stage]) -> None:
             rate = train.lr if train.bias_lr is None else train.bias_lr
             rates.append(f"biases {rate:g}, {train.bias_schedule or 'likewise'}")
         rows = [
-            ("training set", f"{stage.train_set}: {stage.num_train:,} images of {stage.num_classes:,} classes"),
-            ("validation set", f"{stage.val_set}: {stage.num_val:,} images"),
+            (
+                "training set",
+                f"{place_shown(stage.train_set)}: {stage.num_train:,} images of {stage.num_classes:,} classes",
+            ),
+            ("validation set", f"{place_shown(stage.val_set)}: {stage.num_val:,} images"),
             ("preset", stage.recipe.name),
             ("begins with", _told_source(stage)),
             ("copied", ", ".join(stage.copied) or "nothing"),

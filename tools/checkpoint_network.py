@@ -14,6 +14,7 @@ from lmdali.model.device import pick_device
 from lmdali.model.probabilities_file import require_same_labels
 from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.dataset_place import Place, parse_place, place_directory, place_shown
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
 from lmdali.pipeline.errors import InputError
 
@@ -51,16 +52,16 @@ class CheckpointNetwork:
         }
         return content_digest(content)
 
-    def require_classes(self, class_names: tuple[str, ...], dataset: Path) -> None:
+    def require_classes(self, class_names: tuple[str, ...], dataset: Place) -> None:
         """Refuse a dataset of other classes, or of the same ones in another order.
 
         Raises:
             InputError: naming both.
         """
-        require_same_labels(self.stored.class_names, class_names, dataset, self.path)
+        require_same_labels(self.stored.class_names, class_names, place_shown(dataset), self.path)
 
 
-def open_network(checkpoint: Path, *, device: str = "auto", basis: Path | None = None) -> CheckpointNetwork:
+def open_network(checkpoint: Path, *, device: str = "auto", basis: Place | None = None) -> CheckpointNetwork:
     """Read a checkpoint and build its network.
 
     Args:
@@ -104,10 +105,11 @@ def _training_augment(stored: Checkpoint) -> AugmentConfig:
     return AugmentConfig(**stored.loader_config["augment"])
 
 
-def _find_basis(stored: Checkpoint, path: Path, given: Path | None) -> Path:
+def _find_basis(stored: Checkpoint, path: Path, given: Place | None) -> Path:
     """Directory with the statistics that the training images were normalised with."""
-    places = [given] if given is not None else [path.parent.parent, Path(stored.loader_config["dataset"])]
-    for place in places:
+    recorded = [path.parent.parent, parse_place(stored.loader_config["dataset"])]
+    places = [given] if given is not None else recorded
+    for place in map(place_directory, places):
         if (place / STATISTICS_FILE).is_file():
             digest = load_moments(place)[1]
             if digest != stored.manifest_digest:

@@ -30,6 +30,8 @@ VERBS = {
     "search": "search",
     "codes": "codes",
     "profile": "profiler",
+    "stage": "stage",
+    "upload": "upload",
     "cache": "cache",
 }
 """Verb -> module of `lmdali.tools` whose `command` it is, in the order of the journey."""
@@ -55,6 +57,8 @@ _SUMMARIES = {
     "search": "Find the records nearest to a record or a picture.",
     "codes": "Compress features to binary codes, and search them.",
     "profile": "Measure where the time goes.",
+    "stage": "Copy a dataset from an address to a local disk, for good.",
+    "upload": "Write a dataset to an address, such as s3://bucket/folder.",
     "cache": "List or remove shards of remote datasets kept here.",
 }
 

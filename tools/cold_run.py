@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.tools.ceilings import IMAGES_PER_CHUNK, read_probe
+from lmdali.tools.ceilings import IMAGES_PER_CHUNK, ThreadedProbe, read_probe
 from lmdali.tools.measurement import Rate, WindowPlan
 from lmdali.tools.page_cache import data_files, evict, resident_share
 from lmdali.tools.step_probes import measure_on
+from lmdali.tools.storage_probe import storage_probe
 
 MAX_RESIDENT = 0.05
 """Share of pages in memory up to which a dataset counts as dropped: a program may have touched a few meanwhile."""
@@ -67,13 +68,17 @@ class ColdRun:
     What is read for batches to come counts against them.
 
     Attributes:
-        read_sequential: storage alone, in storage order.
-        read: storage alone, in the loader's order.
+        storage_sequential: storage alone, in storage order.
+        storage: storage alone, in the loader's order.
+        read_sequential: LMDB records, in storage order.
+        read: LMDB records, in the loader's order.
         loader: the loader alone.
         cache: of the loader's passes; the largest share before any pass.
         problem: why this was not cold; None where it was.
     """
 
+    storage_sequential: Rate
+    storage: Rate
     read_sequential: Rate
     read: Rate
     loader: Rate
@@ -126,8 +131,9 @@ def measure_cold(
     dataset = Path(config.dataset)
     paths = data_files(dataset)
     reads = {
-        name: ColdProbe(partial(_read_pass, dataset, num_threads, shuffle), paths)
-        for name, shuffle in (("read_sequential", False), ("read", True))
+        f"{name}{suffix}": ColdProbe(partial(_read_pass, make, dataset, num_threads, shuffle), paths)
+        for name, make in (("storage", storage_probe), ("read", read_probe))
+        for suffix, shuffle in (("_sequential", False), ("", True))
     }
     loader = ColdProbe(partial(_loader_pass, config), paths)
     rates = measure_on(torch.device("cpu"), {**reads, "loader": loader}, plan, quiet=quiet)
@@ -145,8 +151,10 @@ def _loader_pass(config: LoaderConfig, epoch: int) -> Iterator[int]:
             yield len(batch.labels)
 
 
-def _read_pass(dataset: Path, num_threads: int, shuffle: bool, epoch: int) -> Iterator[int]:
-    probe = read_probe(dataset, num_threads=num_threads, seed=epoch, shuffle=shuffle)
+def _read_pass(
+    make: Callable[..., ThreadedProbe], dataset: Path, num_threads: int, shuffle: bool, epoch: int
+) -> Iterator[int]:
+    probe = make(dataset, num_threads=num_threads, seed=epoch, shuffle=shuffle)
     yield 0
     yield from islice(probe.run(), max(1, probe.num_images // IMAGES_PER_CHUNK))
 

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.pipeline.manifest import ShardInfo, load_manifest
+from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.tables import read_staged
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.conversion_run import check_room
@@ -70,8 +70,7 @@ def convert_part(
     writer = DatasetWriter(out, make_plan(source, config), part)
     shards = writer.shards()
     if resume and writer.is_complete():
-        infos = [info for info in load_manifest(out).shards if part.has(info.name)]
-        return _summary(writer, infos, Counter(), len(shards), perf_counter() - start)
+        return summarize_part(writer, len(shards), perf_counter() - start, published=load_manifest(out))
     if not overwrite:
         check_room(sum(shard.num_sources for shard in writer.unfinished()), config, out)
     with writer.hold(resume=resume, overwrite=overwrite):
@@ -81,16 +80,29 @@ def convert_part(
         with progress_bar(f"convert {part}", total, quiet=quiet) as progress:
             jobs = shard_jobs(source, config, writer)
             (executor or make_executor()).run(jobs, lambda done: progress(before + done))
-        infos = [writer.figures(shard.name).info for shard in shards]
-        rejected: Counter[str] = Counter()
-        for shard in shards:
-            rejected.update(read_staged(writer.staged(shard.name, "rejects"))["reason"].to_pylist())
-    return _summary(writer, infos, rejected, len(shards) - len(left), perf_counter() - start)
+        return summarize_part(writer, len(shards) - len(left), perf_counter() - start)
 
 
-def _summary(
-    writer: DatasetWriter, infos: list[ShardInfo], rejected: Counter[str], resumed: int, seconds: float
+def summarize_part(
+    writer: DatasetWriter, resumed: int, seconds: float, *, published: Manifest | None = None
 ) -> PartSummary:
+    """What a part has come to, all of whose shards are done.
+
+    Args:
+        writer: of the part.
+        resumed: shards that an earlier run had finished.
+        seconds: wall time.
+        published: manifest of the whole dataset, where it was published meanwhile: nothing is staged then.
+    """
+    assert writer.part is not None
+    names = [shard.name for shard in writer.shards()]
+    rejected: Counter[str] = Counter()
+    if published is not None:
+        infos = [info for info in published.shards if writer.part.has(info.name)]
+    else:
+        infos = [writer.figures(name).info for name in names]
+        for name in names:
+            rejected.update(read_staged(writer.staged(name, "rejects"))["reason"].to_pylist())
     return PartSummary(
         part=str(writer.part),
         num_shards=len(infos),
@@ -103,9 +115,10 @@ def _summary(
     )
 
 
-def report_part(summary: PartSummary, source: Source, out: Path, *, as_json: bool) -> None:
+def report_part(summary: PartSummary, source: Source, out: Path | str, *, as_json: bool) -> None:
     """Show what one part has come to, on stdout, and what comes next."""
-    next_step = f"lmdali merge {out}, with the directories of other parts after it, once all parts are done"
+    others = ", with the directories of other parts after it" if isinstance(out, Path) else ""
+    next_step = f"lmdali merge {out}{others}, once all parts are done"
     if as_json:
         print_json({**asdict(summary), "source": source.kind, "out": str(out), "next": next_step})
         return

@@ -119,14 +119,14 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
 
 
 def report_summary(
-    summary: ConvertSummary, source: Source, out: Path, *, duplicates: dict[str, Any] | None = None, as_json: bool
+    summary: ConvertSummary, source: Source, out: Path | str, *, duplicates: dict[str, Any] | None = None, as_json: bool
 ) -> None:
     """Show what a conversion did, on stdout.
 
     Args:
         summary: of the conversion.
         source: what was converted.
-        out: the dataset.
+        out: the dataset, its directory or its address without credentials.
         duplicates: from `duplicate_facts`, where they were looked for.
         as_json: one document instead of a table.
     """

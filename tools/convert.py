@@ -14,17 +14,21 @@ from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import ConfigError, ThresholdError
 from lmdali.pipeline.manifest import REJECTS_FILE
 from lmdali.pipeline.output_check import check_output
+from lmdali.pipeline.remote_address import redacted
+from lmdali.pipeline.shard_cache import cache_directory
 from lmdali.tools.audit_report import duplicate_facts
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
-from lmdali.tools.conversion_part import convert_part, report_part
-from lmdali.tools.conversion_report import estimate, report_estimate, report_summary
+from lmdali.tools.conversion_part import PartSummary, convert_part, report_part
+from lmdali.tools.conversion_report import ConvertSummary, estimate, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
+from lmdali.tools.conversion_upload import check_destination, convert_part_to_address, convert_to_address
 from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.output_argument import Output
 from lmdali.tools.resize import FILTERS
 from lmdali.tools.source_options import source_options
-from lmdali.tools.sources import open_source
+from lmdali.tools.sources import Source, open_source
 from lmdali.tools.worker_limits import WorkerLimits
 
 _DEFAULTS = ConvertConfig()
@@ -33,7 +37,7 @@ _LIMITS = WorkerLimits()
 
 @click.command("convert")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Output())
 @source_options
 @click.option(
     "--classes",
@@ -97,6 +101,11 @@ _LIMITS = WorkerLimits()
     help="MB a worker may allocate; an image that needs more is rejected. For --executor local.",
 )
 @click.option("--part", metavar="I/N", help="Only every N-th shard, from the I-th on; `lmdali merge` joins the parts.")
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path),
+    help="Where shards are made when OUT is an address.  [default: in the cache directory]",
+)
 @click.option("--check-duplicates", is_flag=True, help="Also report duplicates within the dataset; see `lmdali audit`.")
 @click.option("--resume", is_flag=True, help="Finish what an earlier run began.")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there and start again.")
@@ -105,7 +114,7 @@ _LIMITS = WorkerLimits()
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(
     source: Path,
-    out: Path,
+    out: Path | str,
     source_format: Any,
     classes: Path | None,
     workers: int | None,
@@ -114,6 +123,7 @@ def command(
     time_limit: float,
     memory_limit: int,
     part: str | None,
+    scratch: Path | None,
     check_duplicates: bool,
     resume: bool,
     overwrite: bool,
@@ -122,7 +132,7 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Convert SOURCE into a dataset of LMDB shards in the directory OUT.
+    """Convert SOURCE into a dataset of LMDB shards in OUT, a directory or an address such as s3://bucket/folder.
 
     SOURCE is a folder with one folder per class, a list file, archives as they come (those of ILSVRC2010 and 2012,
     WebDataset shards), Parquet files as on the Hugging Face Hub, or a Caffe LMDB. Each image is decoded to RGB, resized
@@ -131,44 +141,68 @@ def command(
 
     With --part 2/8 on one of eight machines, each makes its share of the shards, in one OUT on a disk that all of them
     see or each in its own; `lmdali merge` then makes the dataset of them. All need the same SOURCE and options.
+
+    To an address, every shard is sent as soon as it is finished and then removed here; the manifest comes last. With
+    --resume any machine goes on from the shards that are there.
     """
     config = ConvertConfig(**{field.name: options.pop(field.name) for field in fields(ConvertConfig)})
     limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit)
     executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     chosen_part = Part.parse(part) if part else None
-    if chosen_part is not None and check_duplicates:
-        raise ConfigError("--check-duplicates needs the whole dataset: run `lmdali audit` after `lmdali merge`")
+    _refuse_pairs(out, chosen_part, scratch, check_duplicates=check_duplicates)
     if not dry_run:
-        check_output(out, is_part=chosen_part is not None, resume=resume, overwrite=overwrite)
+        check = check_output if isinstance(out, Path) else check_destination
+        check(out, is_part=chosen_part is not None, resume=resume, overwrite=overwrite)  # type: ignore[arg-type]
     names = read_class_names(classes) if classes else None
     opened = open_source(source, source_format, classes=names, **options)
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)
     if dry_run:
-        report_estimate(estimate(opened, config, workers or usable_cpus(), out), as_json=as_json)
+        disk = out if isinstance(out, Path) else scratch or cache_directory()
+        report_estimate(estimate(opened, config, workers or usable_cpus(), disk), as_json=as_json)
         return
     run: dict[str, Any] = {"executor": executor, "resume": resume, "overwrite": overwrite, "quiet": quiet}
     try:
         with termination_as_exception():
-            if chosen_part is not None:
-                made = convert_part(opened, out, config, chosen_part, **run)
-            else:
-                summary = convert(opened, out, config, **run)
+            made = _convert(opened, out, config, chosen_part, scratch, run)
     except (KeyboardInterrupt, Terminated):
-        click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
+        shown = out if isinstance(out, Path) else redacted(out)
+        click.echo(f"finished shards are kept in {shown}: the same command with --resume goes on from them", err=True)
         raise
-    if chosen_part is not None:
-        report_part(made, opened, out, as_json=as_json)
-        _check_rejects(made.num_rejected, made.num_stored, config.max_bad, "see the table that merging writes")
-        return
-    duplicates = duplicate_facts(out, workers=workers, quiet=quiet) if check_duplicates else None
-    report_summary(summary, opened, out, duplicates=duplicates, as_json=as_json)
-    _check_rejects(
-        summary.num_rejected,
-        summary.num_stored,
-        config.max_bad,
-        f"the dataset is complete without them, see {out / REJECTS_FILE}",
-    )
+    shown = out if isinstance(out, Path) else redacted(out)
+    if isinstance(made, PartSummary):
+        report_part(made, opened, shown, as_json=as_json)
+        note = "see the table that merging writes"
+    else:
+        duplicates = duplicate_facts(Path(out), workers=workers, quiet=quiet) if check_duplicates else None
+        report_summary(made, opened, shown, duplicates=duplicates, as_json=as_json)
+        note = f"the dataset is complete without them, see {shown}/{REJECTS_FILE}"
+    _check_rejects(made.num_rejected, made.num_stored, config.max_bad, note)
+
+
+def _refuse_pairs(out: Path | str, part: Part | None, scratch: Path | None, *, check_duplicates: bool) -> None:
+    """Options that do not go together."""
+    if part is not None and check_duplicates:
+        raise ConfigError("--check-duplicates needs the whole dataset: run `lmdali audit` after `lmdali merge`")
+    if isinstance(out, str) and check_duplicates:
+        raise ConfigError("--check-duplicates needs a local dataset: run `lmdali stage`, then `lmdali audit`")
+    if isinstance(out, Path) and scratch is not None:
+        raise ConfigError("--scratch is for an OUT that is an address: a directory is written to where it is")
+
+
+def _convert(
+    source: Source,
+    out: Path | str,
+    config: ConvertConfig,
+    part: Part | None,
+    scratch: Path | None,
+    run: dict[str, Any],
+) -> ConvertSummary | PartSummary:
+    if isinstance(out, Path):
+        return convert(source, out, config, **run) if part is None else convert_part(source, out, config, part, **run)
+    if part is None:
+        return convert_to_address(source, out, config, scratch=scratch, **run)
+    return convert_part_to_address(source, out, config, part, scratch=scratch, **run)
 
 
 def _check_rejects(num_rejected: int, num_stored: int, max_bad: float, note: str) -> None:

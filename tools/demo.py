@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from lmdali.model.presets import PRESETS
+from lmdali.model.schedule import create_schedule
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
@@ -110,14 +111,16 @@ def run_demo(config: DemoConfig) -> DemoReport:
     """The journey: draw, convert, statistics, preview, train, evaluate, profile.
 
     Raises:
+        ConfigError: fewer epochs than the recipe's warm-up needs.
         InputError: `out` holds something that is not an earlier demo.
         LmdaliError: whatever a part of it raises.
     """
     out, seconds = config.out, dict[str, float]()
-    _make_room(out)
     recipe = PRESETS["small"].changed(
         train={"seed": config.seed, **({} if config.epochs is None else {"epochs": config.epochs})}
     )
+    create_schedule(recipe.train.schedule, recipe.train.epochs)  # too few epochs: said before anything is drawn
+    _make_room(out)
     with (
         _part("draw", seconds, config),
         progress_bar("draw", config.num_train + config.num_val, unit="pictures", quiet=config.quiet) as progress,

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest, place_shown
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.manifest import FORMAT_VERSION, Manifest, load_manifest
 from lmdali.pipeline.tables import printable
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 
 _SHOWN_CLASSES = 8
 
 
-def dataset_facts(directory: Path) -> dict[str, Any]:
+def dataset_facts(dataset: Place) -> dict[str, Any]:
     """Facts about a dataset, JSON-able.
 
     Raises:
         InputError: not a finished dataset.
         IntegrityError: manifest or statistics are damaged.
     """
+    directory = place_directory(dataset)
     manifest = load_manifest(directory)
     facts: dict[str, Any] = {
-        "directory": str(directory),
+        "directory": place_shown(dataset),
         "digest": manifest.digest,
         "format_version": list(FORMAT_VERSION),
         "num_records": manifest.num_records,
@@ -53,15 +55,15 @@ def dataset_facts(directory: Path) -> dict[str, Any]:
 
 
 @click.command("info")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=DATASET)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(dataset: Path, as_json: bool) -> None:
+def command(dataset: Place, as_json: bool) -> None:
     """Say what DATASET holds. Reads no shard; `lmdali verify` does."""
     facts = dataset_facts(dataset)
     if as_json:
         print_json(facts)
         return
-    manifest = load_manifest(dataset)
+    manifest = place_manifest(dataset)
     recipe = manifest.recipe
     pairs: list[tuple[str, object]] = [
         ("records", f"{manifest.num_records:,} of {manifest.image_size} x {manifest.image_size} RGB, "
@@ -80,7 +82,7 @@ def command(dataset: Path, as_json: bool) -> None:
     else:
         pairs.append(("mean, gray levels", np.round(facts["statistics"]["mean"], 2).tolist()))
         pairs.append(("eigenvalues (0..1)", np.round(facts["statistics"]["unit_eigenvalues"], 5).tolist()))
-    print_pairs(str(dataset), pairs)
+    print_pairs(facts["directory"], pairs)
 
 
 def _classes(manifest: Manifest) -> str:

@@ -16,8 +16,9 @@ from lmdali.model.parallel import process_group
 from lmdali.model.probabilities_file import Probabilities, check_probabilities_name, save_probabilities
 from lmdali.model.torchrun import torchrun_place
 from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_place import Place, place_manifest
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.evaluation_page import save_evaluation_page
 from lmdali.tools.evaluation_report import EvalReport, MemberFigures, print_evaluation
 from lmdali.tools.loader_options import LoaderOptions, loader_options
@@ -53,7 +54,7 @@ class EvalConfig(LoaderOptions):
     batch_size: int | None = None
     device: str = "auto"
     parallel: EvalParallel = "none"
-    basis: Path | None = None
+    basis: Place | None = None
     names: Path | None = None
     save_probabilities: Path | None = None
     quiet: bool = False
@@ -66,7 +67,7 @@ class EvalConfig(LoaderOptions):
             check_probabilities_name(self.save_probabilities)
 
 
-def evaluate_networks(dataset: Path, sources: Sequence[Path], config: EvalConfig | None = None) -> EvalReport:
+def evaluate_networks(dataset: Place, sources: Sequence[Path], config: EvalConfig | None = None) -> EvalReport:
     """Evaluate networks, and the average of their probabilities, on a dataset; under torchrun, all ranks call this.
 
     Every figure is computed from float32 probabilities of all images, which ranks put together before: however many
@@ -90,7 +91,7 @@ def evaluate_networks(dataset: Path, sources: Sequence[Path], config: EvalConfig
     if not sources:
         raise ConfigError("no network to evaluate: give a checkpoint, a run directory or a file of probabilities")
     weights = ensemble_weights(config.weights, len(sources))
-    manifest = load_manifest(dataset)
+    manifest = place_manifest(dataset, cache_dir=config.cache_dir)
     readable = readable_classes(manifest.class_names, config.names)
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
@@ -99,7 +100,7 @@ def evaluate_networks(dataset: Path, sources: Sequence[Path], config: EvalConfig
         arguments["num_threads"] = max(1, usable_cpus() // place.local_world_size)
     with process_group(place, device, timeout_seconds=_RANK_TIMEOUT_SECONDS) as ranks:
         asked = EvaluationSet(
-            directory=dataset,
+            dataset=dataset,
             manifest=manifest,
             num_views=agreed_views(sources, config.views),
             batch_size=config.batch_size,
@@ -162,7 +163,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 @click.command("eval")
-@click.argument("val", type=click.Path(path_type=Path))
+@click.argument("val", type=DATASET)
 @click.argument("checkpoint", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--views",
@@ -188,7 +189,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @loader_options
 @click.option(
     "--basis",
-    type=click.Path(path_type=Path),
+    type=DATASET,
     default=_DEFAULTS.basis,
     help="Directory with the training set's statistics.json.  [default: each run's copy]",
 )
@@ -208,7 +209,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, default=_DEFAULTS.quiet, help="No progress.")
 def command(
-    val: Path, checkpoint: tuple[Path, ...], views: str | None, page: Path | None, as_json: bool, **options: Any
+    val: Place, checkpoint: tuple[Path, ...], views: str | None, page: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Evaluate CHECKPOINT on the dataset VAL, or several of them and the average of their probabilities.
 

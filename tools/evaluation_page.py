@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from lmdali.model.error_analysis import worst_mistakes
+from lmdali.pipeline.dataset_place import place_name, place_shown
 from lmdali.pipeline.files import storage_errors, write_atomic
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.evaluation_report import (
@@ -38,7 +39,7 @@ def save_evaluation_page(report: EvalReport, out: Path) -> None:
     names, count = ", ".join(member.path.name for member in report.members), len(report.members)
     sections = [Section(title="Errors", body=errors_part(report)), *evaluation_sections(report), _about(report)]
     document = page(
-        f"Evaluation on {report.dataset.name}",
+        f"Evaluation on {place_name(report.dataset)}",
         sections,
         subtitle=f"{count} network{'s' if count > 1 else ''}: {names}; views of each image: {report.num_views}",
         footer=f"lmdali {lmdali_version()}",
@@ -141,7 +142,7 @@ def _calibration(report: EvalReport) -> str:
 def _about(report: EvalReport) -> Section:
     probabilities = report.probabilities
     rows: list[tuple[object, object]] = [
-        ("dataset", report.dataset),
+        ("dataset", place_shown(report.dataset)),
         ("dataset digest", probabilities.dataset_digest),
         ("class list", f"{len(probabilities.class_names)} classes, {probabilities.class_list_hash}"),
         ("images, views of each", f"{report.analysis.num_samples:,}, {report.num_views}"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmdali.model.error_analysis import ErrorAnalysis
 from lmdali.model.probabilities_file import Probabilities
+from lmdali.pipeline.dataset_place import Place, place_shown
 from lmdali.tools.report_table import print_pairs, print_table
 
 _SHOWN = 10
@@ -52,7 +53,7 @@ class EvalReport:
     """What was evaluated, and how it did.
 
     Attributes:
-        dataset: the directory.
+        dataset: where it is.
         members: each network by itself, in the order given.
         analysis: of the average; of a single network, its own.
         probabilities: of the average.
@@ -60,7 +61,7 @@ class EvalReport:
         world_size: processes that shared the work.
     """
 
-    dataset: Path
+    dataset: Place
     members: tuple[MemberFigures, ...]
     analysis: ErrorAnalysis
     probabilities: Probabilities
@@ -84,7 +85,7 @@ class EvalReport:
         return {
             **{name: figures.pop(name) for name in overall},
             "num_views": self.num_views,
-            "dataset": str(self.dataset),
+            "dataset": place_shown(self.dataset),
             "dataset_digest": self.probabilities.dataset_digest,
             "class_list_hash": self.probabilities.class_list_hash,
             "world_size": self.world_size,
@@ -97,13 +98,14 @@ def print_evaluation(report: EvalReport) -> None:
     """The tables for people."""
     if len(report.members) > 1:
         print_table(
-            f"{len(report.members)} networks on {report.dataset}, views of each image: {report.num_views}",
+            f"{len(report.members)} networks on {place_shown(report.dataset)}, views of each image: {report.num_views}",
             ("network", "weight", "top-1 error, %", "top-5 error, %", "loss, nats"),
             table_rows(report),
         )
     else:
         print_pairs(
-            f"{report.members[0].source.get('checkpoint', report.members[0].path)} on {report.dataset}", _pairs(report)
+            f"{report.members[0].source.get('checkpoint', report.members[0].path)} on {place_shown(report.dataset)}",
+            _pairs(report),
         )
     analysis = report.analysis
     print_table(

@@ -15,6 +15,7 @@ from lmdali.model.device import pick_device
 from lmdali.model.evaluator import network_input
 from lmdali.model.feature_extraction import PIXEL_SIDE, pixel_features
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.dataset_place import Place
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import InputError
 from lmdali.tools.checkpoint_network import open_network
@@ -56,7 +57,7 @@ class FeatureEncoder:
         return vectors.double().cpu().numpy()
 
 
-def open_encoder(source: str, image_size: int, *, device: str = "auto", basis: Path | None = None) -> FeatureEncoder:
+def open_encoder(source: str, image_size: int, *, device: str = "auto", basis: Place | None = None) -> FeatureEncoder:
     """The encoder of a checkpoint: its fc7 after ReLU, dropout in test mode, of the central crop; or of the pixels.
 
     Args:

@@ -12,9 +12,10 @@ from lmdali.model.feature_extraction import extract_features
 from lmdali.model.features_file import Features, FeaturesPlan, Precision
 from lmdali.model.features_writer import FeaturesWriter
 from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.dataset_place import Place, place_manifest, place_text
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.feature_encoder import FeatureEncoder, open_encoder
 from lmdali.tools.loader_options import LoaderOptions, loader_options
@@ -39,13 +40,13 @@ class FeaturesConfig(LoaderOptions):
     precision: Precision = "float16"
     batch_size: int = 128
     device: str = "auto"
-    basis: Path | None = None
+    basis: Place | None = None
     resume: bool = False
     overwrite: bool = False
     quiet: bool = False
 
 
-def compute_features(dataset: Path, source: str, out: Path, config: FeaturesConfig | None = None) -> Features:
+def compute_features(dataset: Place, source: str, out: Path, config: FeaturesConfig | None = None) -> Features:
     """Compute the features of every record, in record order.
 
     Args:
@@ -62,10 +63,10 @@ def compute_features(dataset: Path, source: str, out: Path, config: FeaturesConf
         MachineError: the device is not there.
     """
     config = config or FeaturesConfig()
-    manifest = load_manifest(dataset)
+    manifest = place_manifest(dataset, cache_dir=config.cache_dir)
     encoder = open_encoder(source, manifest.image_size, device=config.device, basis=config.basis)
     plan = FeaturesPlan(
-        dataset=str(dataset.resolve()),
+        dataset=place_text(dataset),
         dataset_digest=manifest.digest,
         source=encoder.source if encoder.class_names is None else str(Path(encoder.source).resolve()),
         source_digest=encoder.digest,
@@ -83,13 +84,13 @@ def compute_features(dataset: Path, source: str, out: Path, config: FeaturesConf
         progress_bar("features", manifest.num_records, quiet=config.quiet) as progress,
     ):
         if loader.manifest_digest != plan.dataset_digest:
-            raise InputError(f"{dataset}: was replaced while features were begun: run again")
+            raise InputError(f"{place_text(dataset)}: was replaced while features were begun: run again")
         _go_to(loader, writer.num_done)
         extract_features(encoder.network, loader, writer, encoder.device, on_progress=progress)
         return writer.publish()
 
 
-def _loader_config(dataset: Path, encoder: FeatureEncoder, config: FeaturesConfig) -> LoaderConfig:
+def _loader_config(dataset: Place, encoder: FeatureEncoder, config: FeaturesConfig) -> LoaderConfig:
     return LoaderConfig(
         dataset=dataset,
         batch_size=config.batch_size,
@@ -110,7 +111,7 @@ _DEFAULTS = FeaturesConfig()
 
 
 @click.command("features")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=DATASET)
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -132,14 +133,14 @@ _DEFAULTS = FeaturesConfig()
 @loader_options
 @click.option(
     "--basis",
-    type=click.Path(path_type=Path),
+    type=DATASET,
     help="Directory with the training set's statistics.json.  [default: the run's copy]",
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(dataset: Path, checkpoint: str, out: Path, as_json: bool, **options: Any) -> None:
+def command(dataset: Place, checkpoint: str, out: Path, as_json: bool, **options: Any) -> None:
     """Write the activations of fc7 of CHECKPOINT for every record of DATASET to OUT.
 
     After ReLU, with dropout in test mode, of the central crop: 4096 numbers per record for the paper's network. The

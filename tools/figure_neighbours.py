@@ -16,11 +16,12 @@ from lmdali.model.neighbour_figure import Picture, draw_neighbours
 from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.model.pixel_order import PixelOrder, order_by_pixels
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.dataset_place import Place, place_manifest, place_shown
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.neighbour_list import dataset_at, describe_neighbours
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.readable_names import readable_classes
@@ -45,7 +46,7 @@ class NeighboursConfig(SearchConfig):
         quiet: no progress.
     """
 
-    query_dataset: Path | None = None
+    query_dataset: Place | None = None
     names: Path | None = None
     pixels: bool = True
     quiet: bool = False
@@ -75,7 +76,7 @@ def figure_neighbours(
     features = load_features(directory)
     asked = features if config.queries is None else load_features(config.queries)
     dataset = _require_dataset(features, config.dataset)
-    manifest = load_manifest(dataset)
+    manifest = place_manifest(dataset)
     readable = readable_classes(manifest.class_names, config.names)
     texts = texts or [str(index) for index in spread_indices(_QUERIES, len(asked))]
     queries = resolve_queries(features, texts, asked, config)
@@ -94,7 +95,7 @@ def figure_neighbours(
         "figure": "neighbours",
         "features": str(directory),
         "features_digest": features.digest,
-        "dataset": str(dataset),
+        "dataset": place_shown(dataset),
         "mean_pixel_percentile": None if order is None else float(order.percentiles.mean()),
         "queries": described,
     }
@@ -102,7 +103,7 @@ def figure_neighbours(
     return document
 
 
-def _require_dataset(features: Features, given: Path | None) -> Path:
+def _require_dataset(features: Features, given: Place | None) -> Place:
     place = dataset_at(features.plan.dataset, features.plan.dataset_digest, given, features.directory)
     if place is None:
         raise InputError(
@@ -113,7 +114,7 @@ def _require_dataset(features: Features, given: Path | None) -> Path:
 
 
 def _query_pictures(
-    asked: Features, dataset: Path | None, queries: Queries, config: NeighboursConfig
+    asked: Features, dataset: Place | None, queries: Queries, config: NeighboursConfig
 ) -> tuple[list[dict[str, Any]], Pixels]:
     """Key and class of each query, where it has any, and `(Q, S, S, 3)` crops."""
     unknown: dict[str, Any] = {"key": None, "label": None, "class": None}
@@ -139,9 +140,9 @@ def _crops(pixels: Pixels) -> Pixels:
 
 
 def _pixel_order(
-    dataset: Path, query_pixels: Pixels, found: Neighbours, queries: Queries, config: NeighboursConfig
+    dataset: Place, query_pixels: Pixels, found: Neighbours, queries: Queries, config: NeighboursConfig
 ) -> PixelOrder:
-    manifest = load_manifest(dataset)
+    manifest = place_manifest(dataset)
     size = min(_CROP_SIZE, manifest.image_size)
     loader_config = LoaderConfig(
         dataset=dataset,
@@ -157,7 +158,7 @@ def _pixel_order(
         return order_by_pixels(loader, query_pixels, found.indices, queries.own, on_progress=progress)
 
 
-def _draw(dataset: Path, described: list[dict[str, Any]], query_pixels: Pixels, found: Neighbours) -> Pixels:
+def _draw(dataset: Place, described: list[dict[str, Any]], query_pixels: Pixels, found: Neighbours) -> Pixels:
     rows = []
     for entry, pixels, indices in zip(described, query_pixels, found.indices, strict=True):
         crops = _crops(read_records(dataset, indices.tolist()).pixels)
@@ -191,7 +192,7 @@ def _note(near: dict[str, Any]) -> str:
     help="Neighbours of each.",
 )
 @query_options
-@click.option("--query-dataset", type=click.Path(path_type=Path), help="The dataset of --queries.")
+@click.option("--query-dataset", type=DATASET, help="The dataset of --queries.")
 @click.option("--names", type=click.Path(path_type=Path), help="Synset file: lines of CLASS NAME, SYNONYM, ...")
 @click.option("--pixels/--no-pixels", default=True, show_default=True, help="Compare with distances of raw pixels.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

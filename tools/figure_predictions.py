@@ -14,10 +14,11 @@ from lmdali.model.evaluator import network_input
 from lmdali.model.metrics import average_log_probabilities
 from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.model.prediction_figure import Prediction, draw_predictions, rank_classes
+from lmdali.pipeline.dataset_place import Place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_json
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.checkpoint_network import CheckpointNetwork, open_network
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.record_pictures import RecordPictures, central_crop, central_views, read_records, spread_indices
 from lmdali.tools.report_table import print_json
@@ -26,7 +27,7 @@ _BATCH = 64
 
 
 def figure_predictions(
-    val: Path,
+    val: Place,
     checkpoint: Path,
     out: Path,
     *,
@@ -34,7 +35,7 @@ def figure_predictions(
     indices: Sequence[int] | None = None,
     names: Path | None = None,
     device: str = "auto",
-    basis: Path | None = None,
+    basis: Place | None = None,
 ) -> dict[str, Any]:
     """Draw some records with the five labels that a network finds most probable, from the central crop.
 
@@ -57,7 +58,7 @@ def figure_predictions(
         IntegrityError: the checkpoint or the dataset is damaged.
     """
     check_suffix(out)
-    manifest = load_manifest(val)
+    manifest = place_manifest(val)
     network = open_network(checkpoint, device=device, basis=basis)
     network.require_classes(manifest.class_names, val)
     readable = readable_classes(manifest.class_names, names)
@@ -85,7 +86,7 @@ def central_probabilities(network: CheckpointNetwork, records: RecordPictures) -
 
 
 def _document(
-    val: Path, network: CheckpointNetwork, records: RecordPictures, predictions: Sequence[Prediction]
+    val: Place, network: CheckpointNetwork, records: RecordPictures, predictions: Sequence[Prediction]
 ) -> dict[str, Any]:
     classes = records.manifest.class_names
 
@@ -94,7 +95,7 @@ def _document(
 
     return {
         "figure": "predictions",
-        "dataset": str(val),
+        "dataset": place_shown(val),
         "dataset_digest": records.manifest.digest,
         "checkpoint": str(network.path),
         "checkpoint_digest": network.digest,
@@ -125,7 +126,7 @@ def parse_indices(context: click.Context, parameter: click.Parameter, value: str
 
 
 @click.command("predictions")
-@click.argument("val", type=click.Path(path_type=Path))
+@click.argument("val", type=DATASET)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp; and .json."
@@ -136,11 +137,11 @@ def parse_indices(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
     "--basis",
-    type=click.Path(path_type=Path),
+    type=DATASET,
     help="Directory with the training set's statistics.json.  [default: the run's copy]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def predictions_command(val: Path, checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
+def predictions_command(val: Place, checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Draw records of VAL with the five labels that CHECKPOINT finds most probable (figure 4, left).
 
     The true label stands below each picture; its bar is red. Probabilities are those of the central crop. Exact labels

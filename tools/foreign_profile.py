@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
-from lmdali.model.device import pick_device
+from lmdali.model.device import pick_devices
+from lmdali.model.parallel import Ranks, process_group
+from lmdali.model.torchrun import torchrun_place
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
 from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution, evidence_of
 from lmdali.tools.profiled_model import CROP_SIZE, place_model, resting_optimizer, training_step
-from lmdali.tools.step_probes import ModelProbe, measure_on
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.rank_report import judged_by_ranks
+from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, Step, measure_on
 from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.verdict import judge
 
@@ -47,46 +52,66 @@ def profile_iterable(
     Raises:
         InputError: what it yields are no batches.
         ConfigError: its images do not fit the AlexNet.
-        MachineError: the device or a package is missing.
+        MachineError: the device or a package is missing, or another rank is gone.
     """
     config = config or ProfileConfig()
-    device = pick_device(config.device)
+    place = torchrun_place(config.parallel)
+    device = pick_devices(config.parallel, config.device, "", place)[0]
+    config = config_of_rank(config, place)
+    with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks, torch.random.fork_rng():
+        return _profile(make, name, config, device, ranks, model, quiet=quiet or not ranks.is_first)
+
+
+def _profile(
+    make: Callable[[], Iterable[Any]],
+    name: str,
+    config: ProfileConfig,
+    device: torch.device,
+    ranks: Ranks,
+    model: nn.Module | Literal["alexnet"] | None,
+    *,
+    quiet: bool,
+) -> ThroughputReport:
     machine = machine_facts(device)
     start = perf_counter()
-    with torch.random.fork_rng():
-        loader = ForeignLoader(make, device)
-        first = loader.take()
-        first_seconds = perf_counter() - start
-        probes: dict[str, Probe] = {"loader": ForeignProbe(loader)}
-        if model == "alexnet":
-            _check_images(first)
-        classes = max(NUM_CLASSES, int(first.labels.max()) + 1)
-        trained = place_model(model, num_classes=classes, width=config.width, device=device)
-        if trained is not None:
-            update = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
+    loader = ForeignLoader(make, device)
+    first = loader.take()
+    first_seconds = perf_counter() - start
+    if model == "alexnet":
+        _check_images(first)
+    classes = max(NUM_CLASSES, *ranks.gather(int(first.labels.max()) + 1))
+    trained = place_model(model, num_classes=classes, width=config.width, device=device)
+    ranges = find_nvtx() if config.nvtx else None
 
-            def step(batch: Batch) -> object:
-                # Which class it is costs nothing; one that the network does not have would end the run.
-                return update(Batch(batch.images, batch.labels % classes, batch.indices))
+    def labelled(update: Step) -> Step:
+        # Which class it is costs nothing; one that the network does not have would end the run.
+        def on_known(batch: Batch) -> object:
+            return update(Batch(batch.images, batch.labels % classes, batch.indices))
 
-            probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
-        rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+        return cast(Step, marked(ranges, "step", on_known))
+
+    def fed(update: Step) -> Probe:
+        return ForeignProbe(loader, labelled(update))
+
+    probes: dict[str, Probe] = {"loader": ForeignProbe(loader)}
+    if trained is not None:
+        step = labelled(training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device))
+        probes["optimizer"] = OptimizerProbe(trained, len(first.labels))
+        probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
+    rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+    own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
+    measured: dict[str, Any] = rates
     setting = _setting(name, loader, first, config, device, trained)
     return ThroughputReport(
         setting=setting,
-        read=None,
-        decode=None,
-        decode_one_thread=None,
-        memory_copy=None,
-        loader=rates["loader"],
-        model=rates.get("model"),
-        together=rates.get("together"),
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
-        verdict=judge(evidence_of(rates, setting)),
+        verdict=judged_by_ranks(judge(evidence_of(own, setting)), job),
         suggestion=None,
         machine=machine,
         cautions=busy_caution(machine),
+        ranks=job,
+        **measured,
     )
 
 

@@ -7,8 +7,9 @@ everything on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import click
@@ -33,6 +34,9 @@ _LOADER: dict[str, _Option] = {
     "prefetch": ((), click.IntRange(1), "Batches worked on ahead."),
     "readahead_bytes": ((), click.IntRange(0), "Stored bytes asked of storage ahead of time; 0 for none."),
     "verify": ((), click.Choice(get_args(Verify)), "Compare a record's CRC when it is first read, always or never."),
+    "cache_dir": ((), click.Path(), "Of a dataset at an address: where its shards are kept."),
+    "cache_bytes": ((), click.IntRange(1), "Of a dataset at an address: room for shards."),
+    "fetches": ((), click.IntRange(1), "Of a dataset at an address: shards fetched at once."),
 }
 _EPOCH: dict[str, _Option] = {
     "order": (
@@ -41,6 +45,7 @@ _EPOCH: dict[str, _Option] = {
         "Of the samples; block: storage read in sequence; shuffled_once: as in 2012.",
     ),
     "block_shards": ((), click.IntRange(1), "Shards in a block of the block order."),
+    "block_nodes": ((), click.IntRange(1), "Machines that the block order gives shards of their own."),
     "decoded_cache_bytes": (
         (),
         click.IntRange(0),
@@ -54,7 +59,13 @@ _FORM: dict[str, _Option] = {
 OPTION_HELP = {name: text for name, (_, _, text) in {**_LOADER, **_EPOCH}.items()}
 """Help of `loader_options` and `epoch_options`, by field of `LoaderConfig`."""
 
-_SHOWN_DEFAULTS = {"num_threads": "every usable CPU"}
+_BATCH: dict[str, _Option] = {"batch_size": (("-b", "--batch-size"), click.IntRange(1), "Samples per step.")}
+
+_SHOWN_DEFAULTS = {
+    "num_threads": "every usable CPU",
+    "cache_dir": "LMDALI_CACHE_DIR",
+    "cache_bytes": "LMDALI_CACHE_BYTES",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +79,9 @@ class LoaderOptions:
         prefetch: batches worked on ahead of the consumer.
         readahead_bytes: stored bytes that the kernel is asked for ahead of the loader.
         verify: when a record's CRC is compared.
+        cache_dir: where shards of a dataset at an address are kept; None means LMDALI_CACHE_DIR.
+        cache_bytes: room for them; None means LMDALI_CACHE_BYTES.
+        fetches: shards fetched at once.
 
     Raises:
         ConfigError: a value that `LoaderConfig` refuses.
@@ -79,6 +93,9 @@ class LoaderOptions:
     prefetch: int = LoaderConfig.prefetch
     readahead_bytes: int = LoaderConfig.readahead_bytes
     verify: Verify = LoaderConfig.verify
+    cache_dir: str | Path | None = LoaderConfig.cache_dir
+    cache_bytes: int | None = LoaderConfig.cache_bytes
+    fetches: int = LoaderConfig.fetches
 
     def __post_init__(self) -> None:
         # The rules are LoaderConfig's own, asked before a checkpoint is read. Which dtype is possible depends on the
@@ -99,11 +116,13 @@ class EpochOptions(LoaderOptions):
     Attributes:
         order: of the samples; None leaves it to the recipe, or to `LoaderConfig`.
         block_shards: shards in a block of the block order.
+        block_nodes: machines that the block order gives shards of their own.
         decoded_cache_bytes: memory for decoded images of JPEG records; 0 keeps none.
     """
 
     order: OrderName | None = None
     block_shards: int = LoaderConfig.block_shards
+    block_nodes: int = LoaderConfig.block_nodes
     decoded_cache_bytes: int = LoaderConfig.decoded_cache_bytes
 
 
@@ -127,11 +146,41 @@ def form_options(function: Callable[..., None]) -> Callable[..., None]:
     return _decorate(function, _FORM)
 
 
-def _decorate(function: Callable[..., None], options: dict[str, _Option]) -> Callable[..., None]:
+def swept_options(defaults: Mapping[str, tuple[Any, ...]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a click command with `-b` and the loader's options, without the decoded cache; some take several values.
+
+    Args:
+        defaults: of those that do, by name; an empty one is the command's to fill in.
+    """
+    known = {**_BATCH, **_LOADER, **_EPOCH, **_FORM}
+    options = {name: option for name, option in known.items() if name != "decoded_cache_bytes"}
+    return lambda function: _decorate(function, options, defaults)
+
+
+class _Several(click.ParamType[Any]):
+    """Values of a kind with commas between them, as a tuple that has each once."""
+
+    name = "list"
+
+    def __init__(self, kind: click.ParamType[Any]) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(dict.fromkeys(self._kind.convert(part.strip(), param, ctx) for part in value.split(",")))
+
+
+def _decorate(
+    function: Callable[..., None], options: dict[str, _Option], swept: Mapping[str, tuple[Any, ...]] | None = None
+) -> Callable[..., None]:
     for name, (flags, kind, text) in reversed(options.items()):
-        default = getattr(LoaderConfig, name)
+        default, shown, metavar = getattr(LoaderConfig, name), _SHOWN_DEFAULTS.get(name, True), None
+        if swept is not None and name in swept:
+            default, kind, metavar = swept[name], _Several(kind), f"{kind.name.upper().partition(' ')[0]},..."
+            shown = ",".join(map(str, default)) or "1, 2, 4, ... and every usable CPU"
         declared = flags or (f"--{name.replace('_', '-')}",)
         function = click.option(
-            *declared, name, type=kind, default=default, show_default=_SHOWN_DEFAULTS.get(name, True), help=text
+            *declared, name, type=kind, default=default, show_default=shown, metavar=metavar, help=text
         )(function)
     return function

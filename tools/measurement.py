@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Protocol
 
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.page_cache import device_bytes
+from lmdali.tools.worker_cpu import cpu_seconds
 
 MIN_STEPS_PER_WINDOW = 2
 
@@ -65,7 +66,7 @@ class Window:
         images: handled.
         steps: done.
         seconds: wall time.
-        cpu_seconds: user and system time of all threads of this process.
+        cpu_seconds: user and system time of all threads of this process, and of its worker processes.
         stages: seconds per stage, over all threads.
         device_bytes: that storage devices delivered for this process; None where the system does not say.
     """
@@ -89,7 +90,7 @@ class Rate:
         per_window: every window's, in the order of the rounds: windows of one number belong together.
         steps: counted steps, all windows together.
         step_seconds: median wall time of a step.
-        cpu_seconds_per_image: median, user and system time of the whole process.
+        cpu_seconds_per_image: median, user and system time of the whole process and of those below it.
         stage_seconds_per_image: thread time per stage; None for a stage that was not timed.
         device_bytes_per_image: that storage devices delivered, all windows together; None where that is not told.
     """
@@ -164,7 +165,7 @@ def _measure_window(probe: Probe, plan: WindowPlan, number: int, synchronize: Ca
             next(running)
         synchronize()
         delivered = device_bytes()
-        stages, cpu, start = probe.stage_seconds(), process_time(), perf_counter()
+        stages, cpu, start = probe.stage_seconds(), cpu_seconds(), perf_counter()
         images = steps = 0
         while (
             steps < wanted if wanted is not None else steps < MIN_STEPS_PER_WINDOW or perf_counter() - start < seconds
@@ -175,7 +176,7 @@ def _measure_window(probe: Probe, plan: WindowPlan, number: int, synchronize: Ca
             images += done
             steps += 1
         synchronize()
-        elapsed, cpu = perf_counter() - start, process_time() - cpu
+        elapsed, cpu = perf_counter() - start, cpu_seconds() - cpu
         after, delivered_after = probe.stage_seconds(), device_bytes()
     finally:
         running.close()  # type: ignore[attr-defined]  # probes are generators

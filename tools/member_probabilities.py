@@ -18,6 +18,7 @@ from lmdali.model.probabilities_file import (
     load_probabilities,
     require_same_labels,
 )
+from lmdali.pipeline.dataset_place import Place, place_directory, place_shown
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import RECORDS_FILE, Manifest
@@ -33,7 +34,7 @@ class EvaluationSet:
     """The dataset that networks are asked about, and how.
 
     Attributes:
-        directory: of the dataset.
+        dataset: where it is.
         manifest: of the dataset.
         num_views: 1 or 10.
         batch_size: samples per step of each process; None means as many as make 128 views.
@@ -43,12 +44,12 @@ class EvaluationSet:
         quiet: no progress.
     """
 
-    directory: Path
+    dataset: Place
     manifest: Manifest
     num_views: int
     batch_size: int | None
     device: str
-    basis: Path | None
+    basis: Place | None
     loader_arguments: dict[str, Any]
     quiet: bool
 
@@ -85,13 +86,13 @@ def member_probabilities(asked: EvaluationSet, source: Path, ranks: Ranks) -> Pr
     if is_probabilities_file(source):
         return _stored(asked, source)
     network = open_network(source, device=asked.device, basis=asked.basis)
-    network.require_classes(asked.manifest.class_names, asked.directory)
+    network.require_classes(asked.manifest.class_names, asked.dataset)
     return _computed(asked, network, ranks)
 
 
 def _computed(asked: EvaluationSet, network: CheckpointNetwork, ranks: Ranks) -> Probabilities:
     config = LoaderConfig(
-        dataset=asked.directory,
+        dataset=asked.dataset,
         batch_size=asked.batch_size or max(1, _VIEWS_PER_BATCH // asked.num_views),
         augment=network.augment(asked.num_views),
         order="sequential",
@@ -127,19 +128,23 @@ def _computed(asked: EvaluationSet, network: CheckpointNetwork, ranks: Ranks) ->
     )
 
 
+def _records(asked: EvaluationSet) -> Path:
+    return place_directory(asked.dataset, tables=True, cache_dir=asked.loader_arguments.get("cache_dir")) / RECORDS_FILE
+
+
 def _stored(asked: EvaluationSet, source: Path) -> Probabilities:
     found = load_probabilities(source)
-    require_same_labels(asked.manifest.class_names, found.class_names, source, asked.directory)
+    require_same_labels(asked.manifest.class_names, found.class_names, source, place_shown(asked.dataset))
     if found.dataset_digest != asked.manifest.digest:
         raise InputError(
-            f"{source}: of dataset {found.dataset_digest[:12]}, {asked.directory} is {asked.manifest.digest[:12]}: "
-            "give the dataset that it was made of"
+            f"{source}: of dataset {found.dataset_digest[:12]}, {place_shown(asked.dataset)} is "
+            f"{asked.manifest.digest[:12]}: give the dataset that it was made of"
         )
     if found.num_views != asked.num_views:
         raise InputError(
             f"{source}: made with --views {found.num_views}, the others with {asked.num_views}: give --views "
             f"{found.num_views}, or make the file again"
         )
-    if not np.array_equal(found.labels, read_integers(asked.directory / RECORDS_FILE, "label")):
-        raise IntegrityError(f"{source}: its labels are not those of {asked.directory}: make it again")
+    if not np.array_equal(found.labels, read_integers(_records(asked), "label")):
+        raise IntegrityError(f"{source}: its labels are not those of {place_shown(asked.dataset)}: make it again")
     return found

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lmdali.model.exact_search import Neighbours
+from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.record_pictures import record_rows
 from lmdali.tools.report_table import print_table
 
 
-def dataset_at(recorded: str, digest: str, given: Path | None, where: Path) -> Path | None:
+def dataset_at(recorded: str, digest: str, given: Place | None, where: Path) -> Place | None:
     """The dataset that features or codes were made of; None where it is gone and nobody says where to.
 
     Args:
@@ -25,10 +25,10 @@ def dataset_at(recorded: str, digest: str, given: Path | None, where: Path) -> P
     Raises:
         InputError: there is another dataset in that place, or none where `given` says.
     """
-    place = given or Path(recorded)
-    if given is None and not place.is_dir():
+    place = given or parse_place(recorded)
+    if given is None and isinstance(place, Path) and not place.is_dir():
         return None
-    found = load_manifest(place).digest
+    found = place_manifest(place).digest
     if found != digest:
         raise InputError(
             f"{where}: made of dataset {digest[:12]} ({recorded}), and {place} is {found[:12]}: say with --dataset "
@@ -37,7 +37,7 @@ def dataset_at(recorded: str, digest: str, given: Path | None, where: Path) -> P
     return place
 
 
-def describe_neighbours(dataset: Path | None, texts: Sequence[str], found: Neighbours) -> list[dict[str, Any]]:
+def describe_neighbours(dataset: Place | None, texts: Sequence[str], found: Neighbours) -> list[dict[str, Any]]:
     """For each query its neighbours as JSON: record, distance and, where the dataset is at hand, key and class."""
     described = []
     for text, indices, distances in zip(texts, found.indices.tolist(), found.distances.tolist(), strict=True):
@@ -46,7 +46,7 @@ def describe_neighbours(dataset: Path | None, texts: Sequence[str], found: Neigh
             for index, distance in zip(indices, distances, strict=True)
         ]
         if dataset is not None:
-            names = load_manifest(dataset).class_names
+            names = place_manifest(dataset).class_names
             for neighbour, (key, label) in zip(neighbours, record_rows(dataset, indices), strict=True):
                 neighbour.update({"key": key, "label": label, "class": names[label]})
         described.append({"query": text, "neighbours": neighbours})

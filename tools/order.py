@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
 from lmdali.pipeline.augment import AUGMENTS
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS
+from lmdali.pipeline.dataset_place import Place, place_shown
 from lmdali.pipeline.shuffle_quality import MEASURES
 from lmdali.pipeline.tables import printable
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.order_ledger import MAX_EPOCH, MAX_SEED, OrderConfig, OrderLedger
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
@@ -36,10 +37,12 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     print_table(title, columns, lines)
 
 
-def _print(dataset: Path, document: dict[str, Any]) -> None:
+def _print(dataset: Place, document: dict[str, Any]) -> None:
     kind, world_size = document["order"], document["world_size"]
     name = f"blocks of {document['block_shards']} shards" if kind == "block" else kind
-    title = f"{dataset}: epoch {document['epoch']}, seed {document['seed']}, {name}, batch {document['batch_size']}"
+    name += f" for each of {document['block_nodes']} nodes" if kind == "block" and document["block_nodes"] > 1 else ""
+    title = f"{place_shown(dataset)}: epoch {document['epoch']}, seed {document['seed']}, {name}"
+    title += f", batch {document['batch_size']}"
     title += f", {world_size} ranks" if world_size > 1 else ""
     if "digest" in document:
         whose = "all ranks" if document["rank"] is None else f"rank {document['rank']} of {world_size}"
@@ -65,11 +68,12 @@ _MEASURED = {
 
 
 @click.command("order", context_settings={"show_default": True})
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=DATASET)
 @click.option("--epoch", type=click.IntRange(0, MAX_EPOCH), help="Epoch to look into, from 0.  [default: 0]")
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Of the run.")
 @click.option("--order", type=click.Choice(ORDERS), default="shuffled", help="Of the run's loader.")
 @click.option("--block-shards", type=click.IntRange(1), default=DEFAULT_BLOCK_SHARDS, help="Shards in a block.")
+@click.option("--block-nodes", type=click.IntRange(1), default=1, help="Machines with shards of their own.")
 @click.option("-b", "--batch-size", type=click.IntRange(1), default=128, help="Samples per rank and step.")
 @click.option("--world-size", type=click.IntRange(1), default=1, help="Ranks that share each global batch.")
 @click.option("--rank", type=click.IntRange(0), help="Only what this rank gets.  [default: all ranks]")
@@ -84,7 +88,7 @@ _MEASURED = {
 @click.option("--quality", is_flag=True, help="Print how well the epoch is mixed, beside a full permutation.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
-    dataset: Path, step: int | None, limit: int | None, digest: bool, quality: bool, as_json: bool, **options: Any
+    dataset: Place, step: int | None, limit: int | None, digest: bool, quality: bool, as_json: bool, **options: Any
 ) -> None:
     """List what an epoch of DATASET delivers: when, to which rank, from which file, with which crop.
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
-from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, OrderName, create_order, drops_last
+from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, OrderName, create_order, drops_last, order_nodes
+from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest
 from lmdali.pipeline.errors import ConfigError, IntegrityError
-from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex, load_manifest
+from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex
 from lmdali.pipeline.order_digest import digest_text, epoch_digest
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shuffle_quality import ideal_quality, shuffle_quality
@@ -30,6 +33,7 @@ class OrderConfig:
         seed: 0 to 2**64 - 1.
         order: a name in `ORDERS`.
         block_shards: shards in a block of the block order.
+        block_nodes: machines that the block order gives shards of their own.
         batch_size: samples per rank and step.
         world_size: ranks that share each global batch.
         rank: the only one to look at; None looks at all.
@@ -42,6 +46,7 @@ class OrderConfig:
     seed: int = 0
     order: OrderName = "shuffled"
     block_shards: int = DEFAULT_BLOCK_SHARDS
+    block_nodes: int = 1
     batch_size: int = 128
     world_size: int = 1
     rank: int | None = None
@@ -57,13 +62,14 @@ class OrderConfig:
     def rank_slice(self, num_samples: int) -> RankSlice:
         """The steps of the rank asked for, or of rank 0."""
         drop_last = drops_last(self.drop_last, self.order)
-        return RankSlice(num_samples, self.batch_size, self.rank or 0, self.world_size, drop_last)
+        nodes = order_nodes(self.order, self.block_nodes)
+        return RankSlice(num_samples, self.batch_size, self.rank or 0, self.world_size, drop_last, nodes)
 
 
 class OrderLedger:
     """The order of one epoch of a dataset, and what follows from it."""
 
-    def __init__(self, dataset: Path, config: OrderConfig) -> None:
+    def __init__(self, dataset: Place, config: OrderConfig) -> None:
         """Read the manifest.
 
         Raises:
@@ -71,9 +77,9 @@ class OrderLedger:
             InputError: not a finished dataset.
             IntegrityError: its manifest is damaged.
         """
-        manifest = load_manifest(dataset)
+        manifest = place_manifest(dataset)
         count, shard_sizes = manifest.num_records, [shard.num_records for shard in manifest.shards]
-        self._config, self._manifest, self._path = config, manifest, dataset / RECORDS_FILE
+        self._config, self._manifest, self._dataset = config, manifest, dataset
         self._slice, self._shard_sizes, self._index = config.rank_slice(count), shard_sizes, RecordIndex(manifest)
         if not 0 <= config.start <= count:
             raise ConfigError(f"start is position {config.start} of an epoch of {count} samples")
@@ -84,7 +90,13 @@ class OrderLedger:
             epoch=config.epoch,
             shard_sizes=shard_sizes,
             block_shards=config.block_shards,
+            block_nodes=config.block_nodes,
         )
+
+    @cached_property
+    def _path(self) -> Path:
+        """The table of records, which is brought here where the dataset is at an address."""
+        return place_directory(self._dataset, tables=True) / RECORDS_FILE
 
     def describe(self) -> dict[str, Any]:
         """The run that was asked for and its number of steps, JSON-able."""
@@ -131,35 +143,39 @@ class OrderLedger:
             )
         rows: list[dict[str, Any]] = []
         for number in range(num_steps) if step is None else (step - 1,):
-            first, stop = self._positions(number)
-            rows += self._rows(first, stop if limit is None else min(stop, first + limit - len(rows)))
+            positions = self._positions(number)
+            rows += self._rows(positions if limit is None else positions[: limit - len(rows)])
             if len(rows) == limit:
                 break
         return rows
 
-    def _positions(self, step: int) -> tuple[int, int]:
+    def _positions(self, step: int) -> NDArray[np.int64]:
         """What the rank asked for, or all of them, deliver in a step counted from 0."""
         start = self._config.start
         if self._config.rank is not None:
             return self._slice.positions(step, start)
-        return start + step * self._slice.global_batch_size, self._slice.position_after(step, start)
+        return np.arange(start + step * self._slice.global_batch_size, self._slice.position_after(step, start))
 
-    def _rows(self, first: int, stop: int) -> Iterator[dict[str, Any]]:
-        config, samples = self._config, self._order.indices(first, stop)
+    def _rows(self, positions: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+        if not len(positions):
+            return
+        config, samples = self._config, self._order.at(positions)
         params = draw_params(
             config.augment,
             seed=config.seed,
             epoch=config.epoch,
             indices=samples,
-            positions=np.arange(first, stop),
+            positions=positions,
             image_size=self._manifest.image_size,
         )
-        steps, ranks = (column.tolist() for column in self._slice.owners(first, stop, config.start))
+        first = int(positions[0])
+        owners = self._slice.owners(first, int(positions[-1]) + 1, config.start)
+        steps, ranks = (column[positions - first].tolist() for column in owners)
         views = config.augment.num_views
         table = take_rows(self._path, ["shard", "row", "key", "source", "label"], samples.tolist())
         for number, (sample, stored) in enumerate(zip(samples.tolist(), table, strict=True)):
             yield {
-                "position": first + number,
+                "position": int(positions[number]),
                 "step": steps[number] + 1,
                 "rank": ranks[number],
                 "sample": sample,

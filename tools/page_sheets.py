@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
 from lmdali.model.pen import Pixels
 from lmdali.model.picture_file import encode_picture
 from lmdali.model.prediction_figure import draw_predictions, rank_classes
+from lmdali.pipeline.dataset_place import Place
 from lmdali.tools.html_page import embedded_picture, figure
 from lmdali.tools.record_pictures import central_crop, read_records
 
@@ -30,7 +30,7 @@ def exact_sheet(pixels: Pixels, description: str, caption: str = "") -> str:
 
 
 def prediction_sheet(
-    dataset: Path, indices: Sequence[int], probabilities: Tensor, class_names: Sequence[str], caption: str = ""
+    dataset: Place, indices: Sequence[int], probabilities: Tensor, class_names: Sequence[str], caption: str = ""
 ) -> str:
     """Records with their five most probable labels, the true one below each picture and its bar in red.
 

@@ -173,11 +173,16 @@ def _refuse_missing(missing: list[str], writer: DatasetWriter, parts: Sequence[S
         makers = [f"{int(name) % count + 1}/{count}" for count in counts]
         return f"{name} (part {' or '.join(makers)})" if makers else name
 
-    listed = ", ".join(map(named, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
+    listed = named_shards([named(name) for name in missing])
     raise InputError(
         f"{writer.directory}: {len(missing)} of {len(writer.plan.shards())} shards are missing: {listed}: "
         "finish those parts with `lmdali convert --part I/N --resume`, or name their directories"
     )
+
+
+def named_shards(names: Sequence[str]) -> str:
+    """Some of many names, for a message."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _bring_all(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_place import Place, place_directory, place_shown
 from lmdali.pipeline.decode import Pixels, decode_source
 from lmdali.pipeline.eigenbasis import (
     STATISTICS_FILE,
@@ -29,6 +30,7 @@ from lmdali.pipeline.records import Record
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
 from lmdali.pipeline.shard_walk import iterate_lmdb
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
@@ -39,11 +41,11 @@ PUBLISHED_EIGENVECTORS = np.array([[0.5675, 0.7192, 0.4009], [0.5808, -0.0045, -
 _CHUNK = 64
 
 
-def dataset_moments(directory: Path, *, recompute: bool = False, quiet: bool = False) -> tuple[Moments, str]:
+def dataset_moments(dataset: Place, *, recompute: bool = False, quiet: bool = False) -> tuple[Moments, str]:
     """Moments of a dataset of ours or of a plain Caffe LMDB, and the manifest digest ("" for the latter).
 
     Args:
-        directory: a dataset, or a directory with a `data.mdb`.
+        dataset: directory or address of one, or a directory with a `data.mdb`.
         recompute: decode every record even where `statistics.json` has the moments.
         quiet: no progress.
 
@@ -51,6 +53,7 @@ def dataset_moments(directory: Path, *, recompute: bool = False, quiet: bool = F
         InputError: neither a dataset nor an LMDB directory.
         IntegrityError: a shard or record is damaged.
     """
+    directory = place_directory(dataset)
     if (directory / MANIFEST_FILE).exists() or (directory / SHARDS_DIRECTORY).exists():
         manifest = load_manifest(directory)
         if not recompute and (directory / STATISTICS_FILE).exists():
@@ -58,6 +61,12 @@ def dataset_moments(directory: Path, *, recompute: bool = False, quiet: bool = F
             if digest != manifest.digest:
                 raise InputError(f"{directory / STATISTICS_FILE}: belongs to another dataset: add --recompute")
             return moments, digest
+        if not isinstance(dataset, Path):
+            shown = place_shown(dataset)
+            raise InputError(
+                f"{shown}: its statistics are missing, or to be computed again, which reads every record: bring it "
+                f"here with `lmdali stage {shown} DIR`, and give DIR"
+            )
         parts = [directory / SHARDS_DIRECTORY / shard.name for shard in manifest.shards]
         return count_moments(parts, manifest.num_records, quiet=quiet), manifest.digest
     if (directory / DATA_FILE).exists():
@@ -139,12 +148,12 @@ def _chunk_moments(chunk: list[tuple[bytes, Record]]) -> Moments:
 
 
 @click.command("pca")
-@click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("datasets", nargs=-1, required=True, type=DATASET)
 @click.option("--out", type=click.Path(path_type=Path), help="Directory to write statistics.json and mean.npy to.")
 @click.option("--recompute", is_flag=True, help="Decode every record instead of reading the stored moments.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(datasets: tuple[Path, ...], out: Path | None, recompute: bool, as_json: bool, quiet: bool) -> None:
+def command(datasets: tuple[Place, ...], out: Path | None, recompute: bool, as_json: bool, quiet: bool) -> None:
     """Mean and RGB covariance eigenbasis of one or more DATASETS together.
 
     A DATASET is a directory made by `lmdali convert`, or any Caffe LMDB directory. With one dataset of ours whose
@@ -158,7 +167,7 @@ def command(datasets: tuple[Path, ...], out: Path | None, recompute: bool, as_js
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         save_statistics(out, total, digest)
-    elif digest and (recompute or not (datasets[0] / STATISTICS_FILE).exists()):
+    elif digest and isinstance(datasets[0], Path) and (recompute or not (datasets[0] / STATISTICS_FILE).exists()):
         save_statistics(datasets[0], total, digest)
     if as_json:
         print_json({**describe(basis, total), "angles_to_published_degrees": angles_degrees(basis).tolist()})
@@ -166,8 +175,8 @@ def command(datasets: tuple[Path, ...], out: Path | None, recompute: bool, as_js
         _report(basis, total, datasets)
 
 
-def _report(basis: Eigenbasis, moments: Moments, datasets: tuple[Path, ...]) -> None:
-    names = ", ".join(str(directory) for directory in datasets)
+def _report(basis: Eigenbasis, moments: Moments, datasets: tuple[Place, ...]) -> None:
+    names = ", ".join(map(place_shown, datasets))
     per_channel = "  ".join(f"{c} {m:.2f} ± {s:.2f}" for c, m, s in zip("RGB", basis.mean, basis.std, strict=True))
     print_pairs(names, [("images", f"{moments.num_images:,}"), ("pixels", f"{moments.num_pixels:,}"),
                         ("mean ± std, gray levels", per_channel)])  # fmt: skip

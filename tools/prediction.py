@@ -90,24 +90,35 @@ def known(per_image: Mapping[str, float | None], stages: tuple[str, ...]) -> dic
     return {stage: seconds for stage in stages if (seconds := per_image.get(stage)) is not None}
 
 
+def loader_limits(costs: Costs, resources: Resources) -> dict[str, float]:
+    """What the loader alone is held back by, in words, and the images/s that each allows; infinity where none."""
+    needs = {
+        "the CPUs": (resources.num_cpus, costs.loader_cpu),
+        "the loader's threads": (resources.busy_threads, sum(costs.worker.values())),
+        "the loader's consumer": (1, sum(costs.consumer.values())),
+    }
+    return {name: have / need if need > 0 else float("inf") for name, (have, need) in needs.items()}
+
+
 def loader_rate(costs: Costs, resources: Resources) -> float:
     """Modelled images/s of the loader alone; infinity where nothing is known to limit it."""
-    needs = (
-        (resources.busy_threads, sum(costs.worker.values())),
-        (resources.num_cpus, costs.loader_cpu),
-        (1, sum(costs.consumer.values())),
-    )
-    return min(have / need if need > 0 else float("inf") for have, need in needs)
+    return min(loader_limits(costs, resources).values())
+
+
+def step_limits(costs: Costs, resources: Resources) -> dict[str, float]:
+    """The same for training steps fed by the loader; for the loader alone without a model."""
+    limits = loader_limits(costs, resources)
+    if costs.model is None:
+        return limits
+    cpu = costs.loader_cpu + costs.model_cpu
+    if not costs.on_gpu and cpu > 0:
+        limits["the CPUs"] = resources.num_cpus / cpu
+    return limits | {"the model": 1 / costs.model}
 
 
 def step_rate(costs: Costs, resources: Resources) -> float:
     """Modelled images/s of training steps fed by the loader; of the loader alone without a model."""
-    alone = loader_rate(costs, resources)
-    if costs.model is None:
-        return alone
-    together = min(alone, 1 / costs.model)
-    cpu = costs.loader_cpu + costs.model_cpu
-    return together if costs.on_gpu or cpu <= 0 else min(together, resources.num_cpus / cpu)
+    return min(step_limits(costs, resources).values())
 
 
 def predict(measured: float, before: tuple[Costs, Resources], after: tuple[Costs, Resources]) -> float | None:

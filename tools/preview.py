@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.dataset_place import Place, place_directory, place_name
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.contact_sheet import Tile, draw_sheet
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.readable_names import readable_class
 from lmdali.tools.report_table import print_json
 
@@ -40,7 +42,7 @@ class PreviewSummary:
 
 
 def draw_preview(
-    dataset: Path,
+    dataset: Place,
     out: Path,
     *,
     augment: str = "paper",
@@ -69,7 +71,8 @@ def draw_preview(
         StorageError: `out` cannot be written.
     """
     _check(out, augment, rows, columns)
-    config, manifest = AUGMENTS[augment](), load_manifest(dataset)
+    directory = place_directory(dataset)
+    config, manifest = AUGMENTS[augment](), load_manifest(directory)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
     batch = _load(dataset, config, count, seed, epoch)
     params = draw_params(
@@ -80,11 +83,11 @@ def draw_preview(
         positions=np.arange(count),
         image_size=manifest.image_size,
     )
-    transform = pixel_transform(config, load_eigenbasis(dataset), manifest.image_size).at(epoch)
+    transform = pixel_transform(config, load_eigenbasis(directory), manifest.image_size).at(epoch)
     sheet = draw_sheet(
         _tiles(batch, params, transform, manifest),
         columns=config.num_views if config.num_views > 1 else columns,
-        title=dataset.resolve().name,
+        title=place_name(dataset),
         detail=f"{manifest.num_records:,} records, digest {manifest.digest[:12]}    augment {augment}    "
         f"seed {seed}    epoch {epoch}",
     )
@@ -121,7 +124,7 @@ def _check(out: Path, augment: str, rows: int, columns: int) -> None:
     check_suffix(out)
 
 
-def _load(dataset: Path, augment: AugmentConfig, count: int, seed: int, epoch: int) -> Batch:
+def _load(dataset: Place, augment: AugmentConfig, count: int, seed: int, epoch: int) -> Batch:
     config = LoaderConfig(
         dataset=dataset, batch_size=count, seed=seed, augment=augment, backend="cpu", layout="NHWC", prefetch=1
     )
@@ -144,7 +147,7 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 
 
 @click.command("preview")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=DATASET)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp.")
 @click.option("--augment", type=click.Choice(list(AUGMENTS)), default="paper", show_default=True)
 @click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True)
@@ -153,7 +156,7 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 @click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Of that run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
-    dataset: Path, out: Path, augment: str, rows: int, columns: int, seed: int, epoch: int, as_json: bool
+    dataset: Place, out: Path, augment: str, rows: int, columns: int, seed: int, epoch: int, as_json: bool
 ) -> None:
     """Draw the first samples of an epoch of DATASET as the trainer will see them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType, Layout
@@ -12,7 +13,10 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.tools.loader_options import BACKENDS, EpochOptions, augment_for
 from lmdali.tools.measurement import WindowPlan
-from lmdali.tools.what_if import check_question
+from lmdali.tools.what_if import Case
+
+ProfileParallel = Literal["none", "ddp"]
+"""One process, or those that torchrun started."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,12 @@ class ProfileConfig(EpochOptions):
         seconds: for each of the four or five measurements, not counting warm-up.
         steps: for each measurement, instead of seconds.
         seed: of order and draws.
-        what_if: questions to be answered from what was measured: cpus=N, disk=NMB/s, raw.
+        parallel: one process, or one per device under torchrun, which average their gradients; `batch_size` is each
+            one's, and all of them are in one report.
+        what_if: questions to be answered from what was measured, each by itself: cpus=N, gpus=N, disk=NMB/s, raw, or
+            several of these with commas, together.
         cold: measure the dataset without its page cache, too, which is dropped for that.
+        nvtx: mark the loader's stages and the training steps as NVTX ranges, for Nsight Systems.
     """
 
     batch_size: int = LoaderConfig.batch_size
@@ -40,7 +48,9 @@ class ProfileConfig(EpochOptions):
     seconds: float = 3.0
     steps: int | None = None
     seed: int = 0
+    parallel: ProfileParallel = "none"
     cold: bool = False
+    nvtx: bool = False
     what_if: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -49,7 +59,7 @@ class ProfileConfig(EpochOptions):
             raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}; found {self.backend!r}")
         self.window_plan()
         for question in self.what_if:
-            check_question(question)
+            Case.parse(question)
 
     @property
     def usable_threads(self) -> int:
@@ -60,7 +70,7 @@ class ProfileConfig(EpochOptions):
         """How long each part is measured."""
         return WindowPlan(seconds=self.seconds, steps=self.steps)
 
-    def loader_config(self, dataset: Path, augment: AugmentConfig | None) -> LoaderConfig:
+    def loader_config(self, dataset: Path | str, augment: AugmentConfig | None) -> LoaderConfig:
         """The loader to be profiled."""
         return LoaderConfig(
             dataset=dataset,

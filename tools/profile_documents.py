@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,99 @@ DATASET_FACTS = ("dataset_digest", "num_samples", "encoding")
 """What makes another dataset; it may lie elsewhere."""
 
 RATE_WORDS = {
-    "cold.read_sequential": "cold read, storage's order",
-    "cold.read": "cold read, loader's order",
-    "cold.loader": "cold loader",
-    "read": "LMDB read",
-    "decode_one_thread": "decode, one thread",
-    "decode": "decode (libjpeg-turbo)",
+    "cold.storage_sequential": "storage, cold, in order",
+    "cold.storage": "storage, cold, shuffled",
+    "cold.read_sequential": "LMDB read, cold, in order",
+    "cold.read": "LMDB read, cold, shuffled",
+    "cold.loader": "loader, cold",
+    "storage_sequential": "storage, in order",
+    "storage": "storage, shuffled",
+    "read_sequential": "LMDB read, in order",
+    "read": "LMDB read, shuffled",
+    "decode_one_thread": "libjpeg-turbo, 1 thread",
+    "decode": "libjpeg-turbo",
     "memory_copy": "memory copy",
+    "augment_one_thread": "augment, 1 thread",
+    "augment": "augment",
+    "device_copy": "copy to the device",
     "loader": "loader",
     "optimizer": "optimiser alone",
     "model": "model on a cached batch",
-    "together": "training step fed by the loader",
+    "together": "step fed by the loader",
 }
-"""What the rates of a report are called, in the order in which they are shown."""
+"""What the rates of a report are called, in the order in which they are shown: "in order" is the order of storage,
+"shuffled" the loader's."""
+
+MOVES_RECORDS = frozenset(
+    path
+    for path in RATE_WORDS
+    if path.rpartition(".")[2] in ("storage_sequential", "storage", "read_sequential", "read", "loader")
+)
+"""Rates that are also ones of stored bytes."""
+
+
+OPERATOR_WORDS = {
+    "input": "input: records into DALI",
+    "decode": "decode: JPEG to RGB",
+    "crop": "crop and flip",
+    "normalize": "normalise, layout",
+    "mean_image": "subtract the mean image",
+}
+"""What the steps of a DALI graph are called."""
+
+
+OPERATOR_COLUMNS = ("step", "ms/batch", "ms/image", "CPU ms/image", "graph so far, images/s")
+"""Of `operator_rows`."""
+
+
+def operator_rows(costs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The steps of a DALI graph, as they are in a report, as rows of a table."""
+    return [
+        (
+            OPERATOR_WORDS.get(cost["name"], cost["name"]),
+            f"{1e3 * cost['batch_seconds']:.2f}",
+            f"{1e3 * cost['seconds_per_image']:.3f}",
+            f"{1e3 * cost['cpu_seconds_per_image']:.3f}",
+            f"{cost['graph_images_per_second']:,.0f}",
+        )
+        for cost in costs
+    ]
+
+
+RANK_COLUMNS = ("rank", "device", "loader", "model", "step alone", "in the job", "AU", "input ms/img", "compute ms/img")
+"""Of `rank_rows`; rates are images/s."""
+
+
+def rank_rows(ranks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The ranks of a job, as they are in a report, as rows of a table."""
+    return [
+        (
+            str(each["rank"]),
+            f"{each['host']} {each['device']}",
+            *(_rate_text(each[name]) for name in ("loader", "model", "alone", "together")),
+            "" if each["au"] is None else f"{each['au']:.0%}",
+            f"{1e3 * each['input_seconds']:.2f}",
+            f"{1e3 * each['compute_seconds']:.2f}",
+        )
+        for each in ranks
+    ]
+
+
+def rank_words(report: Mapping[str, Any]) -> list[str]:
+    """What a report says of a job's ranks, a sentence each."""
+    slowest = f"rank {report['slowest']} is the slowest: {report['slowest_share']:.0%} of the others' pace"
+    words = [
+        f"{len(report['ranks'])} ranks, together {report['images_per_second']:,.0f} images/s"
+        + ("" if report["au"] is None else f", AU {report['au']:.0%} of what their models do alone"),
+        f"{slowest}, by its {report['cause']}" + ("" if report["straggler"] is not None else "; no straggler"),
+    ]
+    if report["averaging_share"] is not None:
+        words.append(f"averaging gradients and waiting in turn is {report['averaging_share']:.0%} of its step")
+    return words
+
+
+def _rate_text(rate: Mapping[str, Any] | None) -> str:
+    return "" if rate is None else f"{rate['images_per_second']:,.0f}"
 
 
 def load_profile(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import nn
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.manifest import Manifest
+from lmdali.pipeline.nvtx_ranges import find_nvtx
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.measurement import Probe, Rate
 from lmdali.tools.prediction import Costs, Resources
@@ -27,7 +28,7 @@ _BUSY_LOAD = 0.5  # of the CPUs
 
 
 def setting_of(
-    dataset: Path,
+    dataset: Path | str,
     manifest: Manifest,
     config: ProfileConfig,
     loader: DatasetLoader,
@@ -88,6 +89,8 @@ def cautions_on(cache: CacheState, machine: Mapping[str, Any], config: ProfileCo
         found.append("reads came from the page cache, not from the disk: --cold measures that, too")
     if cache.state == "mixed":
         found.append("a part of what was read came from the page cache and a part from the disk: run it again")
+    if config.nvtx and find_nvtx() is None:
+        found.append("no NVTX ranges: neither a torch for CUDA nor the package nvtx is here (pip install nvtx)")
     if config.decoded_cache_bytes:
         found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
     return tuple(found)
@@ -120,6 +123,7 @@ def situation_of(
     config: ProfileConfig,
     manifest: Manifest,
     memory_bytes: int | None,
+    cache: CacheState,
 ) -> Situation:
     """What the suggestion is made from."""
     evidence, measured = evidence_of(rates, setting), rates.get("together", rates["loader"])
@@ -140,4 +144,5 @@ def situation_of(
         decoded_bytes=manifest.num_records * 3 * manifest.image_size**2,
         memory_bytes=memory_bytes,
         raw_bytes=3 * manifest.image_size**2,
+        reads_storage=cache.state in ("cold", "mixed"),
     )

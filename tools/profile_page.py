@@ -11,6 +11,7 @@ import click
 
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_atomic
+from lmdali.tools.fetch_figures import fetch_rows
 from lmdali.tools.html_page import (
     KeyFigure,
     Section,
@@ -26,7 +27,15 @@ from lmdali.tools.html_page import (
     paragraph,
     table,
 )
-from lmdali.tools.profile_documents import load_profile, rate_name, rates
+from lmdali.tools.profile_documents import (
+    MOVES_RECORDS,
+    RANK_COLUMNS,
+    load_profile,
+    rank_rows,
+    rank_words,
+    rate_name,
+    rates,
+)
 from lmdali.tools.stage_parts import stage_parts
 from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
 
@@ -34,13 +43,6 @@ _TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "
 _SERIES = {"cold.loader": 2, "loader": 2, "model": 3, "together": 4}
 """Colours of the bars and lines; ceilings have the first and the last ones."""
 
-_MOVES_RECORDS = (
-    "read",
-    "loader",
-    "cold.read_sequential",
-    "cold.read",
-    "cold.loader",
-)  # whose rate is also one of stored bytes
 _ALL_ROUNDS = 20  # up to which every round has its number below the plot
 
 
@@ -73,7 +75,13 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
         Section(title="Rates, each alone and then together", body=_ladder(document, found)),
     ]
     if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
-        sections.append(Section(title="Inside the loader", body=stage_parts(stages, document.get("inside"))))
+        body = stage_parts(stages, document.get("inside"), document.get("dali_operators"))
+        sections.append(Section(title="Inside the loader", body=body))
+    if ranks := document.get("ranks"):
+        body = table(RANK_COLUMNS, rank_rows(ranks["ranks"]), text_columns=2)
+        sections.append(Section(title="Ranks", body=body + bullets(rank_words(ranks))))
+    if figures := document.get("fetch"):
+        sections.append(Section(title="Fetching", body=pairs(fetch_rows(figures))))
     if any(len(rate["per_window"]) > 1 for rate in found.values()):
         sections.append(Section(title="Over time", body=_windows(found)))
     if cases := document.get("what_if"):
@@ -112,6 +120,8 @@ def _verdict(document: Mapping[str, Any]) -> str:
 
 def _word(verdict: Mapping[str, Any]) -> str:
     bound, stage = verdict.get("bound"), verdict.get("stage")
+    if verdict.get("rank") is not None:
+        return f"{bound} rank {verdict['rank']}"
     if bound is None:
         return "No verdict without a model"
     return f"{bound} ({stage})" if bound == "INPUT-BOUND" and stage else str(bound)
@@ -161,19 +171,21 @@ def _ladder(document: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]])
     bars = [_rate_bar(rate_name(path), rate, _SERIES.get(path, 1)) for path, rate in found.items()]
     plot = bar_chart(bars, unit="images/s", description="Rates of the parts alone and together, images/s")
     caption = "Medians; whiskers from the slowest window to the fastest. Blue are the parts alone."
-    record_bytes, shares = document["setting"].get("mean_record_bytes"), document.get("shares") or {}
+    record_bytes = document["setting"].get("mean_record_bytes")
+    shares, steps = document.get("shares") or {}, document.get("shares_of_step") or {}
     rows = [
         (
             rate_name(path),
             f"{rate['images_per_second']:,.0f}",
             f"± {_spread(rate):.0%}",
-            f"{rate['images_per_second'] * record_bytes / 1e6:,.0f}" if record_bytes and path in _MOVES_RECORDS else "",
-            "" if shares.get(path) is None else f"{shares[path]:.0%}",
+            f"{rate['images_per_second'] * record_bytes / 1e6:,.0f}" if record_bytes and path in MOVES_RECORDS else "",
+            _percent(shares.get(path)),
+            _percent(steps.get(path)),
             _milliseconds(rate.get("cpu_seconds_per_image")),
         )
         for path, rate in found.items()
     ]
-    columns = ("", "images/s", "spread", "MB/s", "share of ceiling", "CPU ms/image")
+    columns = ("", "images/s", "spread", "MB/s", "of next ceiling", "of step time", "CPU ms/image")
     return figure(plot, caption) + table(columns, rows)
 
 
@@ -222,8 +234,12 @@ def _what_if(cases: Sequence[Mapping[str, Any]]) -> str:
         predicted, limit = case["predicted_images_per_second"], case.get("limit")
         if predicted is not None:
             bars.append(Bar(label=case["question"], value=predicted, text=f"{predicted:,.0f}", series=6))
-        if predicted is None or limit:
-            words.append(f"{case['question']}: {'not known' if predicted is None else f'limited by {limit}'}")
+        if predicted is None:
+            reason = case.get("unknown")
+            words.append(f"{case['question']}: not known" + (f": {reason}" if reason else ""))
+        elif limit:
+            bound = case.get("bound")
+            words.append(f"{case['question']}: limited by {limit}" + (f", {bound}" if bound else ""))
     plot = bar_chart(bars, unit="images/s", description="Predicted rates, images/s", linear=True)
     caption = "Predicted from what the parts cost, and not measured."
     return figure(plot, caption) + (bullets(words) if words else "")
@@ -250,6 +266,10 @@ def _side_by_side(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     columns = ("", "verdict", "loader, images/s", "model", "together", "data stall")
     caption = "Loaders alone, and training steps fed by them; whiskers from the slowest window to the fastest."
     return figure(plot, caption) + table(columns, rows, text_columns=2)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def _milliseconds(seconds: float | None) -> str:

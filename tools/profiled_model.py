@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.optim import PaperSGD, parameter_groups
+from lmdali.model.parallel import Notice, Ranks, SharedFigures
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType
+from lmdali.pipeline.batch import Batch
 
 _LEARNING_RATE = 1e-6
 """Costs what any other does, and leaves the weights where no number of steps on one batch finds an infinity."""
@@ -35,10 +38,36 @@ def place_model(
     return placed.train()
 
 
-def training_step(model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device) -> TrainStep:
-    """What the trainer does with a batch, as it does it by default."""
+class PacedStep:
+    """A step whose caller is one step ahead of the device, as the trainer is, and no more.
+
+    Without such a bound a loop that waits for nothing runs ahead of a GPU for as long as it is measured: each batch
+    that it takes along is fresh memory, and the decoding threads are asked for batches that nobody needs yet.
+
+    Args:
+        step: done with each batch; its figures come back on the device.
+        device: of the step.
+    """
+
+    def __init__(self, step: Callable[[Batch], Tensor], device: torch.device) -> None:
+        self._step, self._ranks = step, Ranks(device=device)
+        self._before: SharedFigures | None = None
+
+    def __call__(self, batch: Batch) -> SharedFigures:
+        """Begin a step, then wait for the one before it; the figures of this one are on their way."""
+        figures = self._ranks.share(self._step(batch), Notice())
+        if self._before is not None:
+            self._before.wait()
+        self._before = figures
+        return figures
+
+
+def training_step(
+    model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device, cuda_graph: bool = True
+) -> PacedStep:
+    """What the trainer does with a batch, as it does it by default; without a graph where ranks average gradients."""
     precision = _AUTOCAST.get(dtype, torch.float32)
-    return TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=True)
+    return PacedStep(TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=cuda_graph), device)
 
 
 def resting_optimizer(model: nn.Module) -> PaperSGD:

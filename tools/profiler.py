@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import torch
 from torch import nn
 
-from lmdali.model.device import pick_device
+from lmdali.model.device import pick_devices
+from lmdali.model.parallel import Ranks, process_group
+from lmdali.model.torchrun import torchrun_place
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
+from lmdali.pipeline.timing import Ranges
 from lmdali.tools.accelerator_command import au_command
-from lmdali.tools.ceilings import copy_probe, decode_probe, read_probe, sample_records
+from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
+from lmdali.tools.dali_operators import measure_operators
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.foreign_loader import load_factory
 from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
@@ -29,12 +36,17 @@ from lmdali.tools.measurement import Probe, Rate, WindowPlan
 from lmdali.tools.page_cache import data_files, resident_share
 from lmdali.tools.profile_compare import compare_command
 from lmdali.tools.profile_config import ProfileConfig as ProfileConfig
+from lmdali.tools.profile_config import ProfileParallel
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judged_cold, setting_of, situation_of
 from lmdali.tools.profile_page import report_command
+from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, measure_on
+from lmdali.tools.streamed_profile import profile_address
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
@@ -52,7 +64,7 @@ def profile_dataset(
     trace: Path | None = None,
     quiet: bool = False,
 ) -> ThroughputReport:
-    """Measure the parts of a loader, the loader, a model, and the model fed by the loader.
+    """Measure the parts of a loader, the loader, a model, and the model fed by it; under torchrun, all ranks call this.
 
     Args:
         dataset: made by `lmdali convert`.
@@ -68,10 +80,30 @@ def profile_dataset(
         ConfigError: options that cannot work together.
         InputError: not a finished dataset.
         IntegrityError: the dataset is damaged.
-        MachineError: the device or a package is missing.
+        MachineError: the device or a package is missing, or another rank is gone.
     """
     config = config or ProfileConfig()
-    device = pick_device(config.device)
+    place = torchrun_place(config.parallel)
+    device = pick_devices(config.parallel, config.device, "", place)[0]
+    config = config_of_rank(config, place)
+    with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks:
+        quiet, trace = quiet or not ranks.is_first, trace if ranks.is_first else None
+        options: dict[str, Any] = {"model": model, "augment": augment, "try_suggestion": try_suggestion, "trace": trace}
+        return _profile(dataset, config, device, ranks, **options, quiet=quiet)
+
+
+def _profile(
+    dataset: Path,
+    config: ProfileConfig,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    model: nn.Module | Literal["alexnet"] | None,
+    augment: AugmentConfig | None,
+    try_suggestion: bool,
+    trace: Path | None,
+    quiet: bool,
+) -> ThroughputReport:
     machine = machine_facts(device)
     manifest = load_manifest(dataset)
     loader_config = config.loader_config(dataset, augment)
@@ -82,40 +114,39 @@ def profile_dataset(
         plan, threads = config.window_plan(), config.usable_threads
         cold = measure_cold(loader_config, plan, num_threads=threads, record_bytes=record_bytes, quiet=quiet)
     resident, start = resident_share(paths), perf_counter()
-    # Rank and world size are given: under torchrun, too, this measures one process on its own.
-    with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
+    place = {"rank": ranks.rank, "world_size": ranks.world_size}
+    with create_loader(loader_config, device, **place) as loader, torch.random.fork_rng():
+        ranges = find_nvtx() if config.nvtx else None
+        loader.timers.annotate(ranges)
         first = _first_batch(loader)
         first_seconds = perf_counter() - start
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
-        step = None
+        step: Step | None = None
         if trained is not None:
             step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
-        probes = _ceiling_probes(dataset, manifest, config)
-        if trained is not None:
-            probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
-        probes |= _step_probes(loader, loader_config.prefetch, first, step)
+            step = marked(ranges, "step", step)
+        probes = _all_probes(loader, loader_config, manifest, first, trained, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+        fed = partial(_fed_steps, loader, loader_config.prefetch, ranges)
+        own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
+        operators = None
+        if loader.backend_name == "dali":
+            operators = measure_operators(loader_config, device, config.window_plan(), quiet=quiet)
         recording = record_stages(loader, loader_config.prefetch, config.window_plan())
         if trace is not None:
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
-        verdict = judged_cold(judge(evidence_of(rates, setting)), cold)
-        situation = situation_of(verdict, rates, setting, config, manifest, machine["memory_bytes"])
+        verdict = judged_by_ranks(judged_cold(judge(evidence_of(own, setting)), cold), job)
+        cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
+        situation = situation_of(verdict, own, setting, config, manifest, machine["memory_bytes"], cache)
         suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
             found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
             suggestion = replace(suggestion, measured_images_per_second=found.images_per_second)
-    cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
+    measured: dict[str, Any] = rates
     return ThroughputReport(
         setting=setting,
-        read=rates["read"],
-        decode=rates.get("decode"),
-        decode_one_thread=rates.get("decode_one_thread"),
-        memory_copy=rates.get("memory_copy"),
-        loader=rates["loader"],
-        model=rates.get("model"),
-        together=rates.get("together"),
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=epoch_gap(probes),
         verdict=verdict,
@@ -125,8 +156,10 @@ def profile_dataset(
         cache=cache,
         cold=cold,
         what_if=tuple(answer(question, situation, record_bytes) for question in config.what_if),
-        optimizer=rates.get("optimizer"),
         inside=StageDetail.of(recording),
+        dali_operators=operators,
+        ranks=job,
+        **measured,
     )
 
 
@@ -135,23 +168,24 @@ def _first_batch(loader: DatasetLoader) -> Batch:
         return next(batches)
 
 
-def _ceiling_probes(dataset: Path, manifest: Manifest, config: ProfileConfig) -> dict[str, Probe]:
-    threads, size = config.usable_threads, manifest.image_size
-    sample = sample_records(dataset, seed=config.seed)
-    probes: dict[str, Probe] = {"read": read_probe(dataset, num_threads=threads, seed=config.seed)}
-    if manifest.encoding == "raw":
-        probes["memory_copy"] = copy_probe(sample, size, num_threads=threads)
-    else:
-        probes["decode"] = decode_probe(sample, size, num_threads=threads)
-        probes["decode_one_thread"] = decode_probe(sample, size, num_threads=1)
-    return probes
+def _all_probes(
+    loader: DatasetLoader,
+    config: LoaderConfig,
+    manifest: Manifest,
+    first: Batch,
+    model: nn.Module | None,
+    step: Step | None,
+) -> dict[str, Probe]:
+    """By the names of their rates in the report: ceilings, the loader, and what a model adds to it."""
+    probes = ceiling_probes(config, manifest, first.images.device) | {"loader": LoaderProbe(loader, config.prefetch)}
+    if model is None or step is None:
+        return probes
+    probes["optimizer"] = OptimizerProbe(model, config.batch_size)
+    return probes | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, config.prefetch, step)}
 
 
-def _step_probes(loader: DatasetLoader, prefetch: int, first: Batch, step: Step | None) -> dict[str, Probe]:
-    alone: dict[str, Probe] = {"loader": LoaderProbe(loader, prefetch)}
-    if step is None:
-        return alone
-    return alone | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, prefetch, step)}
+def _fed_steps(loader: DatasetLoader, prefetch: int, ranges: Ranges | None, step: Step) -> LoaderProbe:
+    return LoaderProbe(loader, prefetch, marked(ranges, "step", step))
 
 
 def _try(config: LoaderConfig, plan: WindowPlan, step: Step | None, device: torch.device, *, quiet: bool) -> Rate:
@@ -171,29 +205,43 @@ def command() -> None:
 command.add_command(compare_command)
 command.add_command(report_command)
 command.add_command(au_command)
+command.add_command(sweep_command)
 
 
 @command.command("run")
-@click.argument("dataset", type=click.Path(path_type=Path), required=False)
+@click.argument("dataset", type=DATASET, required=False)
 @click.option("--loader", "factory", metavar="MODULE:FUNCTION", help="Any loader instead of ours: what this returns.")
 @click.option("-b", "--batch-size", default=ProfileConfig.batch_size, show_default=True, help="Samples per step.")
 @loader_options
 @epoch_options
 @form_options
 @click.option("--device", default=ProfileConfig.device, show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--parallel",
+    type=click.Choice(get_args(ProfileParallel)),
+    default=ProfileConfig.parallel,
+    show_default=True,
+    help="One process, or one per device under torchrun, which are told apart in one report.",
+)
 @click.option("--width", default=ProfileConfig.width, show_default=True, help="Of the AlexNet; 1 is the paper's.")
 @click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
 @click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
 @click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
-@click.option("--what-if", multiple=True, metavar="CASE", help="Predict: cpus=16, disk=500MB/s or raw; repeatable.")
+@click.option(
+    "--what-if",
+    multiple=True,
+    metavar="CASE",
+    help="Predict: cpus=16, gpus=2, disk=500MB/s or raw; with commas all at once, repeated each by itself.",
+)
 @click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a trace of the loader: ui.perfetto.dev reads it.")
+@click.option("--nvtx", is_flag=True, help="Mark stages and steps as NVTX ranges, for Nsight Systems.")
 @click.option("--no-model", is_flag=True, help="Measure the loader only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(
-    dataset: Path | None,
+    dataset: Path | str | None,
     factory: str | None,
     try_it: bool,
     trace: Path | None,
@@ -208,6 +256,12 @@ def run(
     returns any iterable of (images, labels): a torch DataLoader, a DALI iterator, a generator. Its parts cannot be
     measured from outside; of our options -b, -j and the like do nothing then.
 
+    DATASET may be an address: shards are fetched into the cache, and instead of this machine's storage the report has
+    what fetching costs, whether somebody waits for it, and the bandwidth that the run needs.
+
+    Several ranks, each with batches of -b images: torchrun --nproc-per-node 2 -m lmdali.tools profile run DATASET
+    --parallel ddp. Where one holds up the others, the verdict is STRAGGLER with its number.
+
     Stages of the loader: read finds records, verify compares CRCs, decode goes from JPEG bytes to the planes in the
     file (entropy decoding, IDCT), augment from these or from raw pixels to the batch (upsampling, colour, crop, flip,
     normalisation). Pages that are not in memory are paid for by the stage that touches them first.
@@ -220,9 +274,15 @@ def run(
         raise click.UsageError("--trace looks inside a loader of ours: give a DATASET")
     if factory is not None:
         report = profile_iterable(load_factory(factory), factory, config, model=model, quiet=quiet)
+    elif isinstance(dataset, str):
+        if try_it:
+            raise click.UsageError("--try needs the dataset on this machine: bring it here with `lmdali stage`")
+        report = profile_address(dataset, config, model=model, trace=trace, quiet=quiet)
     else:
         assert dataset is not None
         report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, trace=trace, quiet=quiet)
+    if torchrun_place(config.parallel).rank:
+        return  # the first one has it all
     if as_json:
         print_json(report.to_json())
     else:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lmdali.model.presets import PRESETS, Preset
+from lmdali.pipeline.dataset_place import Place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.config_file import ORIGINS, GivenSettings
 from lmdali.tools.recipe_fields import FIELDS, PRESET_LOADER_FIELDS
 from lmdali.tools.report_table import print_table
 
 DEFAULT_PRESET = "paper"
+
+PRESET_ORIGIN = "preset "
+"""How the origin of a value begins that is the preset's own, and not the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Recipe:
         return {"preset": self.name, **values, "model": model, ORIGINS: self.origins}
 
 
-def resolve_recipe(sources: Sequence[GivenSettings], *, train: Path | None = None) -> Recipe:
+def resolve_recipe(sources: Sequence[GivenSettings], *, train: Place | None = None) -> Recipe:
     """Put a recipe together.
 
     Args:
@@ -79,14 +81,15 @@ def resolve_recipe(sources: Sequence[GivenSettings], *, train: Path | None = Non
             origins[section].update({field: _origin(source, section, field) for field in values})
     loader = changes.pop("loader")
     of_preset = {field: loader.pop(field) for field in PRESET_LOADER_FIELDS if field in loader}
-    num_classes = None if train is None else len(load_manifest(train).class_names)
+    num_classes = None if train is None else len(place_manifest(train, cache_dir=loader.get("cache_dir")).class_names)
+    shown = place_shown(train or "(not given)")
     for source in sources:
         if num_classes is not None and source.num_classes not in (None, num_classes):
             raise ConfigError(
-                f"{source.origin}: it is for {source.num_classes} classes, {train} has {num_classes}: leave "
+                f"{source.origin}: it is for {source.num_classes} classes, {shown} has {num_classes}: leave "
                 "num_classes out, or use the dataset it was made for"
             )
-    origins["model"] = {"num_classes": f"dataset {train or '(not given)'}", **origins["model"]}
+    origins["model"] = {"num_classes": f"dataset {shown}", **origins["model"]}
     return Recipe(
         name=name,
         preset=dataclasses.replace(
@@ -115,6 +118,7 @@ def print_recipe(recipe: Recipe, *, title: str = "") -> None:
         rows = [(name, _shown(value), recipe.origins[section][name]) for name, value in fields.items()]
         if section == "loader":
             rows.append(("seed", str(train.seed), "follows train.seed"))
+            rows.append(("dtype", train.precision, "follows train.precision"))
             rows.append(("layout", "NHWC" if train.channels_last else "NCHW", "follows train.channels_last"))
             rows.append(("basis", "the training set", "always, for validation too"))
         print_table(f"{title} {section} (preset {recipe.name})".strip(), ("field", "value", "from"), rows, align="left")
@@ -134,7 +138,7 @@ def _preset_origins(name: str, preset: Preset) -> dict[str, dict[str, str]]:
     for section, fields in FIELDS.items():
         owner: object = sections.get(section, preset)
         origins[section] = {
-            field: f"preset {name}" if getattr(owner, field, known.default) != known.default else "default"
+            field: f"{PRESET_ORIGIN}{name}" if getattr(owner, field, known.default) != known.default else "default"
             for field, known in fields.items()
         }
     return origins

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_place import Place, open_reader, place_directory, place_shown
 from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.manifest import RECORDS_FILE, load_manifest
+from lmdali.pipeline.manifest import RECORDS_FILE
 from lmdali.pipeline.perceptual_hash import HASH_KIND, is_blank, picture_hash
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.table_reader import has_column, read_codes, read_integers, take_rows
@@ -25,7 +26,8 @@ class RecordCatalog:
     """Records of some datasets, numbered through in the order of the datasets.
 
     Attributes:
-        directories: the datasets, as they were given.
+        places: the datasets, as they were given.
+        directories: of each with its manifest and tables.
         manifests: of each.
         first: (datasets + 1,) int64, running number of the first record of each.
         files: (n,) int64, equal where the source files are.
@@ -35,23 +37,24 @@ class RecordCatalog:
         was_hashed: for each dataset, whether its hashes were not in its tables and had to be computed from its pixels.
     """
 
-    def __init__(self, directories: Sequence[Path], *, workers: int | None = None, quiet: bool = False) -> None:
+    def __init__(self, places: Sequence[Place], *, workers: int | None = None, quiet: bool = False) -> None:
         """Read manifests and tables; where a dataset was made before hashes were kept, also its pixels.
 
         Raises:
             InputError: not a finished dataset.
             IntegrityError: a table is damaged or of another dataset; or a record is, where hashes are computed.
         """
-        self.directories = tuple(directories)
-        self.manifests = tuple(load_manifest(directory) for directory in self.directories)
-        self._readers = [ShardReader(*pair) for pair in zip(self.directories, self.manifests, strict=True)]
+        self.places = tuple(places)
+        self.directories = [place_directory(place, tables=True) for place in self.places]
+        self._readers = [open_reader(place) for place in self.places]
+        self.manifests = tuple(reader.manifest for reader in self._readers)
         self.first = np.cumsum([0, *(manifest.num_records for manifest in self.manifests)], dtype=np.int64)
         known: dict[str, int] = {}
         self.files = self._column(read_codes(path, "source_sha256", known) for path in self._tables())
         self.labels = self._column(read_integers(path, "label") for path in self._tables())
         if len(self.files) != self.first[-1]:
             raise IntegrityError(
-                f"{', '.join(map(str, self.directories))}: {RECORDS_FILE} has {len(self.files)} rows, the manifests "
+                f"{', '.join(map(place_shown, self.places))}: {RECORDS_FILE} has {len(self.files)} rows, the manifests "
                 f"name {self.first[-1]} records: run `lmdali verify`"
             )
         self.was_hashed = [not _keeps_hashes(reader) for reader in self._readers]

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
+from lmdali.pipeline.dataset_place import Place, open_reader, place_directory
 from lmdali.pipeline.decode import Pixels, decode_source, decode_stored
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import RECORDS_FILE, Manifest, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.table_reader import take_rows
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 
@@ -39,7 +39,7 @@ class RecordPictures:
     keys: tuple[str, ...]
 
 
-def read_records(dataset: Path, indices: Sequence[int]) -> RecordPictures:
+def read_records(dataset: Place, indices: Sequence[int]) -> RecordPictures:
     """Read and decode some records, each once even where it is asked for twice.
 
     Raises:
@@ -47,30 +47,34 @@ def read_records(dataset: Path, indices: Sequence[int]) -> RecordPictures:
         InputError: not a finished dataset.
         IntegrityError: the dataset is damaged.
     """
-    manifest = load_manifest(dataset)
+    directory = place_directory(dataset, tables=True)
+    manifest = load_manifest(directory)
     require_records(indices, manifest.num_records, dataset)
-    rows = record_rows(dataset, indices)
-    reader = ShardReader(dataset, manifest)
+    rows = record_rows(directory, indices)
+    reader = open_reader(dataset)
     decoded = {
         index: reader.read(index, lambda record: decode_stored(record.data, manifest.image_size)) for index in indices
     }
+    reader.close()
     side = manifest.image_size
     pixels = np.stack([decoded[index] for index in indices]) if indices else np.empty((0, side, side, 3), np.uint8)
     labels, keys = tuple(label for _, label in rows), tuple(key for key, _ in rows)
     return RecordPictures(manifest, tuple(indices), pixels, labels, keys)
 
 
-def record_rows(dataset: Path, indices: Sequence[int]) -> list[tuple[str, int]]:
+def record_rows(dataset: Place, indices: Sequence[int]) -> list[tuple[str, int]]:
     """Key and label of some records.
 
     Raises:
         IntegrityError: the table is damaged.
     """
-    rows = take_rows(dataset / RECORDS_FILE, ["key", "label"], list(indices)) if indices else []
+    if not indices:
+        return []
+    rows = take_rows(place_directory(dataset, tables=True) / RECORDS_FILE, ["key", "label"], list(indices))
     return [(row["key"], row["label"]) for row in rows]
 
 
-def require_records(indices: Sequence[int], num_records: int, where: Path) -> None:
+def require_records(indices: Sequence[int], num_records: int, where: Place) -> None:
     """Refuse a record number that is not there.
 
     Raises:

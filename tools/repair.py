@@ -10,6 +10,7 @@ import click
 
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.manifest import Manifest
+from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.report_table import print_json, print_pairs
 from lmdali.tools.shard_repair import RepairReport, repair_dataset
@@ -20,7 +21,7 @@ _NAMED = 12
 
 
 @click.command("repair")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=DatasetArgument("repair writes into it"))
 @click.option("--source", type=click.Path(path_type=Path), help="What DATASET was converted from.")
 @source_options
 @click.option("--shards", metavar="N,N,...", help="Look at these shards only, for example 00003,00007.")

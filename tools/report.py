@@ -13,11 +13,12 @@ import torch
 from lmdali.model.checkpoint import BEST_NAME, Checkpoint
 from lmdali.model.features_file import load_features
 from lmdali.model.trainer import CHECKPOINT_DIR
+from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 from lmdali.pipeline.files import storage_errors, write_atomic
-from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.checkpoint_network import open_network, read_checkpoint
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.evaluate import EvalConfig, evaluate_networks
 from lmdali.tools.evaluation_page import errors_part, evaluation_sections
 from lmdali.tools.evaluation_report import EvalReport
@@ -54,7 +55,7 @@ class ReportConfig(LoaderOptions):
         quiet: no progress.
     """
 
-    val: Path | None = None
+    val: Place | None = None
     views: int = 1
     features: Path | None = None
     names: Path | None = None
@@ -135,13 +136,13 @@ def _network_sections(run: RunRecord, config: ReportConfig, left_out: list[str])
     return sections
 
 
-def _own_validation_set(run: RunRecord, left_out: list[str]) -> Path | None:
+def _own_validation_set(run: RunRecord, left_out: list[str]) -> Place | None:
     if run.facts is None:
         left_out.append("errors and predictions: the run does not say which its validation set is: give it with --val")
         return None
-    val = Path(run.facts.val)
+    val = parse_place(run.facts.val)
     try:
-        same = load_manifest(val).digest == run.facts.val_digest
+        same = place_manifest(val).digest == run.facts.val_digest
     except LmdaliError:
         same = False
     if not same:
@@ -199,7 +200,7 @@ _DEFAULTS = ReportConfig()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The HTML file to write.")
 @click.option(
     "--val",
-    type=click.Path(path_type=Path),
+    type=DATASET,
     default=_DEFAULTS.val,
     help="Dataset for errors and predictions.  [default: the run's validation set]",
 )

@@ -114,8 +114,8 @@ def resize_and_crop(pixels: Pixels, recipe: ResizeRecipe | None = None) -> Pixel
     if shorter > size:
         pixels = _shrunk_corner(pixels, (new_height, new_width), (top + size, left + size), recipe)
     elif shorter < size:
-        interpolation = _OPENCV_FILTERS[recipe.up]
-        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=interpolation).astype(np.uint8, copy=False)
+        resized = cv2.resize(pixels, (new_width, new_height), interpolation=_OPENCV_FILTERS[recipe.up])
+        pixels = resized.astype(np.uint8, copy=False)
     return np.array(pixels[top : top + size, left : left + size], order="C")
 
 

@@ -23,8 +23,8 @@ class RunFacts:
     """The content of a `run.json`.
 
     Attributes:
-        train: directory of the training set.
-        val: directory of the validation set.
+        train: directory or address of the training set.
+        val: the same of the validation set.
         train_digest: of its manifest.
         val_digest: of its manifest.
         recipe: what `--config` takes, with the origin of each value; None where a program gave the settings.

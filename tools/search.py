@@ -9,11 +9,12 @@ from typing import Any, Literal, get_args
 
 import click
 
-from lmdali.model.exact_search import Neighbours, search_exact
-from lmdali.model.faiss_search import search_faiss
+from lmdali.model.exact_search import SEARCH_RECORDS, Neighbours, search_exact
+from lmdali.model.faiss_search import needs_index, search_faiss
 from lmdali.model.features_file import Features, load_features
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.neighbour_list import dataset_at, describe_neighbours, print_neighbours
+from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json
 from lmdali.tools.search_queries import Queries, QueryOptions, query_options, resolve_queries
 
@@ -26,7 +27,7 @@ class SearchConfig(QueryOptions):
 
     Attributes:
         count: neighbours of each query.
-        index: "exact", or "faiss" for its kernels in the first pass.
+        index: "exact", or "faiss": quicker among many records, and may miss some.
     """
 
     count: int = 6
@@ -69,9 +70,11 @@ def nearest_records(features: Features, queries: Queries, config: SearchConfig) 
     is_own = bool((queries.own >= 0).any())
     wanted = config.count + is_own
     if config.index == "faiss":
-        found = search_faiss(features, queries.vectors, wanted)
+        quiet = not needs_index(features)
+        with progress_bar("index", len(features), unit="records", quiet=quiet) as progress:
+            found = search_faiss(features, queries.vectors, wanted, on_progress=progress)
     else:
-        found = search_exact(features.blocks(), queries.vectors, wanted)
+        found = search_exact(features.blocks(SEARCH_RECORDS), queries.vectors, wanted)
     return found.without(queries.own) if is_own else found
 
 
@@ -89,7 +92,7 @@ _DEFAULTS = SearchConfig()
     type=click.Choice(get_args(IndexName)),
     default=_DEFAULTS.index,
     show_default=True,
-    help="Who makes the first pass; faiss is an extra.",
+    help="faiss, an extra, builds an index beside FEATURES where there are more than 100,000, and may miss some.",
 )
 @query_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.features_file import Features
+from lmdali.pipeline.dataset_place import Place
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.feature_encoder import open_encoder, require_encoder
 from lmdali.tools.record_pictures import read_picture_file, require_records
 
@@ -33,8 +35,8 @@ class QueryOptions:
     queries: Path | None = None
     checkpoint: str | None = None
     device: str = "auto"
-    basis: Path | None = None
-    dataset: Path | None = None
+    basis: Place | None = None
+    dataset: Place | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +112,8 @@ def query_options(function: Callable[..., None]) -> Callable[..., None]:
     """Decorate a click command with the fields of `QueryOptions`."""
     path = click.Path(path_type=Path)
     for option in (
-        click.option("--dataset", type=path, help="Where the searched dataset is.  [default: where it was]"),
-        click.option("--basis", type=path, help="For pictures: directory with the training set's statistics.json."),
+        click.option("--dataset", type=DATASET, help="Where the searched dataset is.  [default: where it was]"),
+        click.option("--basis", type=DATASET, help="For pictures: directory with the training set's statistics.json."),
         click.option(
             "--device", default=QueryOptions.device, show_default=True, help="For pictures: auto, cpu, cuda:N."
         ),

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmdali.tools.html_page import details, figure, heading, paragraph, table
+from lmdali.tools.profile_documents import OPERATOR_COLUMNS, operator_rows
 from lmdali.tools.svg_chart import Bar, bar_chart
 
 _PERCENTILES = ("p50", "p90", "p99")
 
 
-def stage_parts(stages: Mapping[str, float | None], inside: Mapping[str, Any] | None) -> str:
+def stage_parts(
+    stages: Mapping[str, float | None],
+    inside: Mapping[str, Any] | None,
+    operators: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     """HTML of the section.
 
     Args:
         stages: seconds per image of all threads together; None for what was not timed.
         inside: single calls by stage and thread, and the queue, as `profile run --json` has them; None without.
+        operators: what each step of the DALI graph adds; None where DALI does not deliver.
     """
     timed = {stage: seconds for stage, seconds in stages.items() if seconds is not None}
     busy = sum(seconds for stage, seconds in timed.items() if stage != "wait")
@@ -37,7 +43,13 @@ def stage_parts(stages: Mapping[str, float | None], inside: Mapping[str, Any] | 
         what = "Thread time of the loader's stages, ms/image"
         plot = bar_chart(bars, unit="thread time, ms per image", description=what, linear=True)
         html = figure(plot, "Time of all threads together; wait is the consumer's, in grey, and is no work.") + html
-    return html + ("" if inside is None else _single_calls(inside))
+    html += "" if inside is None else _single_calls(inside)
+    return html + ("" if operators is None else _dali_operators(operators))
+
+
+def _dali_operators(operators: Sequence[Mapping[str, Any]]) -> str:
+    what = "Graphs that end early, measured against each other: a step costs what it adds."
+    return heading("Inside DALI") + table(OPERATOR_COLUMNS, operator_rows(operators)) + paragraph(what)
 
 
 def _single_calls(inside: Mapping[str, Any]) -> str:

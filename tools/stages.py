@@ -18,8 +18,9 @@ from lmdali.model.checkpoint import load_checkpoint
 from lmdali.model.layer_plan import layer_plans, parameter_shapes
 from lmdali.model.optim import parameter_groups
 from lmdali.model.weight_transfer import transfer_layers
+from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.manifest import Manifest
 from lmdali.tools.config_file import GivenSettings, load_document, load_settings, read_settings, unknown
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, checkpoint_file
 from lmdali.tools.recipe import Recipe, resolve_recipe
@@ -52,8 +53,8 @@ class Stage:
     """
 
     name: str
-    train_set: Path
-    val_set: Path
+    train_set: Place
+    val_set: Place
     recipe: Recipe
     init_from: str | None
     init_checkpoint: str
@@ -69,7 +70,12 @@ class Stage:
         """All fields as plain values; the recipe without its origins."""
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values = {**self.recipe.to_json(), "origins": None}
-        return {**fields, "train_set": str(self.train_set), "val_set": str(self.val_set), "recipe": values}
+        return {
+            **fields,
+            "train_set": place_shown(self.train_set),
+            "val_set": place_shown(self.val_set),
+            "recipe": values,
+        }
 
 
 def load_stages(path: Path, overrides: Sequence[GivenSettings] = ()) -> tuple[Stage, ...]:
@@ -120,10 +126,11 @@ def _stage(
     name = _text(entry["name"], "name", where)
     if not _NAME.fullmatch(name) or names.count(name) > 1:
         raise ConfigError(f"{where}: a name is letters, digits, dots and dashes, and is there once")
-    train, val = (Path(_text(entry[key], key, where)) for key in ("train_set", "val_set"))
-    manifests = load_manifest(train), load_manifest(val)
-    _require_same_classes(where, *manifests)
+    train, val = (parse_place(_text(entry[key], key, where)) for key in ("train_set", "val_set"))
     recipe = resolve_recipe(settings, train=train)
+    cache_dir = recipe.loader["cache_dir"]
+    manifests = place_manifest(train, cache_dir=cache_dir), place_manifest(val, cache_dir=cache_dir)
+    _require_same_classes(where, *manifests)
     network = dataclasses.replace(recipe.preset.model, num_classes=len(manifests[0].class_names))
     with torch.device("meta"):
         parameter_groups(AlexNet(network), recipe.preset.train)  # refuses rates of layers that there are not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 
@@ -30,9 +31,13 @@ class LoaderProbe:
 
     def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
         self._loader, self._step = loader, step
-        # Until the queue is as full as it will be, a step pays for more or fewer batches than the one it takes.
-        self.warmup_steps = max(prefetch + 1, ModelProbe.warmup_steps)
+        self.warmup_steps = self.steps_to_fill(prefetch)
         self.epoch_gaps_seconds: list[float] = []
+
+    @staticmethod
+    def steps_to_fill(prefetch: int) -> int:
+        """Until the queue is as full as it will be, a step pays for more or fewer batches than the one it takes."""
+        return max(prefetch + 1, ModelProbe.warmup_steps)
 
     def run(self) -> Iterator[int]:
         """Each step is one batch."""
@@ -102,6 +107,38 @@ class OptimizerProbe:
         optimizer = resting_optimizer(copied)
         while True:
             optimizer.step()
+            yield self._batch_size
+
+    def stage_seconds(self) -> dict[str, float]:
+        """One kind of work: nothing to tell apart."""
+        return {}
+
+
+class DeviceCopyProbe:
+    """Batches of uint8 crops in pinned memory to a GPU, two buffers in turn.
+
+    Args:
+        device: the GPU.
+        shape: of a batch, images first.
+    """
+
+    warmup_steps = 4
+
+    def __init__(self, device: torch.device, shape: tuple[int, ...]) -> None:
+        self._device, self._batch_size = device, shape[0]
+        self._buffers = [torch.zeros(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+
+    def run(self) -> Iterator[int]:
+        """Each step is one batch; at most four are under way."""
+        events: deque[torch.cuda.Event] = deque()
+        step = 0
+        while True:
+            self._buffers[step % 2].to(self._device, non_blocking=True)
+            events.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+            events[-1].record(torch.cuda.current_stream(self._device))
+            if len(events) > 4:
+                events.popleft().synchronize()
+            step += 1
             yield self._batch_size
 
     def stage_seconds(self) -> dict[str, float]:

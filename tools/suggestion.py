@@ -13,7 +13,7 @@ WORTH_TRYING = 1.05
 """Predicted gain from which a setting is worth a run."""
 
 THREAD_STEPS = (1, 2, 4)
-"""Threads that are considered, as multiples of the CPUs: threads that wait for storage need no CPU."""
+"""Threads that are considered, as multiples of the CPUs; more than one a CPU only where threads wait for storage."""
 
 CACHE_SHARE = 0.5
 """Of the machine's memory, that decoded pixels may take."""
@@ -59,6 +59,8 @@ class Situation:
         decoded_bytes: of all images of the dataset, decoded.
         memory_bytes: of the machine; None where it is not told.
         raw_bytes: of one image as pixels.
+        reads_storage: whether a device delivered records meanwhile. Threads that wait for one need no CPU; threads that
+            wait otherwise most likely wait for a CPU that others have, and more of them would wait as long.
     """
 
     bound: str | None
@@ -72,6 +74,7 @@ class Situation:
     decoded_bytes: int
     memory_bytes: int | None
     raw_bytes: int = 0
+    reads_storage: bool = False
 
 
 def suggest(situation: Situation) -> Suggestion | None:
@@ -108,9 +111,11 @@ def _candidates(situation: Situation) -> Iterator[Suggestion]:
     if deeper > now.prefetch:
         why = f"batches in flight keep {now.busy_threads} of {now.num_threads} threads busy"
         yield from made(f"--prefetch {deeper}", {"prefetch": deeper}, costs, replace(now, prefetch=deeper), why)
-    for threads in (multiple * now.num_cpus for multiple in THREAD_STEPS):
+    for multiple in THREAD_STEPS if situation.reads_storage else THREAD_STEPS[:1]:
+        threads = multiple * now.num_cpus
         if threads > now.num_threads:
-            why = f"{now.num_threads} threads leave CPUs idle, or wait for storage"
+            idle = f"{now.num_threads} threads on {now.num_cpus} CPUs"
+            why = f"{idle} leave some idle" if multiple == 1 else f"{idle} wait for storage, which needs no CPU"
             more = replace(now, num_threads=threads)
             yield from made(f"--num-threads {threads}", {"num_threads": threads}, costs, more, why)
     if situation.verify == "always" and "verify" in costs.worker:

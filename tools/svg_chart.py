@@ -53,12 +53,16 @@ class Line:
         points: (x, y), in the order of x.
         band: (x, low, high), drawn behind it.
         series: its colour, 1 to 6; None takes that of its place.
+        joined: whether a line goes through the points; without, they are marked only.
+        labels: beside the points, one for each, or none; those for which there is no room are left out.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     band: Sequence[tuple[float, float, float]] = ()
     series: int | None = None
+    joined: bool = True
+    labels: Sequence[str] = ()
 
 
 def bar_chart(bars: Sequence[Bar], *, unit: str, description: str, linear: bool = False) -> str:
@@ -95,6 +99,7 @@ def line_chart(
     description: str,
     logarithmic: bool = False,
     from_zero: bool = False,
+    x_from_zero: bool = False,
     x_ticks: Sequence[float] | None = None,
     height: float = 300,
 ) -> str:
@@ -107,6 +112,7 @@ def line_chart(
         description: for those who cannot see it.
         logarithmic: of y; points at or below zero are left out.
         from_zero: let y begin at 0.
+        x_from_zero: let x begin at 0.
         x_ticks: where x has its numbers; None leaves that to the chart.
         height: of the whole, in units of the viewBox.
     """
@@ -119,7 +125,8 @@ def line_chart(
     top, bottom = legend_height + 26, height - 44
     y_scale = _Scale.of(min(*ys, 0.0) if from_zero else min(ys), max(ys), bottom, top, logarithmic=logarithmic)
     left = max(len(label) for _, label in y_scale.ticks) * _CHARACTER + 14
-    x_scale = _Scale.of(min(xs), max(xs), left, WIDTH - 14.0, logarithmic=False, tight=True)
+    first = min(*xs, 0.0) if x_from_zero else min(xs)
+    x_scale = _Scale.of(first, max(xs), left, WIDTH - 14.0, logarithmic=False, tight=True)
     parts = [*legend, _text(0, legend_height + 12, y_label, "soft")]
     for at, label in y_scale.ticks:
         y = y_scale.place(at)
@@ -128,11 +135,12 @@ def line_chart(
     parts += [
         _text(x_scale.place(at), bottom + 17, label, "soft", anchor="middle")
         for at, label in (x_scale.ticks if x_ticks is None else [(at, _number(at)) for at in x_ticks])
-        if min(xs) <= at <= max(xs)
+        if first <= at <= max(xs)
     ]
     parts.append(_text((left + WIDTH - 14) / 2, bottom + 36, x_label, "soft", anchor="middle"))
     for number, line in enumerate(lines):
         parts += _line(line, x_scale, y_scale, _color(line, number))
+    parts += _labels(lines, x_scale, y_scale)
     return _svg(parts, height, description)
 
 
@@ -212,14 +220,29 @@ def _line(line: Line, x_scale: _Scale, y_scale: _Scale, series: str) -> list[str
     if line.band:
         ends = [at(x, high) for x, _, high in line.band] + [at(x, low) for x, low, _ in reversed(line.band)]
         parts.append(f'<polygon class="{series} band" points="{" ".join(ends)}"/>')
-    parts.append(f'<polyline class="{series} stroke" points="{" ".join(at(x, y) for x, y in line.points)}"/>')
-    if len(line.points) <= _MARKED:
+    if line.joined:
+        parts.append(f'<polyline class="{series} stroke" points="{" ".join(at(x, y) for x, y in line.points)}"/>')
+    if len(line.points) <= _MARKED or not line.joined:
         for x, y in line.points:
             center_x, center_y = at(x, y).split(",")
             parts.append(
                 f'<circle class="{series} fill" cx="{center_x}" cy="{center_y}" r="3"><title>'
                 f"{escape(line.name)}: {_number(y)} at {_number(x)}</title></circle>"
             )
+    return parts
+
+
+def _labels(lines: Sequence[Line], x_scale: _Scale, y_scale: _Scale) -> list[str]:
+    """Texts beside points, of the last line first; one that would touch another is left out."""
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    for line in reversed(lines):
+        for (x, y), label in zip(line.points, line.labels, strict=False):
+            width, right, low = len(label) * _CHARACTER, x_scale.place(x) + 7, y_scale.place(y) + 4
+            right = right if right + width <= x_scale.end else right - 14 - width
+            if all(abs(low - other) >= 13 or right > end or start > right + width for start, end, other in taken):
+                taken.append((right, right + width, low))
+                parts.append(_text(right, low, label, "soft"))
     return parts
 
 
@@ -232,7 +255,9 @@ def _legend(lines: Sequence[Line]) -> tuple[list[str], float]:
         width = 34 + len(line.name) * _CHARACTER + 22
         if x and x + width > WIDTH:
             x, y = 0.0, y + 20
-        parts.append(_rule(x, y, x + 26, y, f"{_color(line, number)} stroke"))
+        color = _color(line, number)
+        dot = f'<circle class="{color} fill" cx="{x + 13:.1f}" cy="{y:.1f}" r="3"/>'
+        parts.append(_rule(x, y, x + 26, y, f"{color} stroke") if line.joined else dot)
         parts.append(_text(x + 34, y + 4, line.name, ""))
         x += width
     return parts, y + 12

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from lmdali.tools.ceiling_ladder import shares_of_ceilings, shares_of_step
 from lmdali.tools.cold_run import CacheState, ColdRun
+from lmdali.tools.dali_operators import OperatorCost
+from lmdali.tools.fetch_figures import FetchFigures
 from lmdali.tools.measurement import Rate
+from lmdali.tools.rank_report import RankReport
 from lmdali.tools.stage_detail import StageDetail
 from lmdali.tools.suggestion import Suggestion
 from lmdali.tools.verdict import Verdict
@@ -70,11 +74,17 @@ class ThroughputReport:
 
     Attributes:
         setting: what was profiled.
-        read: storage alone: every byte copied once.
+        storage_sequential: storage alone, in storage order: records' bytes read from the files.
+        storage: the same in the loader's order.
+        read_sequential: LMDB records found in storage order, every byte copied once.
+        read: the same in the loader's order.
         decode: libjpeg-turbo (simplejpeg) alone, to whole RGB images, on all threads; None for raw records. Our decoder
             leaves out what a crop does not need, so a loader may be faster than this.
-        decode_one_thread: the same on one thread.
+        decode_one_thread: the same on one thread; None where that is all there is.
         memory_copy: memcpy alone; None for JPEG records.
+        augment: crop, flip and arithmetic alone, of decoded images in memory, on all threads; for a GPU crop and flip.
+        augment_one_thread: the same on one thread; None where that is all there is.
+        device_copy: batches of uint8 crops in pinned memory to the device; None on a CPU.
         loader: the loader alone.
         model: training steps on one cached batch.
         together: training steps fed by the loader.
@@ -89,40 +99,57 @@ class ThroughputReport:
         what_if: answers to what was asked; predictions.
         optimizer: updates of all weights alone, in images of a batch per second.
         inside: single calls of the loader's stages, alone; None where the loader is not ours.
+        ranks: all ranks of the job beside each other; everything else here is of the first one. None for one process.
+        dali_operators: what each step of the DALI graph adds; None where DALI does not deliver.
+        fetch: what fetching shards does to the run; None for a dataset on this machine.
     """
 
     setting: Setting
-    read: Rate | None
-    decode: Rate | None
-    decode_one_thread: Rate | None
-    memory_copy: Rate | None
     loader: Rate
-    model: Rate | None
-    together: Rate | None
     time_to_first_batch_seconds: float
     epoch_gap_seconds: float | None
     verdict: Verdict
     suggestion: Suggestion | None
     machine: dict[str, Any]
+    storage_sequential: Rate | None = None
+    storage: Rate | None = None
+    read_sequential: Rate | None = None
+    read: Rate | None = None
+    decode: Rate | None = None
+    decode_one_thread: Rate | None = None
+    memory_copy: Rate | None = None
+    augment: Rate | None = None
+    augment_one_thread: Rate | None = None
+    device_copy: Rate | None = None
+    optimizer: Rate | None = None
+    model: Rate | None = None
+    together: Rate | None = None
     cautions: tuple[str, ...] = ()
     cache: CacheState | None = None
     cold: ColdRun | None = None
     inside: StageDetail | None = None
+    ranks: RankReport | None = None
+    dali_operators: tuple[OperatorCost, ...] | None = None
     what_if: tuple[Prediction, ...] = ()
-    optimizer: Rate | None = None
+    fetch: FetchFigures | None = None
 
     @property
     def data_stall(self) -> float | None:
         """1 - ideal step / measured step, 0..1."""
         return self.verdict.data_stall
 
+    def rates(self) -> dict[str, Rate]:
+        """Every rate that was measured by its path in the report's document."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.cold is not None:
+            found |= {f"cold.{field.name}": getattr(self.cold, field.name) for field in fields(self.cold)}
+        return {path: value for path, value in found.items() if isinstance(value, Rate)}
+
     def shares(self) -> dict[str, float | None]:
-        """Each rate over the lowest ceiling above it, 0..1; None for what has no ceiling here."""
-        parts = [rate for rate in (self.read, self.decode, self.memory_copy) if rate is not None]
-        return {
-            "loader": share_of(self.loader, parts),
-            "together": share_of(self.together, [rate for rate in (self.loader, self.model) if rate is not None]),
-        }
+        """Each rate over its next ceiling, 0..1 or a little more; None for what has no ceiling here."""
+        threads = self.setting.num_threads
+        side_by_side = None if threads is None else min(threads, self.machine["num_cpus"])
+        return {"loader": None, "together": None, **shares_of_ceilings(self.rates(), side_by_side)}
 
     def to_json(self) -> dict[str, Any]:
         """One JSON-able document."""
@@ -130,10 +157,12 @@ class ThroughputReport:
             "schema_version": SCHEMA_VERSION,
             **asdict(self),
             "verdict": {**asdict(self.verdict), "word": self.verdict.word},
+            "ranks": None if self.ranks is None else self.ranks.to_json(),
             "shares": self.shares(),
+            "shares_of_step": shares_of_step(self.rates()),
             "megabytes_per_second": {
                 name: stored_megabytes(rate, self.setting)
-                for name, rate in (("read", self.read), ("loader", self.loader))
+                for name, rate in (("storage", self.storage), ("read", self.read), ("loader", self.loader))
             },
         }
 
@@ -143,10 +172,3 @@ def stored_megabytes(rate: Rate | None, setting: Setting) -> float | None:
     if rate is None or setting.mean_record_bytes is None:
         return None
     return rate.images_per_second * setting.mean_record_bytes / 1e6
-
-
-def share_of(rate: Rate | None, ceilings: list[Rate]) -> float | None:
-    """A rate over the lowest of its ceilings; None without either."""
-    if rate is None or not ceilings:
-        return None
-    return rate.images_per_second / min(ceiling.images_per_second for ceiling in ceilings)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from textwrap import fill
 
-from lmdali.tools.measurement import Rate
+from lmdali.tools.ceiling_ladder import shares_of_step
+from lmdali.tools.fetch_figures import fetch_rows
+from lmdali.tools.profile_documents import (
+    MOVES_RECORDS,
+    OPERATOR_COLUMNS,
+    RANK_COLUMNS,
+    RATE_WORDS,
+    operator_rows,
+    rank_rows,
+    rank_words,
+)
 from lmdali.tools.report_table import megabytes, print_pairs, print_table
 from lmdali.tools.suggestion import Suggestion
-from lmdali.tools.throughput import Setting, ThroughputReport, share_of, stored_megabytes
+from lmdali.tools.throughput import Setting, ThroughputReport, stored_megabytes
 from lmdali.tools.what_if import Prediction
 
 _TEXT_COLUMNS = 74
 
 _STAGE_WORDS = {
     "plan": "order and draws (consumer)",
+    "fetch": "fetch: waiting for shards",
     "read": "read: find records",
     "verify": "verify: compare CRCs",
     "decode": "decode: JPEG to planes (Huffman, IDCT)",
@@ -30,11 +42,21 @@ def print_report(report: ThroughputReport) -> None:
     print_pairs(f"profile of {report.setting.dataset}", _setting(report))
     print_table(
         "rates, each alone and then together",
-        ("", "images/s", "spread", "MB/s", "of ceiling", "of step", "CPU ms/img"),
+        ("", "images/s", "spread", "MB/s", "of next", "of step", "CPU ms/img"),
         _rate_rows(report),
     )
     columns = ("stage", "ms/image", "of thread time", "p50 ms", "p90 ms", "p99 ms")
     print_table("inside the loader, alone; percentiles of single calls", columns, _stage_rows(report))
+    if report.dali_operators is not None:
+        rows = operator_rows([asdict(cost) for cost in report.dali_operators])
+        print_table("inside DALI, by what each step adds to the graph", OPERATOR_COLUMNS, rows)
+    if report.ranks is not None:
+        found = report.ranks.to_json()
+        print_table(
+            f"{report.ranks.world_size} ranks; rates are images/s, above are those of rank 0",
+            RANK_COLUMNS,
+            rank_rows(found["ranks"]),
+        )
     print_pairs("verdict", _outcome(report))
 
 
@@ -78,39 +100,33 @@ def _sized(what: str, num_bytes: int | None) -> str:
 
 
 def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
-    shares, cold = report.shares(), report.cold
-    state = "" if report.cache is None or report.cache.state is None else f", {report.cache.state}"
-    named = (
-        ("LMDB read, cold, sequential", None if cold is None else cold.read_sequential, None, True),
-        ("LMDB read, cold, at random", None if cold is None else cold.read, None, True),
-        (f"LMDB read{state}", report.read, None, True),
-        ("libjpeg-turbo, 1 thread", report.decode_one_thread, None, False),
-        (f"libjpeg-turbo, {report.setting.num_threads} threads", report.decode, None, False),
-        ("memory copy", report.memory_copy, None, False),
-        ("loader, cold", *((None, None) if cold is None else (cold.loader, share_of(cold.loader, [cold.read]))), True),
-        (f"loader{state}", report.loader, shares["loader"], True),
-        ("optimiser alone", report.optimizer, None, False),
-        ("model on a cached batch", report.model, None, False),
-        ("step fed by the loader", report.together, shares["together"], False),
-    )
+    found, shares = report.rates(), report.shares()
+    steps = shares_of_step(found)
     return [
         (
-            name,
+            _rate_word(path, report),
             f"{rate.images_per_second:,.0f}",
             f"± {rate.spread:.0%}",
-            f"{moved:,.0f}" if moves_records and (moved := stored_megabytes(rate, report.setting)) is not None else "",
-            "" if share is None else f"{share:.0%}",
-            _of_step(rate, report),
+            f"{moved:,.0f}"
+            if path in MOVES_RECORDS and (moved := stored_megabytes(rate, report.setting)) is not None
+            else "",
+            _percent(shares.get(path), ""),
+            _percent(steps[path], ""),
             f"{1e3 * rate.cpu_seconds_per_image:.3f}",
         )
-        for name, rate, share, moves_records in named
-        if rate is not None
+        for path in RATE_WORDS
+        if (rate := found.get(path)) is not None
     ]
 
 
-def _of_step(rate: Rate, report: ThroughputReport) -> str:
-    """Time that a part takes alone, as a share of a training step; shares of what runs side by side exceed 100 %."""
-    return "" if report.together is None else f"{report.together.images_per_second / rate.images_per_second:.0%}"
+def _rate_word(path: str, report: ThroughputReport) -> str:
+    """What a rate is called here: with the threads that it had, and whether its bytes came from memory."""
+    word, threads = RATE_WORDS[path], report.setting.num_threads
+    if path in ("decode", "augment"):
+        word = f"{word}, {threads} thread{'' if threads == 1 else 's'}"
+    if path in ("storage_sequential", "storage", "read_sequential", "read", "loader") and report.cache is not None:
+        word += "" if report.cache.state is None else f", {report.cache.state}"
+    return word
 
 
 def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
@@ -132,9 +148,11 @@ def _stage_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
 def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
     verdict = report.verdict
     pairs: list[tuple[str, object]] = [("verdict", verdict.word or "none without a model")]
-    if verdict.data_stall is not None and report.model is not None and report.together is not None:
+    # Of several ranks, the first one's steps without the others: what it waits for is its own input then.
+    fed = report.together if report.ranks is None else report.ranks.ranks[0].alone
+    if verdict.data_stall is not None and report.model is not None and fed is not None:
         pairs.append(
-            ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * report.together.step_seconds:.1f} ms, "
+            ("data stall", f"{verdict.data_stall:.0%}: a step takes {1e3 * fed.step_seconds:.1f} ms, "
                            f"{1e3 * report.model.step_seconds:.1f} ms with data for free")
         )  # fmt: skip
     pairs.append(("first batch after", f"{report.time_to_first_batch_seconds:.2f} s"))
@@ -144,7 +162,11 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
         pairs.append(("queue", f"{text}none in {queue.empty_share:.0%}"))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
+    if report.fetch is not None:
+        pairs += fetch_rows(asdict(report.fetch))
     texts = [("why", verdict.reason), ("advice", verdict.advice), *_cache_rows(report)]
+    if report.ranks is not None:
+        texts += [("ranks", words) for words in rank_words(report.ranks.to_json())]
     if report.suggestion is not None:
         texts.append(("try", _suggested(report.suggestion)))
     if report.decode is not None:
@@ -186,13 +208,13 @@ def _cache_rows(report: ThroughputReport) -> list[tuple[str, str]]:
     ]
 
 
-def _percent(share: float | None) -> str:
-    return "?" if share is None else f"{share:.0%}"
+def _percent(share: float | None, unknown: str = "?") -> str:
+    return unknown if share is None else f"{share:.0%}"
 
 
 def _predicted(case: Prediction) -> str:
     now = f"now {case.baseline_images_per_second:,.0f}"
     if case.predicted_images_per_second is None:
-        return f"not known: this backend's stages are not timed ({now})"
-    limit = "" if case.limit is None else f", limited by {case.limit}"
-    return f"predicted {case.predicted_images_per_second:,.0f} images/s{limit}, {now}; not measured"
+        return f"not known: {case.unknown} ({now})"
+    bound = f"limited by {case.limit}" + ("" if case.bound is None else f", {case.bound}")
+    return f"predicted {case.predicted_images_per_second:,.0f} images/s, {bound} ({now}); not measured"

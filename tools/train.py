@@ -11,7 +11,9 @@ from typing import Any, TextIO, get_args
 import click
 
 from lmdali.model.torchrun import Parallel, torchrun_place
+from lmdali.pipeline.dataset_place import Place
 from lmdali.tools.chain import print_chain, print_plan, run_chain
+from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.exit_codes import end_as
 from lmdali.tools.loader_options import epoch_options, loader_options
 from lmdali.tools.preset_options import RecipeCommand, given_settings, preset_options
@@ -23,8 +25,8 @@ from lmdali.tools.train_report import print_report
 
 
 @click.command("train", cls=RecipeCommand)
-@click.argument("train", type=click.Path(path_type=Path), required=False)
-@click.argument("val", type=click.Path(path_type=Path), required=False)
+@click.argument("train", type=DATASET, required=False)
+@click.argument("val", type=DATASET, required=False)
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Directory for everything written.  [required]")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir, if there is one.")
 @click.option(
@@ -69,8 +71,8 @@ from lmdali.tools.train_report import print_report
 @click.option("--dry-run", is_flag=True, help="Print what the stages would do, and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(train: Path | None, val: Path | None, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Train AlexNet on the dataset TRAIN, validating on VAL.
+def command(train: Place | None, val: Place | None, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Train AlexNet on the dataset TRAIN, validating on VAL: directories, or addresses such as s3://bucket/train.
 
     SIGINT and SIGTERM finish the step, save a checkpoint, and exit with 130 or 143; --resume continues there, with as
     many devices and processes as it has then.
@@ -117,7 +119,7 @@ def _train_chain(
                 print_recipe(stage.recipe, title=stage.name)
         return
     _require({"--run-dir": given["run_dir"]})
-    report = run_chain(stages, given, writes=not torchrun_place(given["parallel"]).rank, progress=progress)
+    report = run_chain(stages, given, progress=progress)
     if not _prepare_end(given["parallel"], report.stopped_by):
         print_json(report.to_json()) if as_json else print_chain(report)
     end_as(report.stopped_by)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import torch
 
@@ -19,14 +20,18 @@ from lmdali.model.torchrun import Parallel, TorchrunPlace, torchrun_place
 from lmdali.model.towers import TowerAlexNet
 from lmdali.model.trainer import Trainer
 from lmdali.model.weight_layout import Network
+from lmdali.pipeline.backend import DType
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.dataset_place import Place, place_directory, place_text
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.checkpoint_network import evaluation_augment
+from lmdali.tools.config_file import ORIGINS
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
 from lmdali.tools.loader_options import EpochOptions
+from lmdali.tools.recipe import PRESET_ORIGIN
 from lmdali.tools.run_facts import RunFacts, describe_session, save_run_facts
 from lmdali.tools.train_report import TrainReport, device_names, finished_report
 
@@ -39,7 +44,7 @@ class TrainJob(EpochOptions):
     and a second cache would need as much memory again.
 
     Attributes:
-        train: training set made by `lmdali convert`.
+        train: training set made by `lmdali convert`: directory or address.
         val: validation set of the same classes; it is normalised with the training set's statistics.
         run_dir: gets checkpoints, metrics, the statistics, and the pictures.
         preset: network, training and augmentation; its batch is that of all ranks together.
@@ -53,8 +58,8 @@ class TrainJob(EpochOptions):
         recipe: the settings with their origins, as `Recipe.to_json` has them, to be kept in the run; None without any.
     """
 
-    train: Path
-    val: Path
+    train: Place
+    val: Place
     run_dir: Path
     preset: Preset = PRESETS["paper"]
     resume: bool = False
@@ -70,11 +75,10 @@ class TrainJob(EpochOptions):
         """Of the training and the validation loader of one rank, which has its part of the batch and of the CPUs.
 
         Raises:
-            ConfigError: the batch, or the last one of an epoch, cannot be divided equally among the ranks.
+            ConfigError: the batch, or the last one of an epoch that was asked for, cannot be divided equally among the
+                ranks.
         """
         place = place or TorchrunPlace()
-        if place.world_size > 1 and self.preset.drop_last is False:
-            raise ConfigError("several ranks cannot share an epoch's last, smaller batch: leave it out, --drop-last")
         arguments = self.loader_arguments()
         if arguments["num_threads"] is None and place.local_world_size > 1:
             arguments["num_threads"] = max(1, usable_cpus() // place.local_world_size)
@@ -83,8 +87,10 @@ class TrainJob(EpochOptions):
             batch_size=place.share_of(self.preset.batch_size),
             seed=self.preset.train.seed,
             augment=self.preset.augment,
+            # What the network would round them to anyway, before anything else: half the bytes to write, copy and read.
+            dtype=cast(DType, self.preset.train.precision),
             layout="NHWC" if self.preset.train.channels_last else "NCHW",
-            drop_last=self.preset.drop_last,
+            drop_last=self._drop_last(place.world_size),
             **{"order": self.preset.order, **arguments},
         )
         val = dataclasses.replace(
@@ -97,6 +103,15 @@ class TrainJob(EpochOptions):
             basis=self.train,
         )
         return train, val
+
+    def _drop_last(self, world_size: int) -> bool | None:
+        if world_size == 1 or self.preset.drop_last is not False:
+            return self.preset.drop_last
+        origins = {} if self.recipe is None else self.recipe[ORIGINS]["loader"]
+        if not origins.get("drop_last", "").startswith(PRESET_ORIGIN):
+            raise ConfigError("several ranks cannot share an epoch's last, smaller batch: leave it out, --drop-last")
+        # A preset's habit of one device (of ImageNet's epoch the last 15 images) and not what somebody asked for.
+        return True
 
 
 def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
@@ -122,6 +137,25 @@ def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
     configs = job.loader_configs(place)
     with process_group(place, devices[0], timeout_seconds=job.rank_timeout) as ranks:
         return _train(job, devices, configs, ranks, progress if ranks.is_first else None)
+
+
+@contextmanager
+def ranks_of(given: Mapping[str, Any]) -> Iterator[Ranks]:
+    """All ranks of several trainings in turn, which meet once for all of them.
+
+    Args:
+        given: fields of `TrainJob` that they share; `parallel`, `device`, `devices` and `rank_timeout` matter here.
+
+    Raises:
+        ConfigError: options that do not go together, or with what torchrun says.
+        MachineError: a device is not there, or another rank is gone.
+    """
+    parallel, device = given.get("parallel", TrainJob.parallel), given.get("device", TrainJob.device)
+    place = torchrun_place(parallel)
+    devices = pick_devices(parallel, device, given.get("devices", TrainJob.devices), place)
+    timeout_seconds = given.get("rank_timeout", TrainJob.rank_timeout)
+    with process_group(place, devices[0], timeout_seconds=timeout_seconds) as ranks:
+        yield ranks
 
 
 def _train(
@@ -160,10 +194,16 @@ def _train(
         ranks.on_first(lambda: save_run_facts(job.run_dir, _facts(job, trainer)))
         if job.preset.augment.needs_basis:
             # Whoever evaluates the run later needs the training set's mean, not the training set.
-            ranks.on_first(lambda: save_statistics(job.run_dir, *load_moments(job.train)))
+            ranks.on_first(
+                lambda: save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
+            )
         result = trainer.fit()
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
+
+
+def _save_statistics(job: TrainJob) -> None:
+    save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
 
 
 def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
@@ -174,7 +214,7 @@ def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, 
 
 def _describe(job: TrainJob) -> dict[str, Any]:
     return {
-        "dataset": str(job.train.resolve()),
+        "dataset": place_text(job.train),
         "batch_size": job.preset.batch_size,
         "augment": dataclasses.asdict(job.preset.augment),
     }
@@ -183,8 +223,8 @@ def _describe(job: TrainJob) -> dict[str, Any]:
 def _facts(job: TrainJob, trainer: Trainer) -> RunFacts:
     session = describe_session(trainer.device, device_names(trainer), trainer.ranks.world_size, trainer.state.step)
     return RunFacts(
-        train=str(job.train.resolve()),
-        val=str(job.val.resolve()),
+        train=place_text(job.train),
+        val=place_text(job.val),
         train_digest=trainer.train_loader.manifest_digest,
         val_digest=trainer.val_loader.manifest_digest,
         recipe=job.recipe,
@@ -196,9 +236,12 @@ def _opening(job: TrainJob, trainer: Trainer, loader: DatasetLoader) -> str:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     place = device_names(trainer)
     ranks = f", the first of {trainer.ranks.world_size} ranks" if trainer.ranks.world_size > 1 else ""
+    left_out = (
+        ", without the last, smaller batch, which ranks cannot share" if ranks and job.preset.drop_last is False else ""
+    )
     return (
         f"{loader.num_samples:,} training and {trainer.val_loader.num_samples:,} validation samples of "
         f"{len(loader.class_names)} classes; {parameters:,} parameters on {place}{ranks}; "
         f"loader {loader.backend_name} ({loader.backend_reason}), order {loader.order_text}; "
-        f"{len(loader)} steps of {job.preset.batch_size} per epoch"
+        f"{len(loader)} steps of {job.preset.batch_size} per epoch{left_out}"
     )

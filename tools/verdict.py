@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from lmdali.tools.fetch_figures import FETCH_STAGE, waits_for_shards
 from lmdali.tools.measurement import Rate
 from lmdali.tools.prediction import CONSUMER_STAGES, WORKER_STAGES, known
 
-Bound = Literal["INPUT-BOUND", "COPY-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID"]
+Bound = Literal["INPUT-BOUND", "COPY-BOUND", "COMPUTE-BOUND", "BALANCED", "STRAGGLER", "INVALID"]
 
 MIN_STEPS = 8
 """Counted steps below which a rate is an anecdote."""
@@ -75,12 +76,14 @@ class Verdict:
 
     Attributes:
         bound: what holds the run back; None without a model. COPY-BOUND is input whose copies to the device hold it
-            back.
+            back, STRAGGLER one rank that the others wait for.
         stage: of the loader, where most of its time goes, by the names of `StageTimers`; None where that is not known.
-        data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model.
+        data_stall: 1 - ideal step / measured step, 0..1, where ideal is the model alone; None without a model. Of
+            several ranks it is this one's, without the others.
         shared_cores: whether loader and model need more CPU together than there is.
         reason: the numbers behind the word.
         advice: what to do.
+        rank: that the others wait for; None where there is no such rank.
     """
 
     bound: Bound | None
@@ -89,11 +92,17 @@ class Verdict:
     shared_cores: bool
     reason: str
     advice: str
+    rank: int | None = None
 
     @property
     def word(self) -> str | None:
-        """`bound`, with the stage where input is what holds the run back: INPUT-BOUND (decode)."""
-        return f"{self.bound} ({self.stage})" if self.bound == "INPUT-BOUND" and self.stage else self.bound
+        """`bound`, with the stage where input is what holds the run back: INPUT-BOUND (decode); STRAGGLER rank 3."""
+        return f"{self.bound} rank {self.rank}" if self.rank is not None else word_of(self.bound, self.stage)
+
+
+def word_of(bound: Bound | None, stage: str | None) -> str | None:
+    """A bound as people are told it; None without a model."""
+    return f"{bound} ({stage})" if bound == "INPUT-BOUND" and stage else bound
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -120,8 +129,8 @@ def judge(evidence: Evidence) -> Verdict:
     stall = median(_stall(m, both) for _, m, both in rounds)
     ratio = median(alone / m for alone, m, _ in rounds)
     shared = _shares_cores(evidence, loader, model, ratio)
-    bound = _bound(stall, ratio, shared=shared)
-    words = [_bound(_stall(m, both), alone / m, shared=shared) for alone, m, both in rounds]
+    bound = bound_of(stall, ratio, shared=shared)
+    words = [bound_of(_stall(m, both), alone / m, shared=shared) for alone, m, both in rounds]
     disturbance = None if _is_clear(bound, ratio) else _disturbance(bound, stall, words)
     if disturbance is not None:
         return _without_word("INVALID", f"{disturbance}: something else used this machine meanwhile", _MEASURE_AGAIN)
@@ -160,8 +169,14 @@ def _stall(model: float, together: float) -> float:
     return 1 - together / model
 
 
-def _bound(stall: float, ratio: float, *, shared: bool) -> Bound:
-    """The word for a stall, and for the loader's rate over the model's."""
+def bound_of(stall: float, ratio: float, *, shared: bool) -> Bound:
+    """The word for a stall (1 - ideal step / step), and for the loader's rate over the model's.
+
+    Args:
+        stall: 0..1; below zero by noise alone.
+        ratio: of the rates alone.
+        shared: whether loader and model need the same cores.
+    """
     if shared:
         return "INPUT-BOUND" if stall > SHARED_HIGH else "COMPUTE-BOUND" if stall < SHARED_LOW else "BALANCED"
     if stall >= STALL_OF_NOTE:
@@ -174,6 +189,8 @@ def dominant_stage(evidence: Evidence) -> str | None:
     loader = evidence.loader
     per_image = loader.stage_seconds_per_image
     workers, consumer = known(per_image, WORKER_STAGES), known(per_image, CONSUMER_STAGES)
+    if waits_for_shards(loader, evidence.model, evidence.num_threads, workers):
+        return FETCH_STAGE
     if evidence.backend == "dali":
         # DALI decodes and augments out of our sight: its `decode` is the consumer's wait for that.
         reading = workers.get("read", 0.0) * loader.images_per_second / evidence.num_threads
@@ -254,6 +271,11 @@ _ADVICE: dict[tuple[str | None, str], str] = {
     ("read", ""): (
         "Reading takes most of the loader's time: put the dataset on a local disk or into memory (/dev/shm), store "
         "JPEG instead of raw pixels, or use --order block where the disk reads in sequence much faster than at random."
+    ),
+    ("fetch", ""): (
+        "Waiting for shards takes most of the loader's time: let more of them come at once (--fetches), give the cache "
+        "room for all of them so that later epochs fetch none (--cache-bytes), use --order block, which needs few at "
+        "a time, or bring the dataset here before the run (`lmdali stage`)."
     ),
     ("augment", ""): (
         "Cropping and normalising takes most of the loader's time: use dtype uint8 with the mean subtracted on the "

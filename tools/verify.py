@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from lmdali.pipeline.errors import IntegrityError, ThresholdError
+from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.dataset_check import VerifyReport, verify_dataset
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
@@ -17,7 +18,7 @@ _SHOWN_PROBLEMS = 20
 
 
 @click.command("verify")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=DatasetArgument("verify reads every byte of its files"))
 @click.option("--decode/--no-decode", default=True, show_default=True, help="Also decode every image.")
 @click.option("--parity", is_flag=True, help="Compare the pixels of the cpu and dali backends instead.")
 @click.option("--device", default="cpu", show_default=True, help="With --parity: where dali runs, cpu or cuda:N.")

@@ -203,9 +203,16 @@ CONTESTANTS: tuple[Contestant, ...] = (
     ),
 )
 
+STREAMING: tuple[Contestant, ...] = (
+    _lmdali("streamed", "lmdali", "order block, 4 fetches, a cache on disk; {n} threads"),
+    _lmdali("unhurried", "lmdali, no prefetch", "the same, 1 fetch, and no shard before its block's turn"),
+    *(contestant for contestant in CONTESTANTS if contestant.name in ("mosaic", "litdata", "webdataset")),
+)
+"""Those of streaming.py."""
+
 PEER_NAMES = tuple(dict.fromkeys(c.name for c in CONTESTANTS if c.kind == "peer"))
 
 
 def find(key: str) -> Contestant:
     """The contestant with this key."""
-    return next(contestant for contestant in CONTESTANTS if contestant.key == key)
+    return next(contestant for contestant in (*CONTESTANTS, *STREAMING) if contestant.key == key)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
 from peers.opencv_view import collate
+from peers.served_bucket import point_s3_clients_at
 from peers.task import Task
 from peers.torchvision_import import import_torchvision
 
-import_torchvision()
-from streaming import MDSWriter, StreamingDataset  # noqa: E402  # it imports torchvision
+import_torchvision()  # it imports torchvision
+_SCRIPTS = str(Path(__file__).resolve().parents[1])
+_BEFORE = list(sys.path)
+sys.path[:] = [folder for folder in sys.path if folder != _SCRIPTS]  # our streaming.py is no package
+from streaming import MDSWriter, StreamingDataset  # noqa: E402
 from streaming.base.util import clean_stale_shared_memory  # noqa: E402
+
+sys.path[:] = _BEFORE
 
 _SHARDS_PER_WORKER = 8
 
@@ -30,10 +39,14 @@ def convert(task: Task) -> None:
 
 def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
     """Epoch after epoch."""
-
+    folders = {"local": task.folder}
+    if task.address:
+        bucket = point_s3_clients_at(task)
+        os.environ["S3_ENDPOINT_URL"] = bucket.endpoint
+        folders = {"remote": bucket.url, "local": task.cache}
     clean_stale_shared_memory()  # of an earlier run that was ended in the middle
     loader = DataLoader(
-        StreamingDataset(local=task.folder, shuffle=True, batch_size=task.batch_size),
+        StreamingDataset(**folders, shuffle=True, batch_size=task.batch_size),
         batch_size=task.batch_size,
         drop_last=True,
         num_workers=task.num_threads,

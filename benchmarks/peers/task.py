@@ -43,6 +43,8 @@ class Task:
         num_records: in the dataset.
         mean: (3,) per channel, gray levels.
         std: (3,) per channel, gray levels.
+        address: of a server of the folder of copies; "" where files are read as they lie.
+        cache: folder for what is fetched from there.
     """
 
     dataset: str
@@ -56,6 +58,8 @@ class Task:
     num_records: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    address: str = ""
+    cache: str = ""
 
     def to_json(self) -> str:
         """One line for a command line."""
@@ -74,6 +78,11 @@ class Task:
         size = self.crop_size
         image = (size, size, 3) if self.form == "uint8" else (3, size, size)
         return (self.batch_size, *image)
+
+    @property
+    def copy_address(self) -> str:
+        """Where the contestant's own copy is served."""
+        return f"{self.address}/{Path(self.folder).name}"
 
     @property
     def suffix(self) -> str:

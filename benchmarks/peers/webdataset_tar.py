@@ -33,8 +33,11 @@ def batches(task: Task, variant: str) -> Iterator[torch.Tensor]:
         labels = torch.tensor([int(label) for _, label in samples])
         return make_shared_tensor(task, [data for data, _ in samples]), labels
 
+    shards = sorted(map(str, Path(task.folder).glob("*.tar")))
+    if task.address:  # each epoch anew: it keeps nothing unless it is given a cache
+        shards = [f"{task.copy_address}/{Path(shard).name}" for shard in shards]
     dataset = (
-        webdataset.WebDataset(sorted(map(str, Path(task.folder).glob("*.tar"))), shardshuffle=100)
+        webdataset.WebDataset(shards, shardshuffle=100)
         .repeat()
         .shuffle(_SHUFFLE_SAMPLES)
         .to_tuple(task.suffix[1:], "cls")

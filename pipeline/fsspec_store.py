@@ -1,0 +1,119 @@
+"""Files of what fsspec knows: object stores and others, each by the package of its scheme."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmdali.pipeline.errors import InputError, MissingExtraError, RemoteError
+from lmdali.pipeline.remote_address import redacted, scheme_of
+from lmdali.pipeline.remote_retry import Attempts, RetryConfig, TransientError
+from lmdali.pipeline.remote_store import Body, RemoteStat, not_allowed, not_found
+
+_RANGE_BYTES = 16 << 20
+"""Asked of an object store in one request."""
+
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+"""What fsspec itself needs for a scheme, where the name does not say it."""
+
+
+class FsspecStore:
+    """What fsspec opens. Credentials are found as its packages find them: environment, files, roles.
+
+    Args:
+        address: of the folder.
+        config: patience.
+        options: for the package that opens it.
+    """
+
+    def __init__(self, address: str, config: RetryConfig, **options: Any) -> None:
+        scheme = scheme_of(address)
+        if importlib.util.find_spec("fsspec") is None:
+            raise MissingExtraError("fsspec", "remote", f"an address with {scheme}://")
+        import fsspec
+
+        if scheme in _PACKAGES and importlib.util.find_spec(_PACKAGES[scheme]) is None:
+            raise MissingExtraError(_PACKAGES[scheme], "remote", f"an address with {scheme}://")
+        self.shown = redacted(address)
+        try:
+            self._filesystem, self._root = fsspec.core.url_to_fs(address, **options)
+        except ImportError as error:
+            raise InputError(f"{self.shown}: {redacted(str(error))}") from None
+        except ValueError as error:
+            raise InputError(f"{self.shown}: {redacted(str(error))}: no such kind of address") from None
+        # fsspec's synchronous calls take it where they wait for coroutines of another thread.
+        is_async = bool(getattr(self._filesystem, "async_impl", False))
+        self._limits: dict[str, Any] = {"timeout": config.read_timeout_seconds} if is_async else {}
+
+    def open(self, name: str, start: int) -> Body:
+        """The object's bytes from `start` on, asked for in ranges."""
+        path = f"{self._root}/{name}"
+        size = self._translated(name, lambda: int(self._filesystem.info(path, **self._limits)["size"]))
+        return Body(start, size, self._chunks(name, start, size))
+
+    def stat(self, name: str) -> RemoteStat | None:
+        """The size of an object: no hash that all stores would keep is known."""
+        path = f"{self._root}/{name}"
+        try:
+            found = self._translated(name, lambda: self._filesystem.info(path, **self._limits))
+        except RemoteError as error:
+            if error.is_missing:
+                return None
+            raise
+        return RemoteStat(int(found["size"]))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object: it is whole or absent."""
+        path = f"{self._root}/{name}"
+        self._make_folder(path)
+        self._translated(name, lambda: self._filesystem.pipe_file(path, data))
+
+    def put_file(self, name: str, path: Path, sha256: str, attempts: Attempts) -> None:
+        """Write an object; what came of it is compared by size only."""
+        there, size = f"{self._root}/{name}", path.stat().st_size
+        attempts.run(lambda: self._make_folder(there))
+        attempts.run(lambda: self._translated(name, lambda: self._filesystem.put_file(str(path), there)))
+        found = attempts.run(lambda: self.stat(name))
+        if found is None or found.num_bytes != size:
+            raise RemoteError(f"{self.shown}/{name}: {size} bytes were sent, {found and found.num_bytes} are there")
+        attempts.received(size)
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        try:
+            self._translated(name, lambda: self._filesystem.rm_file(f"{self._root}/{name}"))
+        except RemoteError as error:
+            if not error.is_missing:
+                raise
+
+    def _make_folder(self, path: str) -> None:
+        """Some stores have real folders; to others this says nothing."""
+        folder = path.rpartition("/")[0]
+        self._translated(folder, lambda: self._filesystem.makedirs(folder, exist_ok=True))
+
+    def _chunks(self, name: str, start: int, size: int) -> Iterator[bytes]:
+        path = f"{self._root}/{name}"
+        for begin in range(start, size, _RANGE_BYTES):
+            end = min(begin + _RANGE_BYTES, size)
+            yield self._translated(
+                name, lambda a=begin, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._limits)
+            )
+
+    def _translated(self, name: str, call: Any) -> Any:
+        shown = f"{self.shown}/{name}"
+        try:
+            # A listing that is kept would hide what changed since.
+            self._filesystem.invalidate_cache()
+            return call()
+        except FileNotFoundError:
+            raise not_found(shown) from None
+        except PermissionError as error:
+            raise not_allowed(shown, redacted(str(error))) from None
+        except FileExistsError:
+            raise
+        except Exception as error:  # each package has errors of its own: connections, time limits, statuses
+            if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
+                raise not_allowed(shown, type(error).__name__) from None
+            raise TransientError(f"{type(error).__name__}: {redacted(str(error))}") from None

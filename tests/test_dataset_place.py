@@ -1,0 +1,82 @@
+"""A dataset as a directory and at an address: the same manifest, tables and records."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from remote_server import Fault, serving
+
+from lmdali.pipeline.dataset_place import (
+    open_reader,
+    parse_place,
+    place_directory,
+    place_manifest,
+    place_name,
+    place_shown,
+    place_text,
+)
+from lmdali.pipeline.errors import InputError, RemoteError
+from lmdali.pipeline.manifest import RECORDS_FILE
+
+
+def test_addresses_stay_texts_and_anything_else_is_a_path() -> None:
+    assert parse_place("s3://bucket/train") == "s3://bucket/train"
+    assert parse_place("data/train") == Path("data/train")
+    assert parse_place(Path("s3://bucket/train")) == Path("s3:/bucket/train")
+
+
+def test_what_is_kept_and_shown_has_no_secrets(tmp_path: Path) -> None:
+    secret = "https://me:word@host/sets/train?signature=abc"
+    assert place_text(secret) == place_shown(secret) == "https://host/sets/train?***"
+    assert place_name(secret) == "train"
+    assert place_text(tmp_path / "x" / "..") == str(tmp_path.resolve())
+    assert place_shown(Path("some/set")) == "some/set"
+    assert place_name(Path("some/set")) == "set"
+
+
+def test_both_have_the_same_manifest_tables_and_records(small_jpeg_dataset: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with serving(small_jpeg_dataset) as server:
+        manifest = place_manifest(server.address, cache_dir=cache)
+        assert manifest == place_manifest(small_jpeg_dataset)
+        assert not server.count(RECORDS_FILE), "nobody asked for tables"
+        found = place_directory(server.address, tables=True, cache_dir=cache)
+        for name in manifest.tables:
+            assert (found / name).read_bytes() == (small_jpeg_dataset / name).read_bytes()
+        place_directory(server.address, tables=True, cache_dir=cache)
+        assert server.count(RECORDS_FILE) == 1, "it was there"
+        reader, local = open_reader(server.address, cache_dir=cache), open_reader(small_jpeg_dataset)
+        values = [
+            one.read(manifest.num_records - 1, lambda record: (record.label, bytes(record.data)))
+            for one in (reader, local)
+        ]
+        assert values[0] == values[1]
+        reader.close()
+    assert place_directory(small_jpeg_dataset, tables=True) == small_jpeg_dataset
+
+
+def test_what_killed_processes_left_in_the_cache_is_removed_a_day_later(
+    small_jpeg_dataset: Path, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "sets" / ".old.tmp", tmp_path / "sets" / ".new.tmp"
+    for left in (old, new):
+        left.mkdir(parents=True)
+        (left / "manifest.json").write_bytes(b"half of")
+    os.utime(old, (time.time() - 100_000,) * 2)
+    place_directory(f"file://{small_jpeg_dataset}", cache_dir=tmp_path)
+    assert not old.exists() and new.exists()
+
+
+def test_a_table_of_another_dataset_is_refused(small_jpeg_dataset: Path, tmp_path: Path) -> None:
+    with serving(small_jpeg_dataset) as server:
+        server.always(RECORDS_FILE, Fault(body=b"other rows"))
+        with pytest.raises(RemoteError, match=rf"{RECORDS_FILE}: another file than manifest.json says"):
+            place_directory(server.address, tables=True, cache_dir=tmp_path / "cache")
+
+
+def test_a_directory_that_is_no_dataset_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no manifest\.json here"):
+        open_reader(tmp_path)

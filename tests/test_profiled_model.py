@@ -1,0 +1,31 @@
+"""How far a measured step may be ahead of its device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmdali.model.parallel import Ranks
+from lmdali.pipeline.batch import Batch
+from lmdali.tools.profiled_model import PacedStep
+
+
+def test_a_step_begins_before_the_one_before_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Figures:
+        def __init__(self, number: int) -> None:
+            self._number = number
+
+        def wait(self) -> None:
+            seen.append(f"wait {self._number}")
+
+    def step(batch: Batch) -> torch.Tensor:
+        seen.append(f"begin {int(batch.labels[0])}")
+        return batch.labels
+
+    monkeypatch.setattr(Ranks, "share", lambda ranks, figures, notice: Figures(int(figures[0])))
+    paced = PacedStep(step, torch.device("cpu"))
+    for number in range(3):
+        paced(Batch(torch.zeros(1), torch.tensor([number]), torch.arange(1)))
+    assert seen == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1"]

@@ -1,0 +1,144 @@
+"""Two gloo ranks, one of them slow: by its loader, by its model; one report names it. One start for all tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+JOB = """
+import json, os, sys, time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+torch.set_num_threads(1)
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.model.parallel import process_group
+from lmdali.model.torchrun import torchrun_place
+from lmdali.tools import foreign_profile, profiler
+from lmdali.tools.profile_config import ProfileConfig
+
+SLOW = int(os.environ["RANK"]) == 1
+DATASET, OUT = map(Path, sys.argv[1:])
+
+
+class Batches:
+    num_workers = 0
+
+    def __iter__(self):
+        while True:
+            time.sleep(0.02 * SLOW)
+            yield torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+
+
+class Model(nn.Module):
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds, self.head = seconds, nn.Linear(3, 1000)
+
+    def forward(self, images):
+        time.sleep(self.seconds)
+        return self.head(images.mean(dim=(2, 3)))
+
+
+def main():
+    sys.modules["slow_job"] = sys.modules["__main__"]
+    arguments = "run --loader slow_job:Batches --parallel ddp --no-model --steps 10 --device cpu --json --quiet"
+    profiler.command(arguments.split(), standalone_mode=False)
+    config = ProfileConfig(batch_size=4, steps=10, device="cpu", parallel="ddp", num_threads=1)
+    by_input = foreign_profile.profile_iterable(Batches, "slow", config, model=Model(0.001), quiet=True)
+    model, augment = Model(0.02 if SLOW else 0.001), AugmentConfig(crop_size=24)
+    by_compute = profiler.profile_dataset(DATASET, config, model=model, augment=augment, quiet=True)
+    reports = [by_input.to_json(), by_compute.to_json()]
+    OUT.joinpath(f"rank{os.environ['RANK']}.json").write_text(json.dumps(reports))
+
+
+with process_group(torchrun_place("ddp"), torch.device("cpu"), timeout_seconds=60) as ranks:
+    # A process can meet the others only once, and this is to be one start of torchrun.
+    profiler.process_group = foreign_profile.process_group = lambda *_, **__: nullcontext(ranks)
+    main()
+"""
+
+
+class Reports(NamedTuple):
+    """What the command printed, and what each rank was given."""
+
+    printed: dict[str, Any]
+    by_input: list[dict[str, Any]]
+    by_compute: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, small_jpeg_dataset: Path) -> Reports:
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "job.py").write_text(JOB)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Started as torchrun starts them, without itself: it costs as much as a rank. (test_torchrun.py has it.)
+    torchrun = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(folder / "job.py"), str(small_jpeg_dataset), str(folder)]
+    with ExitStack() as running:
+        ranks = [
+            running.enter_context(
+                subprocess.Popen(
+                    command,
+                    env={**os.environ, **torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank in (0, 1)
+        ]
+        for rank in ranks:
+            running.callback(rank.kill)  # whatever happens, none is left behind
+        outputs = [rank.communicate(timeout=110) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    (printed,) = (line for out, _ in outputs for line in out.splitlines() if line.startswith("{"))
+    assert printed in outputs[0][0]  # one report for all ranks, by the first
+    by_input, by_compute = zip(*(json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)), strict=True)
+    return Reports(json.loads(printed), by_input, by_compute)
+
+
+def test_one_rank_prints_one_report_of_both_loaders(job: Reports) -> None:
+    assert job.printed["ranks"]["straggler"] == 1
+    assert job.printed["verdict"]["word"] == "STRAGGLER rank 1"
+    assert [each["rank"] for each in job.printed["ranks"]["ranks"]] == [0, 1]
+
+
+def test_a_rank_whose_loader_sleeps_is_named_by_every_rank(job: Reports) -> None:
+    for report in job.by_input:
+        assert report["verdict"]["word"] == "STRAGGLER rank 1"
+        ranks = report["ranks"]
+        assert (ranks["world_size"], ranks["straggler"], ranks["cause"]) == (2, 1, "input")
+        first, second = ranks["ranks"]
+        assert second["input_seconds"] >= 0.01 > first["input_seconds"]  # 20 ms for two images
+        # In the job both go at one pace, that of the slower one, and the first one's accelerator is idle for it.
+        assert first["together"]["images_per_second"] < 0.7 * first["alone"]["images_per_second"]
+        assert 0 < first["au"] < 0.7
+    # A stall is a rank's own: waiting for others is not taken for waiting for input.
+    assert job.by_input[0]["verdict"]["data_stall"] < 0.5 < job.by_input[1]["verdict"]["data_stall"]
+    assert job.by_input[0]["together"] == job.by_input[0]["ranks"]["ranks"][0]["together"]
+    assert job.by_input[0]["ranks"] == job.by_input[1]["ranks"]
+
+
+def test_a_rank_whose_model_sleeps_is_named_too(job: Reports) -> None:
+    for report in job.by_compute:
+        assert report["verdict"]["word"] == "STRAGGLER rank 1"
+        assert (report["ranks"]["straggler"], report["ranks"]["cause"]) == (1, "compute")
+        assert report["setting"]["num_threads"] == 1
+    # Each rank has its half of the 37 samples, in batches of its own.
+    assert [report["setting"]["steps_per_epoch"] for report in job.by_compute] == [37 // 8] * 2

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from time import process_time
+
+import pytest
+
+from lmdali.tools import worker_cpu
+from lmdali.tools.worker_cpu import cpu_seconds
+
+BUSY = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ninput()"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system has no /proc")
+def test_work_of_a_running_process_counts_and_is_kept_when_it_has_ended() -> None:
+    before = cpu_seconds() - process_time()
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None and worker.stdin is not None
+        assert worker.stdout.readline() == "done\n"
+        running = cpu_seconds() - process_time() - before
+        assert 0.25 < running < 30
+        worker.stdin.write("\n")
+    ended = cpu_seconds() - process_time() - before
+    assert running - 0.05 <= ended < 30
+
+
+def test_without_proc_only_ended_processes_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(worker_cpu.Path, "read_text", absent)
+    assert cpu_seconds() >= process_time() - 0.01

@@ -1,0 +1,57 @@
+"""Files brought somewhere by a few threads: the first error, or a signal, ends all of them soon."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+from lmdali.pipeline.remote_file import FetchStopped
+from lmdali.pipeline.remote_retry import Clock
+
+_LOOK_SECONDS = 0.2
+
+
+def stoppable_clock(stop: threading.Event) -> Clock:
+    """Time that ends: whoever asks for it, or sleeps, gets `FetchStopped` once `stop` is set."""
+
+    def now() -> float:
+        if stop.is_set():
+            raise FetchStopped
+        return time.monotonic()
+
+    def sleep(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise FetchStopped
+
+    return Clock(now=now, sleep=sleep)
+
+
+def run_all(
+    tasks: Sequence[Callable[[], object]], *, threads: int, stop: threading.Event, look: Callable[[], object]
+) -> None:
+    """Run all tasks; `look` is called several times a second.
+
+    Args:
+        tasks: what to do.
+        threads: at once.
+        stop: set when an error or a signal ends the work; tasks look at it.
+        look: shows progress.
+
+    Raises:
+        Exception: the first of any task.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="lmdali-file")
+    try:
+        left = {pool.submit(task) for task in tasks}
+        while left:
+            done, left = wait(left, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
+            look()
+            for future in done:
+                future.result()
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,150 @@
+"""A profile of a dataset at an address: the loader with its fetching, a model, and both together; no storage alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lmdali.model.device import pick_device
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.dataset_place import place_manifest, place_shown
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.loader import create_loader
+from lmdali.tools.fetch_figures import FETCH_STAGE, FetchFigures, fetch_cautions
+from lmdali.tools.machine import machine_facts
+from lmdali.tools.measurement import Probe, Rate
+from lmdali.tools.profile_config import ProfileConfig
+from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, setting_of
+from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
+from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, measure_on
+from lmdali.tools.throughput import ThroughputReport
+from lmdali.tools.verdict import judge
+
+
+class StreamedProbe(LoaderProbe):
+    """A loader of a dataset at an address. Between its windows nothing is fetched ahead.
+
+    Args:
+        loader: as in `LoaderProbe`.
+        prefetch: as in `LoaderProbe`.
+        step: as in `LoaderProbe`.
+    """
+
+    def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
+        super().__init__(loader, prefetch, step)
+        self._streamed = loader
+
+    def run(self) -> Iterator[int]:
+        """Each step is one batch."""
+        try:
+            yield from super().run()
+        finally:  # what came while others are measured would be a present
+            self._streamed.pause_fetching()
+
+    def stage_seconds(self) -> dict[str, float]:
+        """The loader's own timers, with the waiting for shards told from reading."""
+        stages, counts = super().stage_seconds(), self._streamed.fetch_counts
+        waited = 0.0 if counts is None else counts.wait_seconds
+        return stages | {"read": max(0.0, stages["read"] - waited), FETCH_STAGE: waited}
+
+
+def profile_address(
+    address: str,
+    config: ProfileConfig | None = None,
+    *,
+    model: nn.Module | Literal["alexnet"] | None = "alexnet",
+    augment: AugmentConfig | None = None,
+    trace: Path | None = None,
+    quiet: bool = False,
+) -> ThroughputReport:
+    """Measure a loader of a dataset at an address, a model, and the model fed by the loader.
+
+    Shards are fetched into the cache as in any run; what is there already is not fetched again.
+
+    Args:
+        address: of a dataset made by `lmdali convert`.
+        config: how; None takes the defaults. Without `cold` and `what_if`, which are about storage here.
+        model: as in `profile_dataset`.
+        augment: as in `profile_dataset`.
+        trace: as in `profile_dataset`.
+        quiet: no progress.
+
+    Raises:
+        ConfigError: options that cannot work together, or need a directory.
+        RemoteError: the dataset cannot be reached.
+        MachineError: the device or a package is missing.
+    """
+    config = config or ProfileConfig()
+    if config.cold or config.what_if:
+        raise ConfigError(
+            f"{place_shown(address)}: cold and what_if need the dataset on this machine: bring it here with "
+            "`lmdali stage`, or leave them out"
+        )
+    device = pick_device(config.device)
+    machine = machine_facts(device)
+    manifest, loader_config = (
+        place_manifest(address, cache_dir=config.cache_dir),
+        config.loader_config(address, augment),
+    )
+    start = perf_counter()
+    with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
+        with closing(iter(loader)) as batches:  # type: ignore[type-var]  # a generator
+            first = next(batches)
+        first_seconds = perf_counter() - start
+        probes: dict[str, Probe] = {"loader": StreamedProbe(loader, config.prefetch)}
+        trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
+        if trained is not None:
+            step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
+            probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
+            probes |= {"model": ModelProbe(step, first), "together": StreamedProbe(loader, config.prefetch, step)}
+        rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
+        rates = {name: _with_fetch(rate) for name, rate in rates.items()}
+        counts = loader.fetch_counts
+        recording = record_stages(loader, config.prefetch, config.window_plan())
+        if trace is not None:
+            write_trace(trace, recording)
+        setting = setting_of(place_shown(address), manifest, config, loader, device, trained)
+    assert counts is not None, "the dataset is at an address"
+    figures = FetchFigures.of(
+        counts,
+        rates,
+        bytes_per_image=manifest.file_bytes / manifest.num_records,
+        num_threads=config.usable_threads,
+        num_cpus=usable_cpus(),
+        on_gpu=device.type == "cuda",
+    )
+    return ThroughputReport(
+        setting=setting,
+        read=None,
+        decode=None,
+        decode_one_thread=None,
+        memory_copy=None,
+        loader=rates["loader"],
+        model=rates.get("model"),
+        together=rates.get("together"),
+        optimizer=rates.get("optimizer"),
+        time_to_first_batch_seconds=first_seconds,
+        epoch_gap_seconds=epoch_gap(probes),
+        verdict=judge(evidence_of(rates, setting)),
+        suggestion=None,
+        machine=machine,
+        cautions=(*busy_caution(machine), *fetch_cautions(figures)),
+        inside=StageDetail.of(recording),
+        fetch=figures,
+    )
+
+
+def _with_fetch(rate: Rate) -> Rate:
+    """Nobody waited: that was measured, and is zero."""
+    stages = rate.stage_seconds_per_image
+    return replace(rate, stage_seconds_per_image=stages | {FETCH_STAGE: stages[FETCH_STAGE] or 0.0}) if stages else rate
