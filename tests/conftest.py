@@ -149,6 +149,8 @@ def small_raw_dataset(small_source: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator[S3Server]:
+    for package in ("moto", "s3fs"):
+        pytest.importorskip(package, reason=f"S3 tests need {package}: pip install '.[remote,dev]'")
     with s3_serving() as server, pytest.MonkeyPatch.context() as environment:
         for name, value in server.environment.items():
             environment.setenv(name, value)

@@ -130,8 +130,8 @@ class ThroughputReport:
     inside: StageDetail | None = None
     ranks: RankReport | None = None
     dali_operators: tuple[OperatorCost, ...] | None = None
-    fetch: FetchFigures | None = None
     what_if: tuple[Prediction, ...] = ()
+    fetch: FetchFigures | None = None
 
     @property
     def data_stall(self) -> float | None:
