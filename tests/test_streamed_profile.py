@@ -135,7 +135,7 @@ def test_a_dataset_on_this_machine_has_none_of_it(small_jpeg_dataset: Path, caps
 
 
 def test_what_needs_a_directory_is_refused(server: RemoteServer, tmp_path: Path) -> None:
-    for options in ({"cold": True}, {"what_if": ("cpus=4",)}):
+    for options in ({"cold": True}, {"what_if": ("cpus=4",)}, {"parallel": "ddp"}):
         with pytest.raises(ConfigError, match="lmdali stage"):
             profile_address(server.address, profile_config(tmp_path, **options), model=None, quiet=True)
     refused = CliRunner().invoke(command, ["run", server.address, "--try"])

@@ -73,7 +73,7 @@ def profile_address(
 
     Args:
         address: of a dataset made by `lmdali convert`.
-        config: how; None takes the defaults. Without `cold` and `what_if`, which are about storage here.
+        config: how; None takes the defaults. Without `cold`, `what_if` and `parallel`.
         model: as in `profile_dataset`.
         augment: as in `profile_dataset`.
         trace: as in `profile_dataset`.
@@ -85,9 +85,9 @@ def profile_address(
         MachineError: the device or a package is missing.
     """
     config = config or ProfileConfig()
-    if config.cold or config.what_if:
+    if config.cold or config.what_if or config.parallel != "none":
         raise ConfigError(
-            f"{place_shown(address)}: cold and what_if need the dataset on this machine: bring it here with "
+            f"{place_shown(address)}: cold, what_if and parallel need the dataset on this machine: bring it here with "
             "`lmdali stage`, or leave them out"
         )
     device = pick_device(config.device)
