@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 ROOMS = ("pipeline", "model", "tools")
 ALLOWED = {"pipeline": {"pipeline"}, "model": {"pipeline", "model"}, "tools": {"pipeline", "model", "tools"}}
 ONLY_IN = {
@@ -92,6 +94,17 @@ def test_functions_fit_on_a_screen(room: str, path: Path) -> None:
 def test_file_names_are_unique_across_rooms() -> None:
     names = Counter(path.stem for _, path in FILES if not path.stem.startswith("__"))
     assert not [name for name, count in names.items() if count > 1]
+
+
+def test_the_map_of_the_code_has_every_file_and_no_other() -> None:
+    named = re.findall(r"\b([a-z0-9_]+)\.py\b", (ROOT / "docs" / "house.md").read_text())
+    here = {path.stem for _, path in FILES if not path.stem.startswith("__")}
+    assert not here - set(named)
+    assert (
+        not set(named)
+        - here
+        - {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).glob("*.py")}
+    )
 
 
 def python(script: str) -> str:
