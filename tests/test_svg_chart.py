@@ -33,6 +33,12 @@ def test_bars_are_as_long_as_their_values_and_whiskers_are_around_them() -> None
     assert left - start == pytest.approx(0.9 * first, abs=0.3) and right - start == pytest.approx(1.1 * first, abs=0.3)
 
 
+def test_bars_that_are_nearly_alike_look_nearly_alike() -> None:
+    bars = [Bar(label="a", value=2000, low=1900, high=2100), Bar(label="b", value=1800)]
+    first, second = numbers(ET.fromstring(bar_chart(bars, unit="images/s", description="d")), "rect", "width")
+    assert second == pytest.approx(0.9 * first, rel=0.01)
+
+
 def test_bars_far_apart_are_on_a_logarithmic_scale_that_says_so() -> None:
     html = bar_chart([Bar(label="a", value=150_000), Bar(label="b", value=60)], unit="images/s", description="d")
     assert "images/s, logarithmic scale" in html

@@ -81,7 +81,8 @@ def bar_chart(bars: Sequence[Bar], *, unit: str, description: str, linear: bool 
     logarithmic = not linear and bool(positive) and largest / max(min(positive), 1e-12) > _LOG_FROM
     left = min(max(len(bar.label) for bar in bars), _LABEL_CHARACTERS) * _CHARACTER + 24
     right = WIDTH - max(len(bar.text) for bar in bars) * _CHARACTER - 22
-    scale = _Scale.of(min(positive, default=0.0), largest, left, right, logarithmic=logarithmic)
+    smallest = min(positive, default=0.0) if logarithmic else 0.0
+    scale = _Scale.of(smallest, largest, left, right, logarithmic=logarithmic)
     bottom = len(bars) * _ROW + 6
     parts = scale.vertical_grid(0, bottom)
     for row, bar in enumerate(bars):
