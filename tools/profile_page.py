@@ -43,6 +43,9 @@ _TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "
 _SERIES = {"cold.loader": 2, "loader": 2, "model": 3, "together": 4}
 """Colours of the bars and lines; ceilings have the first and the last ones."""
 
+_OVER_TIME = {"read": 1, "decode": 5, "augment": 6, "loader": 2, "model": 3, "together": 4}
+"""Colours of what is followed over time: a line for each colour, and not for each rate."""
+
 _ALL_ROUNDS = 20  # up to which every round has its number below the plot
 
 
@@ -202,14 +205,14 @@ def _rate_bar(label: str, rate: Mapping[str, Any], series: int) -> Bar:
 
 
 def _windows(found: Mapping[str, Mapping[str, Any]]) -> str:
-    ceilings = iter((1, 5, 6) * len(found))
+    followed = [path for path in found if path in _OVER_TIME] or list(found)[: len(_OVER_TIME)]
     lines = [
         Line(
             name=rate_name(path),
-            points=_of_median(rate["per_window"]),
-            series=_SERIES.get(path) or next(ceilings),
+            points=_of_median(found[path]["per_window"]),
+            series=_OVER_TIME.get(path),
         )
-        for path, rate in found.items()
+        for path in followed
     ]
     rounds = max(len(line.points) for line in lines)
     plot = line_chart(
