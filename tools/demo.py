@@ -60,7 +60,7 @@ class DemoConfig:
     epochs: int | None = 20
     seed: int = 0
     device: str = "auto"
-    profile_seconds: float = 3.0
+    profile_seconds: float = 1.5
     quiet: bool = False
 
 
