@@ -56,6 +56,7 @@ setup(
         "faiss": FAISS,
         "dask": DASK,
         "remote": REMOTE,
+        "gcs": ["fsspec>=2024.6", "gcsfs>=2024.6"],
         "dev": DEV,
     },
     entry_points={"console_scripts": ["lmdali = lmdali.tools.cli:main"]},

@@ -15,8 +15,8 @@ from lmdali.pipeline.remote_store import Body, RemoteStat, not_allowed, not_foun
 _RANGE_BYTES = 16 << 20
 """Asked of an object store in one request."""
 
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
-"""What fsspec itself needs for a scheme, where the name does not say it."""
+_PACKAGES = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
+"""What fsspec itself needs for a scheme, where the name does not say it, and the extra that brings it."""
 
 
 class FsspecStore:
@@ -34,8 +34,9 @@ class FsspecStore:
             raise MissingExtraError("fsspec", "remote", f"an address with {scheme}://")
         import fsspec
 
-        if scheme in _PACKAGES and importlib.util.find_spec(_PACKAGES[scheme]) is None:
-            raise MissingExtraError(_PACKAGES[scheme], "remote", f"an address with {scheme}://")
+        package, extra = _PACKAGES.get(scheme, ("fsspec", "remote"))
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra, f"an address with {scheme}://")
         self.shown = redacted(address)
         try:
             self._filesystem, self._root = fsspec.core.url_to_fs(address, **options)
