@@ -51,7 +51,7 @@ def refuse_content_at(
 ) -> None:
     """Raises InputError if there is anything below an address that this run must not touch.
 
-    A part goes on beside others without being asked to; what is finished is for `is_complete` to judge on a resume.
+    A part goes on beside others without being asked to; what is finished is for `published` to judge on a resume.
     """
     if resume or overwrite:
         return
@@ -99,18 +99,16 @@ class ShardPublisher:
             write_atomic(Path(aside) / MANIFEST_FILE, payload)
             return load_manifest(Path(aside))
 
-    def is_complete(self) -> bool:
-        """Whether this very plan was published there before.
+    def published(self) -> Manifest | None:
+        """The manifest that is there, if this very plan was published before; None where there is none.
 
         Raises:
             InputError: another dataset was.
         """
         manifest = self.manifest_there()
-        if manifest is None:
-            return False
         plan = self._writer.plan
-        if manifest.source.get("plan") == plan.fingerprint:
-            return True
+        if manifest is None or manifest.source.get("plan") == plan.fingerprint:
+            return manifest
         now, before = plan.to_json(), manifest_as_plan(manifest)
         different = differences(before, {key: now[key] for key in before})
         raise InputError(

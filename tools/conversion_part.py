@@ -77,9 +77,8 @@ def convert_part(
         left = writer.unfinished()
         total = sum(shard.num_sources for shard in shards)
         before = total - sum(shard.num_sources for shard in left)
-        with progress_bar(f"convert {part}", total, quiet=quiet) as progress:
-            jobs = shard_jobs(source, config, writer)
-            (executor or make_executor()).run(jobs, lambda done: progress(before + done))
+        with progress_bar(f"convert {part}", total, before=before, quiet=quiet) as progress:
+            (executor or make_executor()).run(shard_jobs(source, config, writer), progress)
         return summarize_part(writer, len(shards) - len(left), perf_counter() - start)
 
 

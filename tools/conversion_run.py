@@ -53,9 +53,8 @@ def convert(
     with writer.hold(resume=resume, overwrite=overwrite):
         left = writer.unfinished()
         before = plan.num_sources - sum(count for _, _, count in left)
-        with progress_bar("convert", plan.num_sources, quiet=quiet) as progress:
-            jobs = shard_jobs(source, config, writer)
-            (executor or make_executor(workers=workers)).run(jobs, lambda done: progress(before + done))
+        with progress_bar("convert", plan.num_sources, before=before, quiet=quiet) as progress:
+            (executor or make_executor(workers=workers)).run(shard_jobs(source, config, writer), progress)
         writer.publish()
     return summarize(out, perf_counter() - start, len(plan.shards()) - len(left))
 

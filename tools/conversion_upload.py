@@ -115,7 +115,7 @@ def convert_to_address(
     there = Destination.of(address, plan, scratch)
     writer = DatasetWriter(there.scratch, plan)
     with hold_address(there.store, config=there.config) as still_held:
-        if resume and not overwrite and there.publisher(writer).is_complete():
+        if resume and not overwrite and there.publisher(writer).published() is not None:
             there.publisher(writer).tidy()
             shutil.rmtree(there.scratch, ignore_errors=True)
             return _summary_from(there, len(plan.shards()))
@@ -159,8 +159,8 @@ def convert_part_to_address(
     writer = DatasetWriter(there.scratch, plan, part)
     lock = f"{STAGING_DIRECTORY}/{part_lock_name(part)}"
     with hold_address(there.store, lock, config=there.config) as still_held:
-        manifest = there.publisher(writer).manifest_there() if resume else None
-        if manifest is not None and there.publisher(writer).is_complete():
+        manifest = there.publisher(writer).published() if resume else None
+        if manifest is not None:
             return summarize_part(writer, len(writer.shards()), perf_counter() - start, published=manifest)
         with begun_at(there, writer, resume=resume, overwrite=False):
             left = len(writer.unfinished())
@@ -199,16 +199,15 @@ def _make(
     quiet: bool,
 ) -> None:
     """Make the shards that are left, and send these and all that wait for it."""
-    left, total = writer.unfinished(), sum(shard.num_sources for shard in writer.shards())
+    total, to_do = (sum(shard.num_sources for shard in shards) for shards in (writer.shards(), writer.unfinished()))
     at_once = (usable_cpus() + 2 * SENDERS) * writer.plan.shard_sources
-    check_room(min(at_once, sum(shard.num_sources for shard in left)), config, there.scratch)
-    before = total - sum(shard.num_sources for shard in left)
+    check_room(min(at_once, to_do), config, there.scratch)
     stop = threading.Event()
     with ExitStack() as stack:
-        progress = stack.enter_context(progress_bar("convert", total, quiet=quiet))
+        progress = stack.enter_context(progress_bar("convert", total, before=total - to_do, quiet=quiet))
         sender = stack.enter_context(ShardSender(there.publisher(writer, stop), still_held, stop))
         sender.watch([shard.name for shard in writer.shards() if writer.has(shard.name)])
-        executor.run(sender.paced(shard_jobs(source, config, writer)), lambda done: progress(before + done))
+        executor.run(sender.paced(shard_jobs(source, config, writer)), progress)
         sender.finish()
 
 

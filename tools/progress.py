@@ -25,18 +25,19 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def progress_bar(
-    label: str, total: int, *, unit: str = "images", quiet: bool = False
+    label: str, total: int, *, before: int = 0, unit: str = "images", quiet: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many are done so far."""
+    """Yields a function that is told how many are done so far, besides those of an earlier run (`before`)."""
     if quiet:
         yield lambda done: None
     elif sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(unit))
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
             task = bar.add_task(label, total=total)
-            yield lambda done: bar.update(task, completed=done)
+            yield lambda done: bar.update(task, completed=before + done)
     else:
-        yield _plain_lines(label, total, unit)
+        line = _plain_lines(label, total, unit)
+        yield lambda done: line(before + done)
 
 
 def _plain_lines(label: str, total: int, unit: str) -> Callable[[int], None]:

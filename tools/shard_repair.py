@@ -209,11 +209,10 @@ class _Repair:
             left = [info for info in needed if not self._is_made(info)]
             self._made.discard([info.name for info in left], finished=True)
         planned = [PlannedShard(info.name, info.first_position, info.num_sources) for info in left]
-        before = sum(info.num_sources for info in needed) - sum(shard.num_sources for shard in planned)
-        check_room(sum(shard.num_sources for shard in planned), config, self._directory)
-        with progress_bar("repair", sum(info.num_sources for info in needed), quiet=self._quiet) as progress:
-            jobs = jobs_of(source, config, self._made, planned)
-            ShardPool(self._workers).run(jobs, lambda done: progress(before + done))
+        total, to_do = sum(info.num_sources for info in needed), sum(info.num_sources for info in left)
+        check_room(to_do, config, self._directory)
+        with progress_bar("repair", total, before=total - to_do, quiet=self._quiet) as progress:
+            ShardPool(self._workers).run(jobs_of(source, config, self._made, planned), progress)
 
     def _is_made(self, info: ShardInfo) -> bool:
         try:
