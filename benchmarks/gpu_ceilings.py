@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.tools.ceilings import sample_records
+from lmdali.tools.dali_operators import GraphProbe
 from lmdali.tools.measurement import Rate, WindowPlan, measure
 from lmdali.tools.step_probes import DeviceCopyProbe
 
@@ -21,8 +21,10 @@ HARDWARE_SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
 _SAMPLE_BYTES = 16_000_000
 
 
-class DecodeProbe:
-    """DALI's mixed decoder on records in memory, and nothing else.
+def _decode_probe(
+    records: list[bytes], size: int, device: torch.device, batch_size: int, hardware_share: float
+) -> GraphProbe:
+    """DALI's mixed decoder on JPEG files in memory, and nothing else.
 
     Args:
         records: JPEG files.
@@ -31,45 +33,15 @@ class DecodeProbe:
         batch_size: images per step.
         hardware_share: of a batch that the decode engines take.
     """
+    from nvidia.dali.pipeline import Pipeline
 
-    warmup_steps = 4
+    from lmdali.pipeline.dali_graph import stored_pixels
 
-    def __init__(
-        self, records: list[bytes], size: int, device: torch.device, batch_size: int, hardware_share: float
-    ) -> None:
-        from nvidia.dali.pipeline import Pipeline
-
-        from lmdali.pipeline.dali_graph import stored_pixels
-
-        self._records = [np.frombuffer(record, np.uint8) for record in records]
-        self._batch_size = batch_size
-        self._pipeline: Any = Pipeline(batch_size, usable_cpus(), device.index or 0, prefetch_queue_depth=1)
-        with self._pipeline:
-            self._pipeline.set_outputs(stored_pixels(size, hardware_share, raw=False, on_gpu=True))
-        self._pipeline.build()
-
-    def run(self) -> Iterator[int]:
-        """Each step is one batch; two are inside DALI."""
-        position, inside = 0, 0
-        try:
-            while True:
-                while inside < 2:
-                    chosen = [self._records[(position + i) % len(self._records)] for i in range(self._batch_size)]
-                    self._pipeline.feed_input("images", chosen)
-                    self._pipeline.schedule_run()
-                    position, inside = position + self._batch_size, inside + 1
-                self._pipeline.share_outputs()
-                self._pipeline.release_outputs()
-                inside -= 1
-                yield self._batch_size
-        finally:
-            for _ in range(inside):
-                self._pipeline.share_outputs()
-                self._pipeline.release_outputs()
-
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work."""
-        return {}
+    pipeline: Any = Pipeline(batch_size, usable_cpus(), device.index or 0, prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(stored_pixels(size, hardware_share, raw=False, on_gpu=True))
+    pipeline.build()
+    return GraphProbe(pipeline, [np.frombuffer(record, np.uint8) for record in records], batch_size, lambda: None)
 
 
 def copy_ceiling(device: torch.device, batch_size: int, plan: WindowPlan) -> Rate:
@@ -85,6 +57,6 @@ def nvjpeg_ceilings(
     records = sample_records(dataset, max_bytes=_SAMPLE_BYTES)
     rates = {}
     for share in HARDWARE_SHARES:
-        probe = DecodeProbe(records, size, device, batch_size, share)
+        probe = _decode_probe(records, size, device, batch_size, share)
         rates[share] = measure([probe], plan, synchronize=lambda: torch.cuda.synchronize(device))[0]
     return rates

@@ -48,23 +48,33 @@ def build_graph(
         hardware_share: 0..1, see `HARDWARE_SHARE`.
         raw: images come as (size, size, 3) uint8 pixels, not as JPEG files.
     """
+    pipeline = _empty_graph(spec, num_threads)
     on_gpu = spec.device.type == "cuda"
-    # DALI's dynamic executor, its default: outputs that outlive an iteration, and outputs bound to a stream. Depth 1,
-    # because `schedule_run` first runs as often as that says, and would find no input; more runs may be queued anyway.
-    pipeline = Pipeline(
-        batch_size=spec.batch_size,
-        num_threads=num_threads,
-        device_id=(spec.device.index or 0) if on_gpu else None,
-        prefetch_queue_depth=1,
-    )
     with pipeline:
         pixels = stored_pixels(size, hardware_share, raw=raw, on_gpu=on_gpu)
-        if not spec.holds_pixels and not transform.centered and constant_mean(transform) is None:
+        if _subtracts_image(transform, spec):
             pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
         std = None if spec.holds_pixels else fn.external_source(name="std", dtype=types.FLOAT, ndim=1)
         pipeline.set_outputs(*[_view(pixels, std, view, transform, spec) for view in range(spec.num_views)])
     pipeline.build()
     return pipeline
+
+
+def _empty_graph(spec: OutputSpec, num_threads: int) -> Pipeline:
+    on_gpu = spec.device.type == "cuda"
+    # DALI's dynamic executor, its default: outputs that outlive an iteration, and outputs bound to a stream. Depth 1,
+    # because `schedule_run` first runs as often as that says, and would find no input; more runs may be queued anyway.
+    return Pipeline(
+        batch_size=spec.batch_size,
+        num_threads=num_threads,
+        device_id=(spec.device.index or 0) if on_gpu else None,
+        prefetch_queue_depth=1,
+    )
+
+
+def _subtracts_image(transform: PixelTransform, spec: OutputSpec) -> bool:
+    """Whether the mean goes away pixel by pixel, before the crop; any other mean goes with the arithmetic after it."""
+    return not spec.holds_pixels and not transform.centered and constant_mean(transform) is None
 
 
 def graph_parts(transform: PixelTransform, spec: OutputSpec, *, raw: bool) -> tuple[str, ...]:
@@ -73,8 +83,8 @@ def graph_parts(transform: PixelTransform, spec: OutputSpec, *, raw: bool) -> tu
     parts.append("crop")
     if not spec.holds_pixels:
         parts.append("normalize")
-        if not transform.centered and constant_mean(transform) is None:
-            parts.append("mean_image")
+    if _subtracts_image(transform, spec):
+        parts.append("mean_image")
     return tuple(parts)
 
 
@@ -98,18 +108,12 @@ def build_part(
         The graph, and the form by which `feed_draws` feeds it; None where it takes images only.
     """
     if part in ("input", "decode"):
-        on_gpu = spec.device.type == "cuda"
-        pipeline = Pipeline(
-            batch_size=spec.batch_size,
-            num_threads=num_threads,
-            device_id=(spec.device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=1,
-        )
+        pipeline = _empty_graph(spec, num_threads)
         with pipeline:
             if part == "input" and not raw:
                 images = fn.external_source(name="images", dtype=types.UINT8, ndim=1, no_copy=True)
             else:
-                images = stored_pixels(size, hardware_share, raw=raw, on_gpu=on_gpu)
+                images = stored_pixels(size, hardware_share, raw=raw, on_gpu=spec.device.type == "cuda")
             pipeline.set_outputs(images)
         pipeline.build()
         return pipeline, None

@@ -60,7 +60,7 @@ class GraphProbe:
         feed: feeds the other inputs.
     """
 
-    warmup_steps = 3
+    warmup_steps = 4
 
     def __init__(self, pipeline: Any, images: Sequence[NDArray[np.uint8]], batch_size: int, feed: Any) -> None:
         self._pipeline, self._images, self._batch_size, self._feed = pipeline, images, batch_size, feed
