@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from slow_model import SlowModel
+from torch import Tensor
 
 from lmdali.pipeline import patches
 from lmdali.pipeline.augment import AugmentConfig
@@ -29,20 +30,6 @@ AUGMENT = AugmentConfig(crop_size=24)
 QUICK = ProfileConfig(batch_size=8, num_threads=1, steps=10, device="cpu", readahead_bytes=0)
 BATCH_SECONDS = 0.03
 Plant = Callable[[pytest.MonkeyPatch], None]
-
-
-class Model(nn.Module):
-    """A model whose forward pass takes a known time and no CPU."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        sleep(self.seconds)
-        logits: Tensor = self.head(images.mean(dim=(2, 3)))
-        return logits
 
 
 def before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, wait: Callable[..., None]) -> None:
@@ -121,7 +108,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def profile(dataset: Path, config: ProfileConfig = QUICK, *, model: float = 0.0, **options: Any) -> ThroughputReport:
-    return profile_dataset(dataset, config, model=Model(model), augment=AUGMENT, quiet=True, **options)
+    return profile_dataset(dataset, config, model=SlowModel(model), augment=AUGMENT, quiet=True, **options)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from time import sleep
 
 import cv2
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from profile_document import profile_report
-from torch import Tensor, nn
+from slow_model import SlowModel
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError, InputError
@@ -31,20 +30,6 @@ from lmdali.tools.what_if import answer
 AUGMENT = AugmentConfig(crop_size=24)
 QUICK = ProfileConfig(batch_size=8, num_threads=2, steps=10, device="cpu")
 WORKERS_ONLY = dict.fromkeys(STAGES, None) | {"read": 1e-4, "decode": 6e-4, "augment": 2e-4, "wait": 1e-3}
-
-
-class Slow(nn.Module):
-    """A model whose forward pass takes a known time and no CPU."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        sleep(self.seconds)
-        logits: Tensor = self.head(images.mean(dim=(2, 3)))
-        return logits
 
 
 @pytest.fixture(scope="module", params=["jpeg", "raw"])
@@ -243,7 +228,7 @@ def test_dali_names_no_stage_that_it_does_not_time() -> None:
 
 
 def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: Path) -> None:
-    report = profile_dataset(dataset, QUICK, model=Slow(0.001), augment=AUGMENT, quiet=True)
+    report = profile_dataset(dataset, QUICK, model=SlowModel(0.001), augment=AUGMENT, quiet=True)
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
     raw = report.setting.encoding == "raw"
     assert (document["decode"] is None) == raw
@@ -280,7 +265,7 @@ def test_half_precision_and_uint8_are_profiled_too(jpeg: Path) -> None:
         report = profile_dataset(
             jpeg,
             replace(QUICK, dtype=dtype),
-            model=Slow(0.0),
+            model=SlowModel(0.0),
             augment=augment,
             quiet=True,  # type: ignore[arg-type]
         )
@@ -289,7 +274,7 @@ def test_half_precision_and_uint8_are_profiled_too(jpeg: Path) -> None:
 
 
 def test_an_epoch_of_a_few_batches_is_measured_and_judged_invalid(jpeg: Path) -> None:
-    report = profile_dataset(jpeg, replace(QUICK, batch_size=30), model=Slow(0.0), augment=AUGMENT, quiet=True)
+    report = profile_dataset(jpeg, replace(QUICK, batch_size=30), model=SlowModel(0.0), augment=AUGMENT, quiet=True)
     assert report.verdict.bound == "INVALID"
     assert report.loader.images_per_second > 0
     with pytest.raises(ConfigError, match="fewer than one global batch"):
@@ -297,7 +282,7 @@ def test_an_epoch_of_a_few_batches_is_measured_and_judged_invalid(jpeg: Path) ->
 
 
 def test_the_models_weights_and_the_callers_random_numbers_stay(jpeg: Path) -> None:
-    model = Slow(0.0)
+    model = SlowModel(0.0)
     before = model.head.weight.detach().clone()
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -308,7 +293,7 @@ def test_the_models_weights_and_the_callers_random_numbers_stay(jpeg: Path) -> N
 
 
 def test_tables_fit_into_a_hundred_columns(jpeg: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = profile_dataset(jpeg, QUICK, model=Slow(0.0), augment=AUGMENT, quiet=True)
+    report = profile_dataset(jpeg, QUICK, model=SlowModel(0.0), augment=AUGMENT, quiet=True)
     machine = report.machine | {"cpu": "Some Processor", "load_average": 0.0}
     print_report(replace(report, machine=machine, setting=replace(report.setting, dataset="imagenet/train")))
     lines = capsys.readouterr().out.splitlines()

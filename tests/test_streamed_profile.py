@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from profile_document import profile_report
 from remote_server import Fault, RemoteServer, serving
-from torch import Tensor, nn
+from slow_model import SlowModel
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError
@@ -28,20 +27,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 LINE_BYTES_PER_SECOND = 400_000.0
 AUGMENT = AugmentConfig(crop_size=40)
-
-
-class Slow(nn.Module):
-    """A model whose forward pass takes a known time and no CPU."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        sleep(self.seconds)
-        logits: Tensor = self.head(images.mean(dim=(2, 3)))
-        return logits
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +50,14 @@ def slow_line(
             server.always(f"shards/{shard.name}/data.mdb", Fault(bytes_per_second=LINE_BYTES_PER_SECOND))
         room = 3 * max(shard.file_bytes for shard in manifest.shards)
         config = profile_config(tmp_path_factory.mktemp("cache"), cache_bytes=room, fetches=1)
-        return profile_address(server.address, config, model=Slow(0.001), augment=AUGMENT, quiet=True)
+        return profile_address(server.address, config, model=SlowModel(0.001), augment=AUGMENT, quiet=True)
 
 
 @pytest.fixture(scope="module")
 def fast_line(server: RemoteServer, tmp_path_factory: pytest.TempPathFactory) -> ThroughputReport:
     """The same with room for all, and a model that leaves time enough."""
     config = profile_config(tmp_path_factory.mktemp("cache"))
-    return profile_address(server.address, config, model=Slow(0.02), augment=AUGMENT, quiet=True)
+    return profile_address(server.address, config, model=SlowModel(0.02), augment=AUGMENT, quiet=True)
 
 
 def profile_config(cache: Path, **options: Any) -> ProfileConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +44,7 @@ from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, meas
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, measure_on
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, first_batch, measure_on
 from lmdali.tools.streamed_profile import profile_address
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport
@@ -118,7 +117,7 @@ def _profile(
     with create_loader(loader_config, device, **place) as loader, torch.random.fork_rng():
         ranges = find_nvtx() if config.nvtx else None
         loader.timers.annotate(ranges)
-        first = _first_batch(loader)
+        first = first_batch(loader)
         first_seconds = perf_counter() - start
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
         step: Step | None = None
@@ -161,11 +160,6 @@ def _profile(
         ranks=job,
         **measured,
     )
-
-
-def _first_batch(loader: DatasetLoader) -> Batch:
-    with closing(iter(loader)) as batches:  # type: ignore[type-var]  # a generator
-        return next(batches)
 
 
 def _all_probes(

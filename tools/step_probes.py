@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from time import perf_counter
 
 import torch
@@ -18,6 +19,12 @@ from lmdali.tools.progress import progress_bar
 
 Step = Callable[[Batch], object]
 """Trains on a batch; may return before the device is done."""
+
+
+def first_batch(loader: DatasetLoader) -> Batch:
+    """The batch at a loader's place; what was begun behind it is dropped."""
+    with closing(iter(loader)) as batches:  # type: ignore[type-var]  # a generator
+        return next(batches)
 
 
 class LoaderProbe:

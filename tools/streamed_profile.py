@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from torch import nn
 from lmdali.model.device import pick_device
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.dataset_place import place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import create_loader
@@ -26,34 +24,24 @@ from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, setting_of
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, measure_on
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, first_batch, measure_on
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.verdict import judge
 
 
 class StreamedProbe(LoaderProbe):
-    """A loader of a dataset at an address. Between its windows nothing is fetched ahead.
-
-    Args:
-        loader: as in `LoaderProbe`.
-        prefetch: as in `LoaderProbe`.
-        step: as in `LoaderProbe`.
-    """
-
-    def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
-        super().__init__(loader, prefetch, step)
-        self._streamed = loader
+    """A `LoaderProbe` of a dataset at an address. Between its windows nothing is fetched ahead."""
 
     def run(self) -> Iterator[int]:
         """Each step is one batch."""
         try:
             yield from super().run()
         finally:  # what came while others are measured would be a present
-            self._streamed.pause_fetching()
+            self._loader.pause_fetching()
 
     def stage_seconds(self) -> dict[str, float]:
         """The loader's own timers, with the waiting for shards told from reading."""
-        stages, counts = super().stage_seconds(), self._streamed.fetch_counts
+        stages, counts = super().stage_seconds(), self._loader.fetch_counts
         waited = 0.0 if counts is None else counts.wait_seconds
         return stages | {"read": max(0.0, stages["read"] - waited), FETCH_STAGE: waited}
 
@@ -92,14 +80,11 @@ def profile_address(
         )
     device = pick_device(config.device)
     machine = machine_facts(device)
-    manifest, loader_config = (
-        place_manifest(address, cache_dir=config.cache_dir),
-        config.loader_config(address, augment),
-    )
+    manifest = place_manifest(address, cache_dir=config.cache_dir)
+    loader_config = config.loader_config(address, augment)
     start = perf_counter()
     with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
-        with closing(iter(loader)) as batches:  # type: ignore[type-var]  # a generator
-            first = next(batches)
+        first = first_batch(loader)
         first_seconds = perf_counter() - start
         probes: dict[str, Probe] = {"loader": StreamedProbe(loader, config.prefetch)}
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
@@ -123,16 +108,9 @@ def profile_address(
         num_cpus=usable_cpus(),
         on_gpu=device.type == "cuda",
     )
+    measured: dict[str, Any] = rates
     return ThroughputReport(
         setting=setting,
-        read=None,
-        decode=None,
-        decode_one_thread=None,
-        memory_copy=None,
-        loader=rates["loader"],
-        model=rates.get("model"),
-        together=rates.get("together"),
-        optimizer=rates.get("optimizer"),
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=epoch_gap(probes),
         verdict=judge(evidence_of(rates, setting)),
@@ -141,6 +119,7 @@ def profile_address(
         cautions=(*busy_caution(machine), *fetch_cautions(figures)),
         inside=StageDetail.of(recording),
         fetch=figures,
+        **measured,
     )
 
 
