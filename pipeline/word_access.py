@@ -99,3 +99,46 @@ def single(typing_context: Any, value: Any) -> Any:
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
 
     return types.float32(value), generate
+
+
+@_intrinsic
+def weighted_colours(
+    typing_context: Any, out: Any, to: Any, pixels: Any, begin: Any, weights: Any, first: Any, count: Any
+) -> Any:
+    """`out[to + c] = sum of pixels[begin + 3 * i + c] * weights[first + i]` for c in 0..3 and i below `count`.
+
+    `out` and `weights` are float32, `pixels` uint8 of RGB; sums are made one after the other, nothing is fused. The
+    fourth number is no colour of this pixel: it costs nothing, and whoever writes the next pixel there overwrites it.
+    A `count` that is a number in the source becomes straight code. The caller answers for the ranges.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        floats, four_bytes = ir.VectorType(ir.FloatType(), 4), ir.VectorType(ir.IntType(8), 4)
+        target, source, shares = (
+            context.make_array(signature.args[at])(context, builder, arguments[at]).data for at in (0, 2, 4)
+        )
+        number = arguments[6].type
+        before, loop, after = builder.block, builder.append_basic_block("pixel"), builder.append_basic_block("written")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at, total = builder.phi(number), builder.phi(floats)
+        address = builder.gep(source, [builder.add(arguments[3], builder.mul(at, number(3)))])
+        colours = builder.uitofp(builder.load(builder.bitcast(address, four_bytes.as_pointer()), align=1), floats)
+        weight = builder.load(builder.gep(shares, [builder.add(arguments[5], at)]))
+        spread = builder.shuffle_vector(
+            builder.insert_element(floats(ir.Undefined), weight, ir.IntType(32)(0)),
+            floats(ir.Undefined),
+            ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4),
+        )
+        more, following = builder.fadd(total, builder.fmul(colours, spread)), builder.add(at, number(1))
+        at.add_incoming(number(0), before)
+        at.add_incoming(following, loop)
+        total.add_incoming(ir.Constant(floats, [0.0] * 4), before)
+        total.add_incoming(more, loop)
+        builder.cbranch(builder.icmp_signed("<", following, arguments[6]), loop, after)
+        builder.position_at_end(after)
+        address = builder.bitcast(builder.gep(target, [arguments[1]]), floats.as_pointer())
+        builder.store(more, address, align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, pixels, types.int64, weights, types.int64, types.int64), generate

@@ -3,8 +3,8 @@
 `area`, the recipe the 2012 data were made with: the shorter side becomes `size`, the other keeps its proportion, and
 the central square is cut out: the paper's section 2, with OpenCV's area filter down and cubic filter up as the author's
 own batch maker used them. The area filter gives the same bytes whatever the threads and instruction
-set; the cubic one whatever the threads, but a build of OpenCV without vector code differs by one gray level here and
-there.
+set, and whether OpenCV or `area_kernel` computes it; the cubic one whatever the threads, but a build of OpenCV without
+vector code differs by one gray level here and there.
 
 `bicubic`, for speed: the central square is cut out of the source first, so that nothing is computed in vain, and
 resized by torch's antialiased bicubic filter, up and down. The window is the same to within half a pixel of the source
@@ -23,11 +23,13 @@ import numpy as np
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.antialiased_resize import resize_antialiased
+from lmdali.tools.area_filter import AreaFilter
 
 FilterName = Literal["area", "bicubic"]
 FILTERS: tuple[FilterName, ...] = get_args(FilterName)
 
-_OPENCV_FILTERS = {"area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
+AREA = AreaFilter()
+"""Shrinks all pictures of this process; tell it of many."""
 
 EXTREME_ASPECT = 4
 """Where the longer side is more than this many times the shorter, the central square shows less than a quarter of the
@@ -110,12 +112,11 @@ def resize_and_crop(pixels: Pixels, recipe: ResizeRecipe | None = None) -> Pixel
         pixels = _central_strip(pixels, recipe.max_resized_side * shorter // size)
         height, width = pixels.shape[:2]
     new_height, new_width = scaled_sides(height, width, size)
-    top, left = (new_height - size) // 2, (new_width - size) // 2
     if shorter > size:
-        pixels = _shrunk_corner(pixels, (new_height, new_width), (top + size, left + size), recipe)
-    elif shorter < size:
-        interpolation = _OPENCV_FILTERS[recipe.up]
-        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=interpolation).astype(np.uint8, copy=False)
+        return AREA.central_square(pixels, (new_height, new_width), size)
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    if shorter < size:
+        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
     return np.array(pixels[top : top + size, left : left + size], order="C")
 
 
@@ -137,24 +138,6 @@ def scaled_sides(height: int, width: int, size: int) -> tuple[int, int]:
     """
     shorter = min(height, width)
     return (2 * size * height + shorter) // (2 * shorter), (2 * size * width + shorter) // (2 * shorter)
-
-
-def _shrunk_corner(pixels: Pixels, sides: tuple[int, int], wanted: tuple[int, int], recipe: ResizeRecipe) -> Pixels:
-    """`pixels` shrunk to `sides`, at least the first `wanted` rows and columns of that, bit for bit.
-
-    A pixel of the area filter depends on the scale, on its number and on the pixels of the source below it. So what
-    lies right of the central square, or under it, need not be computed: an eighth of most photographs.
-    """
-    (height, width), (new_height, new_width) = pixels.shape[:2], sides
-    # One pixel more than is covered at the edge: the filter would treat the last one it sees as an edge.
-    rows, columns = wanted[0] * height // new_height + 2, wanted[1] * width // new_width + 2
-    return cv2.resize(
-        pixels[:rows, :columns],
-        None,
-        fx=new_width / width,
-        fy=new_height / height,
-        interpolation=_OPENCV_FILTERS[recipe.down],
-    ).astype(np.uint8, copy=False)
 
 
 def _central_strip(pixels: Pixels, longest: int) -> Pixels:

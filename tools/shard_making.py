@@ -16,7 +16,7 @@ from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.conversion import PictureMemory, ShardJob, convert_image
-from lmdali.tools.resize import geometry_oddities
+from lmdali.tools.resize import AREA, geometry_oddities
 from lmdali.tools.source_entries import SourceEntry, own_name
 
 Guard = Callable[[int], AbstractContextManager[object]]
@@ -58,6 +58,8 @@ def fill_shard(job: ShardJob, guard: Guard = nullcontext) -> FilledShard:
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
     memory = PictureMemory.allocate(job.config.size)
+    if job.config.filter == "area":
+        AREA.expect(len(job.entries))
     with ExitStack() as unless_filled:
         shard = unless_filled.enter_context(job.writer.open_shard(job.name, job.first_position, len(job.entries)))
         for offset, entry in enumerate(job.entries):
