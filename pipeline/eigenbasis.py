@@ -113,7 +113,7 @@ class Moments:
             self._num_recent += 1
             if self._num_recent == _EXACT_IN_FLOAT32:
                 self._settle()
-        return float(math.sqrt(max(rr * count - red**2, gg * count - green**2, bb * count - blue**2)) / count)
+        return largest_deviation(count, (red, green, blue), (rr, gg, bb))
 
     def _settle(self) -> None:
         if self._older_sums is not None and self._num_recent:
@@ -154,6 +154,11 @@ class Moments:
         if sums.shape != (3,) or products.shape != (3, 3):
             raise ValueError(f"sums of shape {sums.shape} and products of shape {products.shape}")
         return cls(int(fields["num_images"]), int(fields["num_pixels"]), sums, products, image_sums)
+
+
+def largest_deviation(count: int, sums: tuple[int, int, int], squares: tuple[int, int, int]) -> float:
+    """The largest standard deviation of a channel, from exact sums of `count` pixels and of their squares."""
+    return math.sqrt(max(square * count - total**2 for total, square in zip(sums, squares, strict=True))) / count
 
 
 def _squared_norm(plane: Any) -> int:

@@ -18,7 +18,7 @@ HASH_KIND = "dct 8x8 of 32x32"
 """Goes into the recipe of a dataset: hashes of another kind cannot be compared and are computed anew."""
 
 HASH_BITS = 64
-_SIDE, _KEPT = 32, 8
+THUMBNAIL_SIDE, _KEPT = 32, 8
 _FIXED_POINT = 1 << 14
 """255 * 32 * 32 pixels times its square is 7e13: far below 2**53."""
 
@@ -42,8 +42,13 @@ def picture_hash(pixels: Pixels) -> int:
         row by row, horizontal frequencies rising. A picture of one colour has 0.
     """
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(gray, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float64)
-    waves = _BASIS.dot(small).dot(_BASIS_ACROSS).ravel()
+    small = cv2.resize(gray, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+    return thumbnail_hash(small.astype(np.float64))
+
+
+def thumbnail_hash(thumbnail: NDArray[np.float64]) -> int:
+    """As `picture_hash`, of the `(32, 32)` float64 whole gray levels that a picture is shrunk to."""
+    waves = _BASIS.dot(thumbnail).dot(_BASIS_ACROSS).ravel()
     by_size = waves[1:].copy()
     by_size.partition(31)
     is_above = waves > by_size[31]  # the median of 63
@@ -70,7 +75,7 @@ def hash_distance(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[n
 
 def _basis() -> NDArray[np.float64]:
     """(8, 32): the first rows of the orthonormal DCT-II but for a factor, as whole numbers."""
-    angles = (2 * np.arange(_SIDE) + 1) * np.arange(_KEPT)[:, None] * (np.pi / (2 * _SIDE))
+    angles = (2 * np.arange(THUMBNAIL_SIDE) + 1) * np.arange(_KEPT)[:, None] * (np.pi / (2 * THUMBNAIL_SIDE))
     rows = np.cos(angles)
     rows[0] *= np.sqrt(0.5)
     rounded: NDArray[np.float64] = np.rint(rows * _FIXED_POINT)

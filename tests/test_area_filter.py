@@ -16,7 +16,6 @@ from lmdali.tools.area_kernel import shrink_area
 from lmdali.tools.resize import scaled_sides
 
 Pixels = npt.NDArray[np.uint8]
-MANY = 1_000_000
 
 
 def noise(height: int, width: int) -> Pixels:
@@ -34,7 +33,7 @@ def with_opencv(pixels: Pixels, sides: tuple[int, int], size: int) -> Pixels:
 @pytest.fixture(scope="module")
 def compiled() -> AreaFilter:
     shrink = AreaFilter()
-    shrink.expect(MANY)
+    shrink.compile()
     assert shrink.is_compiled
     return shrink
 
@@ -86,16 +85,6 @@ def test_a_window_of_a_larger_picture_is_shrunk_too(compiled: AreaFilter) -> Non
     assert np.array_equal(compiled.central_square(pixels, sides, 256), with_opencv(pixels, sides, 256))
 
 
-def test_few_pictures_load_nothing() -> None:
-    shrink = AreaFilter()
-    shrink.expect(500)
-    assert not shrink.is_compiled
-    pixels, sides = noise(300, 500), scaled_sides(300, 500, 256)
-    assert np.array_equal(shrink.central_square(pixels, sides, 256), with_opencv(pixels, sides, 256))
-    shrink.expect(100)
-    assert shrink.is_compiled
-
-
 def test_a_loop_whose_bytes_are_not_those_of_opencv_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     def rounds_otherwise(*arguments: Any) -> None:
         shrink_area(*arguments)
@@ -103,7 +92,7 @@ def test_a_loop_whose_bytes_are_not_those_of_opencv_is_left(monkeypatch: pytest.
 
     monkeypatch.setattr("lmdali.tools.area_kernel.shrink_area", rounds_otherwise)
     shrink = AreaFilter()
-    shrink.expect(MANY)
+    shrink.compile()
     assert not shrink.is_compiled
 
 
@@ -112,7 +101,7 @@ def test_without_numba_opencv_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lmdali.tools.area_kernel", "lmdali.pipeline.crop_kernel"):
         monkeypatch.delitem(sys.modules, name)
     shrink = AreaFilter()
-    shrink.expect(MANY)
+    shrink.compile()
     assert not shrink.is_compiled
     pixels, sides = noise(300, 500), scaled_sides(300, 500, 256)
     assert np.array_equal(shrink.central_square(pixels, sides, 256), with_opencv(pixels, sides, 256))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.pipeline.table_reader import read_rows
+from lmdali.tools import conversion, resize, shard_making
+from lmdali.tools.area_filter import AreaFilter
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, shard_jobs
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 from lmdali.tools.shard_making import make_shard
@@ -137,6 +140,37 @@ def test_every_source_is_in_exactly_one_job_and_no_shard_is_one_class(photo_fold
     assert sorted(entry for job in jobs for entry in job.entries) == sorted(source.entries)
     assert [job.first_position for job in jobs] == [0, 20, 40]
     assert all(len({entry.label for entry in job.entries}) == 3 for job in jobs)
+
+
+@pytest.mark.parametrize(("pictures", "pays"), [(60, False), (30, True)])
+def test_compiled_loops_pay_where_each_cpu_has_many_pictures(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: int, pays: bool
+) -> None:
+    monkeypatch.setattr(conversion, "_PICTURES_WORTH_COMPILING", pictures)
+    monkeypatch.setattr(conversion, "usable_cpus", lambda: 2)
+    source = open_source(photo_folder)  # 60 photographs
+    jobs = shard_jobs(source, ConvertConfig(), DatasetWriter(tmp_path / "o", make_plan(source, ConvertConfig())))
+    assert {job.pays_compiling for job in jobs} == {pays}
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding": "raw"}, {"filter": "bicubic"}])
+def test_compiled_loops_make_the_same_files(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(shard_making, "AREA", AreaFilter())
+    monkeypatch.setattr(resize, "AREA", shard_making.AREA)
+    files = []
+    source, config = open_source(photo_folder), ConvertConfig(size=96, **options)
+    for pays in (False, True):
+        writer = DatasetWriter(tmp_path / str(pays), make_plan(source, config))
+        with writer.hold(resume=False, overwrite=False):
+            for job in shard_jobs(source, config, writer):
+                make_shard(replace(job, pays_compiling=pays))
+            writer.publish()
+        paths = sorted(path for path in writer.directory.rglob("*") if path.is_file())
+        files.append({path.relative_to(writer.directory): path.read_bytes() for path in paths})
+    assert shard_making.AREA.is_compiled is ("filter" not in options)
+    assert files[0] == files[1]
 
 
 # The dataset.

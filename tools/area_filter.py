@@ -1,9 +1,9 @@
 """Shrinking by OpenCV's area filter: with OpenCV, and where many pictures are to come, by a loop that does the same.
 
 The compiled loop of `area_kernel` takes a sixth of the time and gives the same bytes. It needs numba, a third of a
-second to be loaded by each process and some seconds to be compiled by the first one of a machine: so only a process
-that was told of enough pictures uses it. It is tried on pictures of noise first, and left where a single byte is not
-OpenCV's: a build for another processor may round its sums otherwise.
+second to be loaded by each process and some seconds to be compiled by the first one of a machine: whoever has few
+pictures does without. It is tried on pictures of noise first, and left where a single byte is not OpenCV's: a build for
+another processor may round its sums otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import MissingExtraError
 
-_WORTHWHILE_PICTURES = 512
 _TRIED_SIDES = ((300, 411), (777, 555), (1300, 1501))
 
 _Kernel = Callable[[Pixels, float, float, int, int, Pixels], None]
@@ -26,14 +25,13 @@ class AreaFilter:
     """Makes the central square of pictures shrunk by the area filter; thread-safe."""
 
     def __init__(self) -> None:
-        self._expected = 0
         self._kernel: _Kernel | None = None
+        self._is_tried = False
 
-    def expect(self, pictures: int) -> None:
-        """Say that so many are to come, outside what is timed: when it pays, the compiled loop is loaded here."""
-        before, self._expected = self._expected, self._expected + pictures
-        if before < _WORTHWHILE_PICTURES <= self._expected:
-            self._kernel = _kernel_like_opencv()
+    def compile(self) -> None:
+        """Load the compiled loop, if it can be used here; not while anything is timed."""
+        if not self._is_tried:
+            self._kernel, self._is_tried = _kernel_like_opencv(), True
 
     @property
     def is_compiled(self) -> bool:

@@ -13,14 +13,14 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.crop_kernel import compiled, inlined
+from lmdali.pipeline.crop_kernel import compiled
 from lmdali.pipeline.word_access import weighted_colours
 
 _LEAST_SHARE = 1e-3
 """Of a pixel; what is covered less is left out, as OpenCV does."""
 
 
-@inlined
+@compiled
 def _weigh(
     side: int,
     scale: float,
@@ -57,7 +57,7 @@ def _weigh(
     return most
 
 
-@inlined
+@compiled
 def _keep_inside(side: int, taps: int, starts: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
     """Move cells that would reach beyond the edge with `taps` pixels back; adding nothing first changes no sum."""
     for number in range(starts.size):

@@ -29,7 +29,7 @@ FilterName = Literal["area", "bicubic"]
 FILTERS: tuple[FilterName, ...] = get_args(FilterName)
 
 AREA = AreaFilter()
-"""Shrinks all pictures of this process; tell it of many."""
+"""Shrinks all pictures of this process; worth compiling for many."""
 
 EXTREME_ASPECT = 4
 """Where the longer side is more than this many times the shorter, the central square shows less than a quarter of the

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from lmdali.pipeline.decode import DecodedSource
 from lmdali.pipeline.eigenbasis import Moments
-from lmdali.pipeline.perceptual_hash import BLANK_SPREAD, picture_hash
+from lmdali.pipeline.perceptual_hash import BLANK_SPREAD
 from lmdali.pipeline.records import record_key
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.conversion import PictureMemory, ShardJob, convert_image
+from lmdali.tools.picture_survey import PictureSurvey, make_survey
 from lmdali.tools.resize import AREA, geometry_oddities
 from lmdali.tools.source_entries import SourceEntry, own_name
 
@@ -58,8 +59,9 @@ def fill_shard(job: ShardJob, guard: Guard = nullcontext) -> FilledShard:
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
     memory = PictureMemory.allocate(job.config.size)
-    if job.config.filter == "area":
-        AREA.expect(len(job.entries))
+    if job.pays_compiling and job.config.filter == "area":
+        AREA.compile()
+    survey = make_survey(content.moments, job.config.size, compiled=job.pays_compiling)
     with ExitStack() as unless_filled:
         shard = unless_filled.enter_context(job.writer.open_shard(job.name, job.first_position, len(job.entries)))
         for offset, entry in enumerate(job.entries):
@@ -67,7 +69,8 @@ def fill_shard(job: ShardJob, guard: Guard = nullcontext) -> FilledShard:
             if position in job.set_aside:
                 content.rejects.append(job.set_aside[position])
             else:
-                _store(job, position, entry, guard, shard, content, memory)
+                _store(job, position, entry, guard, shard, content, memory, survey)
+        survey.finish()
         shard.commit()
         unless_filled.pop_all()
     return FilledShard(job, shard, content)
@@ -96,6 +99,7 @@ def _store(
     shard: ShardWriter,
     content: ShardContent,
     memory: PictureMemory,
+    survey: PictureSurvey,
 ) -> None:
     known: tuple[int, str] | tuple[()] = ()
     try:
@@ -107,8 +111,7 @@ def _store(
     except SourceRejected as rejected:
         content.rejects.append(reject_row(position, entry, rejected, *known))
         return
-    phash = picture_hash(pixels)
-    spread = content.moments.add_image(pixels)
+    phash, spread = survey.add(pixels)
     side = job.config.size
     crc = shard.put(position, entry.path, stored, label=entry.label, height=side, width=side)
     content.records.append(
