@@ -33,14 +33,13 @@ def progress_bar(
     elif sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(unit))
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task(label, total=total)
+            task = bar.add_task(label, total=total, completed=before)
             yield lambda done: bar.update(task, completed=before + done)
     else:
-        line = _plain_lines(label, total, unit)
-        yield lambda done: line(before + done)
+        yield _plain_lines(label, total, before, unit)
 
 
-def _plain_lines(label: str, total: int, unit: str) -> Callable[[int], None]:
+def _plain_lines(label: str, total: int, before: int, unit: str) -> Callable[[int], None]:
     start = last = monotonic()
 
     def update(done: int) -> None:
@@ -49,9 +48,8 @@ def _plain_lines(label: str, total: int, unit: str) -> Callable[[int], None]:
         if now - last >= _PLAIN_INTERVAL_SECONDS:
             last = now
             rate = done / (now - start)
-            left = (total - done) / rate if rate else 0.0
-            print(
-                f"{label}: {done}/{total} {unit}, {rate:.0f} {unit}/s, {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            left = (total - before - done) / rate if rate else 0.0
+            counts = f"{label}: {before + done}/{total} {unit}"
+            print(f"{counts}, {rate:.0f} {unit}/s, {left:.0f} s left", file=sys.stderr, flush=True)
 
     return update
