@@ -96,7 +96,8 @@ def decode_run(
         status: (k,) int64, filled with what was found.
     """
     longest = (stops - starts).max() if len(starts) else np.int64(0)
-    bits = np.empty(max(longest, 0) + _SPARE_BYTES, np.uint8)
+    # Zeros: what is wrong with a record that ends early does not depend on what this memory held before.
+    bits = np.zeros(max(longest, 0) + _SPARE_BYTES, np.uint8)
     groups = 2 * ((2 * ((size + 15) >> 4) + LANES - 1) // LANES) + 2 * ((((size + 15) >> 4) + LANES - 1) // LANES)
     coefficients, work = np.empty(groups * _GROUP, np.int16), np.empty(_GROUP, np.int16)
     halves, dc = np.empty(2 * LANES, np.uint32), np.empty(3, np.int64)

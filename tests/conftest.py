@@ -15,6 +15,7 @@ make_photo_folder     function(out, classes, per_class, *, broken, sides, seed) 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -43,6 +44,12 @@ settings.register_profile(
     "lmdali", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("lmdali")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collections of garbage that tests ask for, hundreds, need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def picture(random: np.random.Generator, height: int, width: int) -> np.ndarray[Any, Any]:

@@ -316,7 +316,7 @@ def test_corrupt_exif_is_never_an_error(body: bytes) -> None:
         (b"", Rejection.EMPTY),
         (b"hello, world", Rejection.NOT_AN_IMAGE),
         (b"<!DOCTYPE html><html>404</html>", Rejection.NOT_AN_IMAGE),
-        (gzip.compress(b"x" * 100), Rejection.UNSUPPORTED),
+        (gzip.compress(b"x" * 100, mtime=0), Rejection.UNSUPPORTED),
         (b"\x00\x00\x00\x20ftypavif" + b"\x00" * 40, Rejection.UNSUPPORTED),
         (b"%PDF-1.7 ....", Rejection.UNSUPPORTED),
         (b"P3\n1 1\n255\n1 2 3\n", Rejection.UNSUPPORTED),
