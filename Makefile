@@ -20,8 +20,9 @@ help:
 demo: $(VENV)/installed-demo
 	$(BIN)/lmdali demo --out $(DEMO_OUT)
 
+# A test process for each CPU, up to four: docs/testing.md says why.
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # The fault tests of `make test` over long ranges, an hour or two: docs/testing.md says what each variable is.
 soak: $(VENV)/installed-test

@@ -28,7 +28,8 @@ IMAGENET = ["scipy>=1.11"]  # reads the class table of the development kits, a M
 FAISS = ["faiss-cpu>=1.8"]  # `lmdali search --index faiss`
 REMOTE = ["fsspec>=2024.6", "s3fs>=2024.6"]  # s3://; http(s):// and file:// need nothing
 DASK = ["dask>=2024.8", "distributed>=2024.8"]  # shards made by many machines
-DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "mypy>=1.11", "ruff>=0.6"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "pillow>=10"]
+DEV += ["mypy>=1.11", "ruff>=0.6"]
 DEV += [*FAISS, "moto[server]>=5.1"]  # so that searches by faiss are tested, and S3, in the test process
 # torch brings it wherever there is a GPU; its interpreter runs the GPU kernels in the tests where there is none.
 DEV += ["triton>=3.7; platform_system == 'Linux'"]

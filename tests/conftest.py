@@ -8,7 +8,6 @@ small_jpeg_dataset    directory: 37 records of 48 pixels in shards of 8 sources;
 small_raw_dataset     numbers and plan positions differ. For tests that read a dataset many times.
 make_dataset          function(source folder or list, out, *, shard_sources, **ConvertConfig fields) -> out: converts in
                       this process, which takes no second to start.
-one_thread            torch uses one thread in the modules that ask for it.
 s3                    an S3 server (moto's) in this process, and the environment of whoever uses it; `written` counts.
 make_photo_folder     function(out, classes, per_class, *, broken, sides, seed) -> out.
 """
@@ -44,6 +43,8 @@ settings.register_profile(
     "lmdali", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("lmdali")
+# Tensors this small gain nothing from threads, which lose much where they wait for each other beside other tests.
+torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:
@@ -96,15 +97,6 @@ def _make_dataset(source: Path, out: Path, *, shard_sources: int | None = None, 
             make_shard(job)
         writer.publish()
     return out
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, which on a busy machine wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,6 @@ from lmdali.tools.ablate import command
 from lmdali.tools.ablation import AblationConfig, run_ablation
 from lmdali.tools.recipe import resolve_recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = ("--preset", "small", "--width", "0.03125", "--epochs", "1", "--schedule", "constant", "-b", "8", "-j", "1")
 
 

@@ -22,8 +22,6 @@ from lmdali.tools.chain import STAGE_FILE, run_chain
 from lmdali.tools.stages import load_stages
 from lmdali.tools.train import command
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHARED = """
 preset = "small"
 [model]

@@ -12,8 +12,6 @@ from lmdali.model.features_file import Features
 from lmdali.model.hamming import pack_codes, search_hamming
 from lmdali.pipeline.errors import ConfigError, InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def clusters(count: int = 640) -> tuple[np.ndarray, np.ndarray]:
     """Points of eight Gaussian clusters in 64 dimensions, and which of them each is of."""

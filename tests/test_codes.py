@@ -20,8 +20,6 @@ from lmdali.pipeline.table_reader import read_integers
 from lmdali.tools.codes import command
 from lmdali.tools.codes_compare import compare_codes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, raw_dataset: Path) -> Path:

@@ -20,7 +20,6 @@ from lmdali.tools.profiler import ProfileConfig, profile_dataset
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ProfileConfig(batch_size=8, num_threads=1, steps=10, device="cpu", cold=True)
 
 

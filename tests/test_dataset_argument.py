@@ -19,8 +19,6 @@ from lmdali.pipeline.shard_cache import CACHE_DIR_VARIABLE
 from lmdali.tools.cli import cli
 from lmdali.tools.train_job import TrainJob, train_dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def server(small_jpeg_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteServer]:

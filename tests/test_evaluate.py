@@ -33,8 +33,6 @@ from lmdali.tools.member_probabilities import EvaluationSet, member_probabilitie
 from lmdali.tools.train_job import TrainJob, train_dataset
 from lmdali.tools.train_report import TrainReport
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def val(

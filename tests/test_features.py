@@ -25,7 +25,6 @@ from lmdali.tools.features import FeaturesConfig, compute_features
 from lmdali.tools.record_pictures import read_records
 from lmdali.tools.search import command as search_command
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = FeaturesConfig(precision="float32", batch_size=16, device="cpu", num_threads=1, quiet=True)
 
 

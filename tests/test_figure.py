@@ -17,8 +17,6 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.checkpoint_network import open_network
 from lmdali.tools.figure_predictions import figure_predictions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def network_run(tmp_path_factory: pytest.TempPathFactory, jpeg_dataset: Path) -> Path:

@@ -21,7 +21,6 @@ from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.profiler import ProfileConfig, command
 from lmdali.tools.throughput_tables import print_report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 QUICK = ProfileConfig(device="cpu", steps=10)
 IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.tensor([3, 1, 0, 2])

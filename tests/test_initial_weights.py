@@ -17,8 +17,6 @@ from lmdali.model.weight_layout import velocities_of, weights_of
 from lmdali.pipeline.errors import InputError
 from lmdali.tools.initial_weights import begin_from, checkpoint_file
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NET = AlexNetConfig(width=1 / 32, num_classes=4, init="lecun")
 TRAIN = TrainConfig(epochs=1, lr=0.002, schedule="constant", checkpoint_seconds=0)
 

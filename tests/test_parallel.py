@@ -30,8 +30,6 @@ CONFIG = TrainConfig(
 )
 TIMES = ("seconds", "images_per_second", "stall")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class DoubleLoader(RankedLoader):
     """Pictures in float64."""

@@ -5,7 +5,7 @@ Every one sleeps for many times what anything else takes, so that a busy machine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
@@ -97,14 +97,6 @@ def slow_copy(monkeypatch: pytest.MonkeyPatch) -> None:
         self._transfer = Transfer()  # type: ignore[assignment]
 
     monkeypatch.setattr(CpuBackend, "__init__", with_transfer)
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def profile(dataset: Path, config: ProfileConfig = QUICK, *, model: float = 0.0, **options: Any) -> ThroughputReport:

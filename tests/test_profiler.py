@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,15 +51,6 @@ def make_dataset(root: Path, encoding: str, count: int) -> Path:
     config = ConvertConfig(encoding=encoding, size=32)
     convert(open_source(root / "source"), root / "set", config, workers=1, quiet=True)
     return root / "set"
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    """Nets this small gain nothing from more, and lose much where other tests run beside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rate(per_second: float, cpu_seconds: float = 0.0, stages: dict[str, float | None] | None = None) -> Rate:

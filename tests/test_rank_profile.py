@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 JOB = """
 import json, os, sys, time
 from contextlib import nullcontext

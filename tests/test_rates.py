@@ -22,8 +22,6 @@ from lmdali.model.train_config import TrainConfig
 from lmdali.model.trainer import Trainer
 from lmdali.pipeline.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class TwoLayers(nn.Module):
     """Two scalar layers with the network's names."""

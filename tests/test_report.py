@@ -20,8 +20,6 @@ from lmdali.tools.report import ReportConfig, command, write_report
 from lmdali.tools.run_facts import load_run_facts
 from lmdali.tools.train import command as train_command
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 QUIET = ReportConfig(quiet=True, num_threads=1)
 ALWAYS = ["Result", "Curves", "First-layer kernels", "Evaluation", "Classes", "Confusions", "Calibration"]
 ALWAYS += ["Worst mistakes", "Predictions"]

@@ -149,7 +149,6 @@ def test_what_may_pass_is_told_apart(sent: Sent, s3: S3Server, monkeypatch: pyte
         sent.store.put("it", b"x")
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_loader_reads_a_bucket_as_it_reads_the_directory(
     s3: S3Server, small_jpeg_dataset: Path, tmp_path: Path
 ) -> None:

@@ -31,8 +31,6 @@ CONFIG = TrainConfig(
 STEPS = 9
 TIMES = ("seconds", "images_per_second", "stall")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def make(run_dir: Path, **config: Any) -> Trainer:
     changed = dataclasses.replace(CONFIG, **config)

@@ -23,8 +23,6 @@ from lmdali.tools.streamed_profile import profile_address
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LINE_BYTES_PER_SECOND = 400_000.0
 AUGMENT = AugmentConfig(crop_size=40)
 

@@ -22,8 +22,6 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.shard_cache import ShardCache
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def server(small_jpeg_dataset: Path) -> Iterator[RemoteServer]:

@@ -18,8 +18,6 @@ from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainState
 from lmdali.model.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def warned_at(losses: list[float], *, num_classes: int = 1000, steps_per_epoch: int = 10**6) -> list[int]:
     """Steps, from 1, at which a warning comes."""

@@ -11,8 +11,6 @@ from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.batch import Batch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_in_bfloat16_images_may_have_been_rounded_before(channels_last: bool) -> None:

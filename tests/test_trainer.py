@@ -48,9 +48,6 @@ def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, list[dict[str, Any]]]:
     """The run that every interrupted one must equal."""
@@ -88,6 +85,15 @@ def test_the_same_seed_gives_the_same_run(
     again = make(tmp_path).fit()
     assert again.weights_sha256 == undisturbed[0].weights_sha256
     assert metrics_of(tmp_path) == undisturbed[1]
+
+
+def test_the_same_seed_gives_the_same_run_of_several_threads(tmp_path: Path) -> None:
+    torch.set_num_threads(2)  # everywhere else it is one
+    try:
+        runs = [make(tmp_path / name).fit().weights_sha256 for name in ("one", "other")]
+    finally:
+        torch.set_num_threads(1)
+    assert runs[0] == runs[1]
 
 
 def test_metrics_hold_each_step_and_each_epoch_once(undisturbed: tuple[TrainResult, list[dict[str, Any]]]) -> None:

@@ -30,8 +30,6 @@ KINDS: dict[str, Callable[[int], Network]] = {
     "towers": lambda seed: TowerAlexNet(NET, CPUS, seed=seed),
 }
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def trainer(run_dir: Path, kind: str, ranks: Ranks | None = None, *, seed: int = 0) -> Trainer:
     ranks = ranks or Ranks()
