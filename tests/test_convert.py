@@ -20,8 +20,10 @@ import pytest
 from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.table_reader import read_rows
+from lmdali.tools.cli import cli
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
+from lmdali.tools.exit_codes import run_command
 from lmdali.tools.sources import open_source
 
 COMMAND = [sys.executable, "-m", "lmdali.tools", "convert"]
@@ -31,6 +33,18 @@ RAW = ["--size", "64", "--encoding", "raw", "--shard-bytes", "1000000"]  # shard
 def lmdali(*arguments: object, prefix: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
     command = [*prefix, *COMMAND, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, **options)
+
+
+@pytest.fixture
+def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`lmdali` without a process, which takes half a second to start: what it prints and its exit code are the same."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = ["convert", *map(str, arguments)]
+        code = run_command(lambda: cli(words, standalone_mode=False))
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+    return call
 
 
 def hashes(directory: Path) -> dict[str, str]:
@@ -106,35 +120,41 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> N
         assert part in line
 
 
-def test_sources_that_cannot_be_used_are_refused_in_one_line(tmp_path: Path, photos: Path) -> None:
+def test_sources_that_cannot_be_used_are_refused_in_one_line(
+    tmp_path: Path, photos: Path, called: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     out = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     refused(lmdali(tmp_path / "empty", out), 3, "InputError", "the folder is empty")
     (tmp_path / "flat").mkdir()
     shutil.copy(photos / "a/000.jpg", tmp_path / "flat/x.jpg")
-    refused(lmdali(tmp_path / "flat", out), 3, "there are no class folders")
+    refused(called(tmp_path / "flat", out), 3, "there are no class folders")
     (tmp_path / "list.txt").write_text("a.jpg zero\n")
-    refused(lmdali(tmp_path / "list.txt", out), 3, "line 1", "not `path label`")
-    refused(lmdali(tmp_path / "nowhere", out), 3, "no such file or folder")
+    refused(called(tmp_path / "list.txt", out), 3, "line 1", "not `path label`")
+    refused(called(tmp_path / "nowhere", out), 3, "no such file or folder")
     assert not out.exists()
 
 
-def test_an_existing_output_is_refused_and_untouched(tmp_path: Path, photos: Path, whole: Path) -> None:
+def test_an_existing_output_is_refused_and_untouched(
+    tmp_path: Path, photos: Path, whole: Path, called: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     before = hashes(whole)
-    refused(lmdali(photos, whole, *RAW), 3, str(whole), "already holds a finished dataset", "--resume or --overwrite")
+    refused(called(photos, whole, *RAW), 3, str(whole), "already holds a finished dataset", "--resume or --overwrite")
     shutil.copytree(whole, tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    refused(lmdali(photos, tmp_path / "out", *RAW, "--overwrite"), 3, "not ours ('notes.txt')")
+    refused(called(photos, tmp_path / "out", *RAW, "--overwrite"), 3, "not ours ('notes.txt')")
     assert hashes(whole) == before
     assert hashes(tmp_path / "out") == before | {"notes.txt": hashlib.sha256(b"mine").hexdigest()}
 
 
-def test_a_finished_conversion_resumed_is_finished_and_other_options_are_refused(photos: Path, whole: Path) -> None:
+def test_a_finished_conversion_resumed_is_finished_and_other_options_are_refused(
+    photos: Path, whole: Path, called: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     before = hashes(whole)
-    done = lmdali(photos, whole, *RAW, "--resume", "--json")
+    done = called(photos, whole, *RAW, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed_shards"] == 4
-    refused(lmdali(photos, whole, "--size", "32", "--resume"), 3, "made with other options")
+    refused(called(photos, whole, "--size", "32", "--resume"), 3, "made with other options")
     assert hashes(whole) == before
 
 
@@ -167,7 +187,9 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, photos: Path, wh
     assert plan["expected_seconds"] > 0 and plan["fits"]
 
 
-def test_usage_errors_are_exit_code_2(tmp_path: Path, photos: Path) -> None:
+def test_usage_errors_are_exit_code_2(
+    tmp_path: Path, photos: Path, called: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     for arguments in (
         ["--size", "0"],
         ["--quality", "101"],
@@ -178,8 +200,9 @@ def test_usage_errors_are_exit_code_2(tmp_path: Path, photos: Path) -> None:
         ["--memory-limit", "0"],
         ["--scheduler", "tcp://127.0.0.1:1"],
     ):
-        done = lmdali(photos, tmp_path / "out", *arguments)
+        done = called(photos, tmp_path / "out", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
+    assert lmdali(photos, tmp_path / "out", "--size", "0").returncode == 2
     assert not (tmp_path / "out").exists()
 
 
