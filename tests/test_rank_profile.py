@@ -56,7 +56,7 @@ def main():
     arguments = "run --loader slow_job:Batches --parallel ddp --no-model --steps 10 --device cpu --json --quiet"
     profiler.command(arguments.split(), standalone_mode=False)
     config = ProfileConfig(batch_size=4, steps=10, device="cpu", parallel="ddp", num_threads=1)
-    by_input = foreign_profile.profile_iterable(Batches, "slow", config, model=Model(0.001), quiet=True)
+    by_input = foreign_profile.profile_iterable(Batches, "slow", config, model=Model(0.005), quiet=True)
     model, augment = Model(0.02 if SLOW else 0.001), AugmentConfig(crop_size=24)
     by_compute = profiler.profile_dataset(DATASET, config, model=model, augment=augment, quiet=True)
     reports = [by_input.to_json(), by_compute.to_json()]

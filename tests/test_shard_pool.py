@@ -119,7 +119,7 @@ def test_what_goes_wrong_in_a_worker_is_raised_here(
 
 DANGERS = {
     "a/000.jpg": ("crash", Rejection.DECODER_CRASHED, "the decoder ended its process: SIGSEGV"),
-    "a/001.jpg": ("hang", Rejection.TIMED_OUT, "was not converted within 1 s"),
+    "a/001.jpg": ("hang", Rejection.TIMED_OUT, "was not converted within 3 s"),
     "a/004.jpg": ("bloat", Rejection.OUT_OF_MEMORY, "needs more than the 300 MB that a worker may take"),
     "b/010.jpg": ("abort while decoding", Rejection.DECODER_CRASHED, "the decoder ended its process: SIGABRT"),
     "b/013.jpg": ("kill", Rejection.DECODER_CRASHED, "the decoder ended its process: SIGKILL"),
@@ -131,7 +131,7 @@ def test_images_that_kill_workers_are_rejects_and_nothing_else_is_lost(
 ) -> None:
     reader = DangerousReader(jobs[0].reader, {path: danger for path, (danger, _, _) in DANGERS.items()})
     seen: list[int] = []
-    pool = ShardPool(2, WorkerLimits(seconds=1, memory_mb=300))
+    pool = ShardPool(2, WorkerLimits(seconds=3, memory_mb=300))
     pool.run((replace(job, reader=reader) for job in jobs), seen.append)
     assert seen == sorted(seen) and seen[-1] == 40
     writer = jobs[0].writer

@@ -262,9 +262,12 @@ def test_parity_shows_that_both_backends_make_the_same_pixels(
 
 
 @pytest.mark.dali
-def test_parity_is_a_table_for_people(small_raw_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_is_a_table_for_people(
+    small_raw_dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("nvidia.dali", reason="no nvidia-dali wheel here")
-    assert run("verify", small_raw_dataset, "--parity") == 0
+    monkeypatch.chdir(small_raw_dataset.parent)  # the title is one line wherever the files are
+    assert run("verify", small_raw_dataset.name, "--parity") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "gray levels" in lines[0]
     assert sum("dali on cpu" in line for line in lines) == 4
