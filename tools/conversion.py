@@ -58,7 +58,7 @@ class ConvertConfig:
 
     Attributes:
         size: side of the stored images, pixels.
-        filter: "area" for the recipe of the 2012 data, "bicubic" for speed; see `lmdali.tools.resize`.
+        filter: "area" for the recipe of the 2012 data, "bicubic" for sharper pictures; see `lmdali.tools.resize`.
         encoding: "jpeg", or "raw" pixels (binary PPM).
         quality: of the JPEGs, 1 to 100.
         orientation: "ignore" the EXIF orientation tag, as the 2012 data did, or "apply" it.
@@ -186,6 +186,11 @@ class ShardJob:
         self.writer.discard([self.name], finished=False)
 
 
+def pays_compiling(num_pictures: int) -> bool:
+    """Whether so many pictures are worth compiled loops on this machine."""
+    return num_pictures >= _PICTURES_WORTH_COMPILING * usable_cpus()
+
+
 def shard_jobs(source: Source, config: ConvertConfig, writer: DatasetWriter) -> Iterator[ShardJob]:
     """The jobs that are left to do, in shard order."""
     return jobs_of(source, config, writer, writer.unfinished())
@@ -196,7 +201,7 @@ def jobs_of(
 ) -> Iterator[ShardJob]:
     """The jobs that make some shards, in their order."""
     order = plan_order(source.scan, config.seed)
-    pays = sum(count for _, _, count in shards) >= _PICTURES_WORTH_COMPILING * usable_cpus()
+    pays = pays_compiling(sum(count for _, _, count in shards))
     for name, first, count in shards:
         entries = [source.entries[int(index)] for index in order.indices(first, first + count)]
         yield ShardJob(writer, config, source.reader, entries, name, first, pays_compiling=pays)

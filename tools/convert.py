@@ -53,7 +53,7 @@ _LIMITS = WorkerLimits()
     type=click.Choice(FILTERS),
     default=_DEFAULTS.filter,
     show_default=True,
-    help="area: as the 2012 data were made; bicubic: faster, sharper, not of 2012.",
+    help="area: as the 2012 data were made; bicubic: sharper, not of 2012.",
 )
 @click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default=_DEFAULTS.encoding, show_default=True)
 @click.option("--quality", default=_DEFAULTS.quality, show_default=True, help="JPEG quality.")

@@ -2,13 +2,13 @@
 
 `area`, the recipe the 2012 data were made with: the shorter side becomes `size`, the other keeps its proportion, and
 the central square is cut out: the paper's section 2, with OpenCV's area filter down and cubic filter up as the author's
-own batch maker used them. The area filter gives the same bytes whatever the threads and instruction
-set, and whether OpenCV or `area_kernel` computes it; the cubic one whatever the threads, but a build of OpenCV without
-vector code differs by one gray level here and there.
+own batch maker used them. The area filter gives the same bytes whatever the threads and instruction set, and whether
+OpenCV or `area_kernel` computes it; the cubic one whatever the threads, but a build of OpenCV without vector code
+differs by one gray level here and there.
 
-`bicubic`, for speed: the central square is cut out of the source first, so that nothing is computed in vain, and
-resized by torch's antialiased bicubic filter, up and down. The window is the same to within half a pixel of the source
-and half a pixel of the result.
+`bicubic`, sharper: the central square is cut out of the source first, so that nothing is computed in vain, and resized
+by torch's antialiased bicubic filter, up and down. The window is the same to within half a pixel of the source and half
+a pixel of the result.
 """
 
 from __future__ import annotations
