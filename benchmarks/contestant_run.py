@@ -1,6 +1,6 @@
 """The inside of a contestant's own process: make its copy of the records, or measure windows of it.
 
-    python contestant_run.py convert|measure|stream|serve KEY TASK [SECONDS]   (started by loaders.py, streaming.py)
+    python contestant_run.py convert|measure|stream|serve KEY TASK [SECONDS]   (started by loaders.py, streamed.py)
 
 `convert`, `measure` and `stream` answer with one JSON line in the file named by RESULT_FILE; `serve` answers each line
 of standard input, a number of seconds, with one JSON line on standard output.

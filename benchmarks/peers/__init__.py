@@ -208,7 +208,7 @@ STREAMING: tuple[Contestant, ...] = (
     _lmdali("unhurried", "lmdali, no prefetch", "the same, 1 fetch, and no shard before its block's turn"),
     *(contestant for contestant in CONTESTANTS if contestant.name in ("mosaic", "litdata", "webdataset")),
 )
-"""Those of streaming.py."""
+"""Those of streamed.py."""
 
 PEER_NAMES = tuple(dict.fromkeys(c.name for c in CONTESTANTS if c.kind == "peer"))
 

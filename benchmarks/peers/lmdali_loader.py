@@ -14,7 +14,7 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from peers.task import Task
 
 STREAMED = ("streamed", "unhurried")
-"""Variants of streaming.py, blocks of whole shards; the second fetches one at a time, and none before its block."""
+"""Variants of streamed.py, blocks of whole shards; the second fetches one at a time, and none before its block."""
 
 _running: list[tuple[DatasetLoader, int]] = []
 """The loader that was made last, and its threads."""

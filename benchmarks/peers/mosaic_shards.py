@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,13 +15,8 @@ from peers.task import Task
 from peers.torchvision_import import import_torchvision
 
 import_torchvision()  # it imports torchvision
-_SCRIPTS = str(Path(__file__).resolve().parents[1])
-_BEFORE = list(sys.path)
-sys.path[:] = [folder for folder in sys.path if folder != _SCRIPTS]  # our streaming.py is no package
 from streaming import MDSWriter, StreamingDataset  # noqa: E402
 from streaming.base.util import clean_stale_shared_memory  # noqa: E402
-
-sys.path[:] = _BEFORE
 
 _SHARDS_PER_WORKER = 8
 

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import streaming  # benchmarks are scripts, not a package
+import streamed  # benchmarks are scripts, not a package
 from file_server import COUNTS_PATH, FileServer, Line
 
 CONTENT = bytes(range(256)) * 40
@@ -58,7 +58,7 @@ def test_rounds_become_medians_and_ratios_to_local_files_of_the_same_round() -> 
         }
 
     local, remote = [run(100), run(200), run(50)], [run(50), run(160) | {"sent_bytes": 30}, {"error": "gone"}]
-    rows = streaming.summarize({"local": local, "0 ms": remote}, num_records=10)
+    rows = streamed.summarize({"local": local, "0 ms": remote}, num_records=10)
     assert rows["local"]["images_per_second"] == 100 and rows["local"]["ratio"] == 1
     assert rows["0 ms"]["ratio"] == pytest.approx((0.5 + 0.8) / 2)
     assert (rows["0 ms"]["failures"], rows["0 ms"]["error"]) == (1, "gone")

@@ -1,6 +1,6 @@
 """First epochs over HTTP beside local shards: lmdali with and without prefetch, and other people's loaders.
 
-    python benchmarks/streaming.py DATASET [--contestants all|NAME,...] [--latencies-ms 0,50] [--rounds 3] [--seconds 2]
+    python benchmarks/streamed.py DATASET [--contestants all|NAME,...] [--latencies-ms 0,50] [--rounds 3] [--seconds 2]
                                    [--threads N] [--batch-size 128] [--scratch DIR] [--json FILE]
 
 Peers are those of benchmarks/peers/requirements.txt that can stream. Each makes its own copy of the records first, and
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, print."""
     options = parse(arguments)
     if not Path("/proc/self/smaps_rollup").exists():
-        raise SystemExit("streaming.py reads CPU time of worker processes from Linux's /proc: none here")
+        raise SystemExit("streamed.py reads CPU time of worker processes from Linux's /proc: none here")
     with TemporaryDirectory(prefix="lmdali-streaming-") as temporary:
         folder = options.scratch or temporary
         try:
