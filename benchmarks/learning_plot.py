@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 _PRESETS = ("paper", "original2012", "caffe", "fast")
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5f5f5f", "#b8a000", "#7a3db8", "#222222")
+_COLORS += ("#a0522d", "#117733", "#aa4499", "#88ccee")
 
 
 def save_curves(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, path: Path) -> None:
@@ -21,19 +22,30 @@ def save_curves(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, pat
         steps: of each run.
         path: the picture, PNG or SVG.
     """
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True)
     recipes = {name: runs for name, runs in curves.items() if name in _PRESETS}
     removed = {name: runs for name, runs in curves.items() if name not in recipes or name == "original2012"}
-    _draw(left, recipes, steps, "recipes")
-    _draw(right, removed, steps, "original2012, and with one thing changed")
-    left.set_ylabel("validation top-1 accuracy, %")
+    shown = {"recipes": recipes, "original2012, and with one thing changed": removed}
+    if len(removed) < 2:
+        del shown["original2012, and with one thing changed"]
+    colors = dict(zip(curves, _COLORS, strict=False))  # a recipe has one colour in both panels
+    figure = Figure(figsize=(1 + 5.5 * len(shown), 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for panel, (title, part) in zip(panels, shown.items(), strict=True):
+        _draw(panel, part, steps, title, colors)
+    panels[0].set_ylabel("validation top-1 accuracy, %")
     figure.savefig(path, dpi=130)
 
 
-def _draw(panel: Axes, curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: str) -> None:
-    for (name, runs), color in zip(curves.items(), _COLORS, strict=False):
+def _draw(
+    panel: Axes,
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    steps: int,
+    title: str,
+    colors: Mapping[str, str],
+) -> None:
+    for name, runs in curves.items():
+        color = colors[name]
         places = len(runs[0])
         at = [steps * (place + 1) / places for place in range(places)]
         for run in runs:
