@@ -24,9 +24,9 @@ def save_curves(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, pat
     """
     recipes = {name: runs for name, runs in curves.items() if name in _PRESETS}
     removed = {name: runs for name, runs in curves.items() if name not in recipes or name == "original2012"}
-    shown = {"recipes": recipes, "original2012, and with one thing changed": removed}
-    if len(removed) < 2:
-        del shown["original2012, and with one thing changed"]
+    shown = {"recipes": recipes}
+    if len(removed) > 1:
+        shown["original2012, and with one thing changed"] = removed
     colors = dict(zip(curves, _COLORS, strict=False))  # a recipe has one colour in both panels
     figure = Figure(figsize=(1 + 5.5 * len(shown), 4.6), layout="constrained")
     FigureCanvasAgg(figure)

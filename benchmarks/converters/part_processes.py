@@ -1,4 +1,4 @@
-"""Library calls alone, in as many processes as a conversion has: what nobody who makes these pixels can beat."""
+"""Library calls alone, in as many processes as a conversion has; the area filter is OpenCV's, for none compiles it."""
 
 from __future__ import annotations
 
