@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import Tensor, nn
+from slow_model import SlowModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from lmdali.pipeline.errors import ConfigError, InputError
@@ -24,18 +24,6 @@ from lmdali.tools.throughput_tables import print_report
 CPU = torch.device("cpu")
 QUICK = ProfileConfig(device="cpu", steps=10)
 IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.tensor([3, 1, 0, 2])
-
-
-class Tiny(nn.Module):
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.head = nn.Linear(3, 1000)
-
-    def forward(self, images: Tensor) -> Tensor:
-        sleep(self.seconds)
-        logits: Tensor = self.head(images.mean(dim=(2, 3)))
-        return logits
 
 
 class DaliLike:
@@ -136,7 +124,7 @@ def test_a_factory_that_is_not_there_is_refused(name: str, match: str) -> None:
 
 def test_what_needs_our_shards_is_null_and_never_zero() -> None:
     loader = DataLoader(TensorDataset(torch.zeros(64, 3, 8, 8), torch.zeros(64)), batch_size=4)
-    report = profile_iterable(lambda: loader, "mine:make", QUICK, model=Tiny(), quiet=True)
+    report = profile_iterable(lambda: loader, "mine:make", QUICK, model=SlowModel(num_classes=1000), quiet=True)
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
     for name in ("storage", "read", "decode", "augment", "device_copy", "memory_copy", "suggestion"):
         assert document[name] is None
@@ -158,7 +146,9 @@ def waiting(seconds: float) -> Iterable[Any]:
 def test_a_verdict_needs_no_view_inside(
     loader: float, model: float, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = profile_iterable(lambda: waiting(loader), "mine:make", QUICK, model=Tiny(model), quiet=True)
+    report = profile_iterable(
+        lambda: waiting(loader), "mine:make", QUICK, model=SlowModel(model, num_classes=1000), quiet=True
+    )
     assert report.verdict.word == word
     print_report(report)
     text = capsys.readouterr().out

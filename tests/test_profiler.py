@@ -285,7 +285,9 @@ def test_the_models_weights_and_the_callers_random_numbers_stay(jpeg: Path) -> N
 def test_tables_fit_into_a_hundred_columns(jpeg: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = profile_dataset(jpeg, QUICK, model=SlowModel(0.0), augment=AUGMENT, quiet=True)
     machine = report.machine | {"cpu": "Some Processor", "load_average": 0.0}
-    print_report(replace(report, machine=machine, setting=replace(report.setting, dataset="imagenet/train")))
+    # On a busy machine a step with data for free may take longer than one that waits for it: then none is told.
+    verdict, setting = replace(report.verdict, data_stall=0.25), replace(report.setting, dataset="imagenet/train")
+    print_report(replace(report, machine=machine, setting=setting, verdict=verdict))
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 100
     text = "\n".join(lines)
