@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ class Moments:
         self._recent_sums = np.zeros((3, height + 1, width), np.float32)
 
     @classmethod
+    def from_totals(
+        cls, num_images: int, num_pixels: int, totals: Sequence[int], image_sums: NDArray[np.int64] | None
+    ) -> Moments:
+        """Of the sums of r, g, b and of the products rr, rg, rb, gg, gb, bb."""
+        return cls(num_images, num_pixels, *_sums_and_products(totals), image_sums)
+
+    @classmethod
     def zero(cls, height: int | None = None, width: int | None = None) -> Moments:
         """Moments of nothing; give a size to keep per-position sums."""
         image_sums = None if height is None or width is None else np.zeros((height, width, 3), np.int64)
@@ -121,9 +129,9 @@ class Moments:
             self._recent_sums[:], self._num_recent = 0, 0
 
     def _settle_totals(self) -> None:
-        red, green, blue, rr, rg, rb, gg, gb, bb = self._recent_totals
-        self._sums += np.array((red, green, blue), np.int64)
-        self._products += np.array(((rr, rg, rb), (rg, gg, gb), (rb, gb, bb)), np.int64)
+        sums, products = _sums_and_products(self._recent_totals)
+        self._sums += sums
+        self._products += products
         self._recent_totals = [0] * 9
 
     def merge(self, other: Moments) -> None:
@@ -154,6 +162,11 @@ class Moments:
         if sums.shape != (3,) or products.shape != (3, 3):
             raise ValueError(f"sums of shape {sums.shape} and products of shape {products.shape}")
         return cls(int(fields["num_images"]), int(fields["num_pixels"]), sums, products, image_sums)
+
+
+def _sums_and_products(totals: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    red, green, blue, rr, rg, rb, gg, gb, bb = totals
+    return np.array((red, green, blue), np.int64), np.array(((rr, rg, rb), (rg, gg, gb), (rb, gb, bb)), np.int64)
 
 
 def largest_deviation(count: int, sums: tuple[int, int, int], squares: tuple[int, int, int]) -> float:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lmdali.tools import area_filter
 from lmdali.tools.area_filter import AreaFilter
 from lmdali.tools.area_kernel import shrink_area
 from lmdali.tools.resize import scaled_sides
@@ -28,6 +31,13 @@ def with_opencv(pixels: Pixels, sides: tuple[int, int], size: int) -> Pixels:
     whole = cv2.resize(pixels, None, fx=fx, fy=fy, interpolation=cv2.INTER_AREA)
     top, left = (sides[0] - size) // 2, (sides[1] - size) // 2
     return whole[top : top + size, left : left + size]
+
+
+@pytest.fixture(autouse=True)
+def tried_anew() -> Iterator[None]:
+    area_filter._kernel_like_opencv.cache_clear()
+    yield
+    area_filter._kernel_like_opencv.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +79,14 @@ def test_one_shade_stays_that_shade(compiled: AreaFilter, shade: int) -> None:
 
 
 def test_nothing_is_read_beyond_the_picture(compiled: AreaFilter) -> None:
-    # A source that ends with its page: a byte more would end the process.
-    height, width = 300, 401
-    pages = mmap.mmap(-1, -(-height * width * 3 // mmap.PAGESIZE) * mmap.PAGESIZE)
-    memory = np.frombuffer(pages, np.uint8)
-    pixels = memory[memory.size - height * width * 3 :].reshape(height, width, 3)
+    # A source that ends where a page begins that nobody may read: a byte more would end the process. It is square, so
+    # that its last pixel is needed.
+    height, width = 300, 300
+    readable = -(-height * width * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = np.frombuffer(mmap.mmap(-1, readable + mmap.PAGESIZE), np.uint8)
+    protect = ctypes.CDLL(None).mprotect
+    assert protect(ctypes.c_void_p(memory.ctypes.data + readable), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    pixels = memory[readable - height * width * 3 : readable].reshape(height, width, 3)
     pixels[:] = noise(height, width)
     sides = scaled_sides(height, width, 256)
     assert np.array_equal(compiled.central_square(pixels, sides, 256), with_opencv(pixels, sides, 256))

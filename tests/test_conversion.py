@@ -24,7 +24,7 @@ from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.pipeline.table_reader import read_rows
-from lmdali.tools import conversion, resize, shard_making
+from lmdali.tools import conversion, resize
 from lmdali.tools.area_filter import AreaFilter
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, shard_jobs
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
@@ -157,8 +157,8 @@ def test_compiled_loops_pay_where_each_cpu_has_many_pictures(
 def test_compiled_loops_make_the_same_files(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(shard_making, "AREA", AreaFilter())
-    monkeypatch.setattr(resize, "AREA", shard_making.AREA)
+    monkeypatch.setattr(conversion, "AREA", AreaFilter())
+    monkeypatch.setattr(resize, "AREA", conversion.AREA)
     files = []
     source, config = open_source(photo_folder), ConvertConfig(size=96, **options)
     for pays in (False, True):
@@ -169,7 +169,7 @@ def test_compiled_loops_make_the_same_files(
             writer.publish()
         paths = sorted(path for path in writer.directory.rglob("*") if path.is_file())
         files.append({path.relative_to(writer.directory): path.read_bytes() for path in paths})
-    assert shard_making.AREA.is_compiled is ("filter" not in options)
+    assert conversion.AREA.is_compiled is ("filter" not in options)
     assert files[0] == files[1]
 
 

@@ -9,6 +9,7 @@ another processor may round its sums otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import cv2
 import numpy as np
@@ -26,12 +27,10 @@ class AreaFilter:
 
     def __init__(self) -> None:
         self._kernel: _Kernel | None = None
-        self._is_tried = False
 
     def compile(self) -> None:
         """Load the compiled loop, if it can be used here; not while anything is timed."""
-        if not self._is_tried:
-            self._kernel, self._is_tried = _kernel_like_opencv(), True
+        self._kernel = _kernel_like_opencv()
 
     @property
     def is_compiled(self) -> bool:
@@ -89,6 +88,7 @@ def _with_opencv(pixels: Pixels, sides: tuple[int, int], size: int) -> Pixels:
     return np.array(corner[top : top + size, left : left + size], order="C")
 
 
+@cache
 def _kernel_like_opencv() -> _Kernel | None:
     """The compiled loop, or None where numba is missing or the bytes are not OpenCV's."""
     try:

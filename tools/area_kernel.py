@@ -32,7 +32,7 @@ def _weigh(
     """Where the cells of the result from the `first` on begin in the source, and how much of each pixel is theirs.
 
     Returns:
-        The largest number of pixels in a cell. A row of `weights` is 0 after those.
+        The largest number of pixels in a cell. What `weights` has after a cell's own stays as it is.
     """
     most = 0
     for number in range(starts.size):
@@ -100,8 +100,9 @@ def shrink_area(
     filtered, total = np.empty(length + 1, np.float32), np.empty(length, np.float32)
     current = -1
     for y in range(rows):
-        line, last = lines[y], row_counts[y] - 1
-        for number in range(last + 1):
+        line = lines[y]
+        total[:] = 0
+        for number in range(row_counts[y]):
             row = row_starts[y] + number
             if row != current:  # the last row of a cell is the first of the next
                 current = row
@@ -113,16 +114,7 @@ def shrink_area(
                     for x in range(columns):
                         weighted_colours(filtered, 3 * x, data, begin + 3 * starts[x], shares, most * x, taps)
             weight = row_weights[y, number]
-            if number < last:
-                if number == 0:
-                    for at in range(length):
-                        total[at] = weight * filtered[at]
-                else:
-                    for at in range(length):
-                        total[at] += weight * filtered[at]
-            elif number == 0:
-                for at in range(length):
-                    line[at] = np.uint8(np.int32(np.rint(weight * filtered[at])))
-            else:
-                for at in range(length):
-                    line[at] = np.uint8(np.int32(np.rint(total[at] + weight * filtered[at])))
+            for at in range(length):
+                total[at] += weight * filtered[at]
+        for at in range(length):
+            line[at] = np.uint8(np.int32(np.rint(total[at])))

@@ -34,7 +34,7 @@ from lmdali.pipeline.shard_output import ShardOutput
 from lmdali.pipeline.storable_jpeg import is_storable
 from lmdali.pipeline.tables import RejectRow
 from lmdali.tools.antialiased_resize import torch_version
-from lmdali.tools.resize import FilterName, ResizeRecipe, resize_and_crop
+from lmdali.tools.resize import AREA, FilterName, ResizeRecipe, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
@@ -103,6 +103,11 @@ class ConvertConfig:
     def resize(self) -> ResizeRecipe:
         """How pictures become squares."""
         return ResizeRecipe.named(self.filter, self.size)
+
+    def compile_filter(self) -> None:
+        """Load the compiled loop of the filter, where it has one."""
+        if self.filter == "area":
+            AREA.compile()
 
     def decode_policy(self) -> DecodePolicy:
         """How sources are decoded."""

@@ -17,7 +17,6 @@ from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.table_reader import count_values
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, pays_compiling
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
-from lmdali.tools.resize import AREA
 from lmdali.tools.source_entries import own_name
 from lmdali.tools.sources import Source
 
@@ -92,8 +91,8 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     total = plan.num_sources
     order = EpochOrder(total, config.seed, 0, shuffle=True)
     stored_bytes, rejected = [], Counter[str]()
-    if config.filter == "area" and pays_compiling(total):
-        AREA.compile()
+    if pays_compiling(total):
+        config.compile_filter()
     start = perf_counter()
     # In the source's own order, so that a sample of rows reads no row group twice.
     for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):

@@ -78,11 +78,8 @@ class CompiledSurvey:
 
     def finish(self) -> None:
         """Move what has been added up to the moments."""
-        red, green, blue, rr, rg, rb, gg, gb, bb = self._totals.tolist()
-        products = np.array(((rr, rg, rb), (rg, gg, gb), (rb, gb, bb)), np.int64)
-        sums = np.array((red, green, blue), np.int64)
-        pixels = self._num_images * self._num_pixels
-        self._moments.merge(Moments(self._num_images, pixels, sums, products, self._sums.astype(np.int64)))
+        count, totals = self._num_images, self._totals.tolist()
+        self._moments.merge(Moments.from_totals(count, count * self._num_pixels, totals, self._sums.astype(np.int64)))
         self._num_images = 0
         self._sums[:], self._totals[:] = 0, 0
 

@@ -17,7 +17,7 @@ from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
 from lmdali.tools.conversion import PictureMemory, ShardJob, convert_image
 from lmdali.tools.picture_survey import PictureSurvey, make_survey
-from lmdali.tools.resize import AREA, geometry_oddities
+from lmdali.tools.resize import geometry_oddities
 from lmdali.tools.source_entries import SourceEntry, own_name
 
 Guard = Callable[[int], AbstractContextManager[object]]
@@ -59,8 +59,8 @@ def fill_shard(job: ShardJob, guard: Guard = nullcontext) -> FilledShard:
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
     memory = PictureMemory.allocate(job.config.size)
-    if job.pays_compiling and job.config.filter == "area":
-        AREA.compile()
+    if job.pays_compiling:
+        job.config.compile_filter()
     survey = make_survey(content.moments, job.config.size, compiled=job.pays_compiling)
     with ExitStack() as unless_filled:
         shard = unless_filled.enter_context(job.writer.open_shard(job.name, job.first_position, len(job.entries)))
