@@ -332,7 +332,7 @@ FAULTS: dict[int, Fault] = {
         "one pixel wide",
         """
         resize: any_picture_becomes_an_own_square extreme_shapes_cost_bounded_memory
-        antialiased_resize: a_picture_of_65500_by_1_pixels_is_one_flat_square
+        bicubic_filter: a_picture_of_65500_by_1_pixels_is_one_flat_square
         """,
     ),
     55: Fault(

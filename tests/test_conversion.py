@@ -26,7 +26,9 @@ from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools import conversion, resize
 from lmdali.tools.area_filter import AreaFilter
+from lmdali.tools.bicubic_filter import BicubicFilter
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, shard_jobs
+from lmdali.tools.filter_vectors import HAS_PAIR_SUMS
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import open_source
@@ -157,8 +159,9 @@ def test_compiled_loops_pay_where_each_cpu_has_many_pictures(
 def test_compiled_loops_make_the_same_files(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(conversion, "AREA", AreaFilter())
-    monkeypatch.setattr(resize, "AREA", conversion.AREA)
+    for name, made in (("AREA", AreaFilter()), ("BICUBIC", BicubicFilter())):
+        monkeypatch.setattr(conversion, name, made)
+        monkeypatch.setattr(resize, name, made)
     files = []
     source, config = open_source(photo_folder), ConvertConfig(size=96, **options)
     for pays in (False, True):
@@ -169,7 +172,8 @@ def test_compiled_loops_make_the_same_files(
             writer.publish()
         paths = sorted(path for path in writer.directory.rglob("*") if path.is_file())
         files.append({path.relative_to(writer.directory): path.read_bytes() for path in paths})
-    assert conversion.AREA.is_compiled is ("filter" not in options)
+    assert conversion.AREA.is_compiled is (config.filter == "area")
+    assert conversion.BICUBIC.is_compiled is (config.filter == "bicubic" and HAS_PAIR_SUMS)
     assert files[0] == files[1]
 
 

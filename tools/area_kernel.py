@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.crop_kernel import compiled
-from lmdali.pipeline.word_access import weighted_colours
+from lmdali.tools.filter_vectors import weighted_colours
 
 _LEAST_SHARE = 1e-3
 """Of a pixel; what is covered less is left out, as OpenCV does."""

@@ -33,8 +33,8 @@ from lmdali.pipeline.records import MAX_POSITION
 from lmdali.pipeline.shard_output import ShardOutput
 from lmdali.pipeline.storable_jpeg import is_storable
 from lmdali.pipeline.tables import RejectRow
-from lmdali.tools.antialiased_resize import torch_version
-from lmdali.tools.resize import AREA, FilterName, ResizeRecipe, resize_and_crop
+from lmdali.tools.bicubic_filter import torch_version
+from lmdali.tools.resize import AREA, BICUBIC, FilterName, ResizeRecipe, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
@@ -105,9 +105,8 @@ class ConvertConfig:
         return ResizeRecipe.named(self.filter, self.size)
 
     def compile_filter(self) -> None:
-        """Load the compiled loop of the filter, where it has one."""
-        if self.filter == "area":
-            AREA.compile()
+        """Load the compiled loop of the filter, where it can be used."""
+        (AREA if self.filter == "area" else BICUBIC).compile()
 
     def decode_policy(self) -> DecodePolicy:
         """How sources are decoded."""

@@ -18,7 +18,7 @@ from lmdali.pipeline.errors import InputError, LmdaliError, MachineError, Storag
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.release import lmdali_version
 from lmdali.pipeline.shard_output import ShardOutput
-from lmdali.tools.antialiased_resize import torch_version
+from lmdali.tools.bicubic_filter import torch_version
 from lmdali.tools.conversion import ShardJob
 from lmdali.tools.shard_making import make_shard
 from lmdali.tools.source_entries import SourceEntry

@@ -7,8 +7,8 @@ OpenCV or `area_kernel` computes it; the cubic one whatever the threads, but a b
 differs by one gray level here and there.
 
 `bicubic`, sharper: the central square is cut out of the source first, so that nothing is computed in vain, and resized
-by torch's antialiased bicubic filter, up and down. The window is the same to within half a pixel of the source and half
-a pixel of the result.
+by torch's antialiased bicubic filter, up and down, or to the same bytes by `bicubic_kernel`. The window is the same to
+within half a pixel of the source and half a pixel of the result.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy as np
 
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import ConfigError
-from lmdali.tools.antialiased_resize import resize_antialiased
 from lmdali.tools.area_filter import AreaFilter
+from lmdali.tools.bicubic_filter import BicubicFilter
 
 FilterName = Literal["area", "bicubic"]
 FILTERS: tuple[FilterName, ...] = get_args(FilterName)
 
-AREA = AreaFilter()
-"""Shrinks all pictures of this process; worth compiling for many."""
+AREA, BICUBIC = AreaFilter(), BicubicFilter()
+"""Resize all pictures of this process; worth compiling for many."""
 
 EXTREME_ASPECT = 4
 """Where the longer side is more than this many times the shorter, the central square shows less than a quarter of the
@@ -106,8 +106,7 @@ def resize_and_crop(pixels: Pixels, recipe: ResizeRecipe | None = None) -> Pixel
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     if recipe.crop == "center-first":
-        top, left = (height - shorter) // 2, (width - shorter) // 2
-        return resize_antialiased(pixels[top : top + shorter, left : left + shorter], size)
+        return BICUBIC.central_square(pixels, size)
     if shorter < size:
         pixels = _central_strip(pixels, recipe.max_resized_side * shorter // size)
         height, width = pixels.shape[:2]
