@@ -43,12 +43,7 @@ def picture_hash(pixels: Pixels) -> int:
     """
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
-    return thumbnail_hash(small.astype(np.float64))
-
-
-def thumbnail_hash(thumbnail: NDArray[np.float64]) -> int:
-    """As `picture_hash`, of the `(32, 32)` float64 whole gray levels that a picture is shrunk to."""
-    waves = _BASIS.dot(thumbnail).dot(_BASIS_ACROSS).ravel()
+    waves = BASIS.dot(small.astype(np.float64)).dot(_BASIS_ACROSS).ravel()
     by_size = waves[1:].copy()
     by_size.partition(31)
     is_above = waves > by_size[31]  # the median of 63
@@ -82,5 +77,6 @@ def _basis() -> NDArray[np.float64]:
     return rounded
 
 
-_BASIS = _basis()
-_BASIS_ACROSS = np.ascontiguousarray(_BASIS.T)
+BASIS = _basis()
+"""(8, 32) float64: down a thumbnail, and transposed across it."""
+_BASIS_ACROSS = np.ascontiguousarray(BASIS.T)

@@ -76,9 +76,9 @@ def test_a_size_whose_thumbnail_is_no_mean_of_squares_is_left_to_opencv(size: in
 
 
 def test_a_pass_that_finds_something_else_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    def adds_otherwise(pixels: Any, sums: Any, totals: Any, thumbnail: Any) -> None:
-        survey_picture(pixels, sums, totals, thumbnail)
+    def adds_otherwise(pixels: Any, sums: Any, totals: Any, picture: Any) -> int:
         sums[1, 2, 0] += 1
+        return int(survey_picture(pixels, sums, totals, picture))
 
     monkeypatch.setattr("lmdali.tools.survey_kernel.survey_picture", adds_otherwise)
     assert isinstance(make_survey(Moments.zero(96, 96), 96, compiled=True), LibrarySurvey)

@@ -11,9 +11,9 @@ import numpy as np
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.eigenbasis import Moments, largest_deviation
 from lmdali.pipeline.errors import MissingExtraError
-from lmdali.pipeline.perceptual_hash import THUMBNAIL_SIDE, picture_hash, thumbnail_hash
+from lmdali.pipeline.perceptual_hash import THUMBNAIL_SIDE, picture_hash
 
-_Kernel = Callable[[Any, Any, Any, Any], None]
+_Kernel = Callable[[Any, Any, Any, Any], int]
 _TRIED_PICTURES = 3
 _MAX_IMAGES = (2**16 - 1) // 255  # that uint16 can add up
 _MAX_SIZE = 4096  # what the compiled pass adds up in 16 and 32 bits along a side fits
@@ -62,19 +62,16 @@ class CompiledSurvey:
         self._moments, self._kernel = moments, kernel
         self._num_images, self._num_pixels = 0, size * size
         self._sums = np.zeros((size, size, 3), np.uint16)
-        self._picture_totals, self._totals = np.zeros(9, np.int64), np.zeros(9, np.int64)
-        self._thumbnail = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        self._totals, self._picture = np.zeros(9, np.int64), np.zeros(9, np.int64)
 
     def add(self, pixels: Pixels) -> tuple[int, float]:
         """See `PictureSurvey`."""
-        self._kernel(pixels, self._sums, self._picture_totals, self._thumbnail)
-        self._totals += self._picture_totals
+        phash = self._kernel(pixels, self._sums, self._totals, self._picture)
         self._num_images += 1
         if self._num_images == _MAX_IMAGES:
             self.finish()
-        red, green, blue, rr, _, _, gg, _, bb = self._picture_totals.tolist()
-        spread = largest_deviation(self._num_pixels, (red, green, blue), (rr, gg, bb))
-        return thumbnail_hash(self._thumbnail), spread
+        red, green, blue, rr, _, _, gg, _, bb = self._picture.tolist()
+        return phash, largest_deviation(self._num_pixels, (red, green, blue), (rr, gg, bb))
 
     def finish(self) -> None:
         """Move what has been added up to the moments."""

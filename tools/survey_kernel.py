@@ -1,4 +1,4 @@
-"""One pass over a stored picture, compiled: sums for its moments, and the small gray picture its hash is made of."""
+"""One pass over a stored picture, compiled: sums for its moments, and its perceptual hash."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.crop_kernel import compiled
+from lmdali.pipeline.perceptual_hash import BASIS, HASH_BITS, THUMBNAIL_SIDE
 
 # Gray of OpenCV's RGB2GRAY, which rounds a sum of whole numbers: 0.299, 0.587 and 0.114 in 1/32768.
 _RED, _GREEN, _BLUE, _HALF, _SHIFT = 9798, 19235, 3735, 1 << 14, 15
@@ -60,30 +61,54 @@ def _add_gray(red: _Plane, green: _Plane, blue: _Plane, columns: _Plane) -> None
 
 
 @compiled
+def _hash(thumbnail: NDArray[np.float64]) -> int:
+    """As `perceptual_hash.picture_hash` has it: sums of whole numbers below 2**53, in any order the same."""
+    kept, side = BASIS.shape
+    down, waves = np.zeros((kept, side)), np.zeros((kept, kept))
+    for wave in range(kept):
+        for y in range(side):
+            for x in range(side):
+                down[wave, x] += BASIS[wave, y] * thumbnail[y, x]
+    for wave in range(kept):
+        for across in range(kept):
+            for x in range(side):
+                waves[wave, across] += down[wave, x] * BASIS[across, x]
+    flat = waves.reshape(-1)
+    median = np.sort(flat[1:])[HASH_BITS // 2 - 1]
+    bits = 0
+    for wave in range(1, HASH_BITS):
+        bits |= int(flat[wave] > median) << (HASH_BITS - 1 - wave)
+    return bits
+
+
+@compiled
 def survey_picture(
-    pixels: NDArray[np.uint8], sums: NDArray[np.uint16], totals: NDArray[np.int64], thumbnail: NDArray[np.float64]
-) -> None:
+    pixels: NDArray[np.uint8], sums: NDArray[np.uint16], totals: NDArray[np.int64], picture: NDArray[np.int64]
+) -> int:
     """Add up a picture.
 
     Args:
         pixels: `(S, S, 3)` uint8, C-contiguous; S a multiple of the thumbnail's side, more than twice it (there OpenCV
             halves by another rule) and at most 128 times (what is below its pixels is added up in 16 bits).
         sums: `(S, S, 3)` uint16: the picture is added; good for 257 of them.
-        totals: `(9,)` int64, set: sums of r, g, b, then of the products rr, rg, rb, gg, gb, bb.
-        thumbnail: `(T, T)` float64, set: the picture in gray, shrunk, each pixel the rounded mean of a square.
+        totals: `(9,)` int64: the picture's are added.
+        picture: `(9,)` int64, set: sums of r, g, b, then of the products rr, rg, rb, gg, gb, bb.
+
+    Returns:
+        The hash: of the picture in gray, shrunk, each pixel the rounded mean of a square.
     """
-    size, side = pixels.shape[0], thumbnail.shape[0]
+    size, side = pixels.shape[0], THUMBNAIL_SIDE
     step = size // side
     share = np.float32(1) / np.float32(step * step)
     flat, flat_sums = pixels.reshape(-1), sums.reshape(-1)
     red, green, blue = np.empty(size, np.int16), np.empty(size, np.int16), np.empty(size, np.int16)
-    columns = np.zeros(size, np.int16)
-    totals[:] = 0
+    columns, thumbnail = np.zeros(size, np.int16), np.empty((side, side))
+    picture[:] = 0
     for y in range(size):
         line = flat[3 * size * y : 3 * size * (y + 1)]
         _add(line, flat_sums[3 * size * y : 3 * size * (y + 1)])
         _separate(line, red, green, blue)
-        _add_products(red, green, blue, totals)
+        _add_products(red, green, blue, picture)
         _add_gray(red, green, blue, columns)
         if (y + 1) % step == 0:
             for x in range(side):
@@ -92,3 +117,5 @@ def survey_picture(
                     total += columns[column]
                 thumbnail[y // step, x] = np.rint(np.float32(total) * share)
             columns[:] = 0
+    totals += picture
+    return _hash(thumbnail)
