@@ -1,16 +1,17 @@
 """lmdali's conversion beside the sum of its parts, and beside other people's converters: whole jobs on files.
 
-    python benchmarks/convert.py SOURCE [--converters all|own|KEY,...] [--copies 12] [--rounds 3] [--workers N]
-                                 [--quality 90] [--size 256] [--json FILE]
+    python benchmarks/convert.py SOURCE [--converters all|own|KEY,...] [--copies 12] [--first 1] [--rounds 3]
+                                 [--workers N] [--quality 90] [--size 256] [--json FILE]
 
-SOURCE is a folder of class folders of JPEGs; it is copied COPIES times into a scratch folder, so that a job lasts. Each
-converter runs in a process of its own, alone on the machine, files in the page cache, with the same number of workers.
-Its figure is *marginal*: the time for all copies minus that for one copy, so that starting Python and importing are in
-nobody's figure; CPU time, that of all its processes, in the same way. Medians over rounds, which go there and
-back. "Parts" are the library calls alone, decode, resize, encode and decode back, in as many processes, with the source
-files in memory and the results thrown away; their area filter is OpenCV's. lmdali compiles its own, with the same
-bytes, from 8,192 pictures for each CPU on: give so many copies to measure that. PSNR is of the stored JPEG against
-Pillow's Lanczos filter of the same window. Packages: benchmarks/converters/requirements.txt. Linux.
+SOURCE is a folder of class folders of JPEGs; it is copied into a scratch folder FIRST times for a small job, and FIRST
++ COPIES times for a large one, so that it lasts. Each converter runs in a process of its own, alone on the machine,
+files in the page cache, with the same number of workers. Its figure is *marginal*: the time for the large job minus
+that for the small one, so that starting Python and importing are in nobody's figure; CPU time, that of all its
+processes, in the same way. Medians over rounds, which go there and back. "Parts" are the library calls alone, decode,
+resize, encode and decode back, in as many processes, with the source files in memory and the results thrown away; their
+filters are OpenCV's and torch's. lmdali has compiled ones, with the same bytes, from 8,192 pictures for each CPU on:
+with so many in the small job, loading them is in neither. PSNR is of the stored JPEG against Pillow's Lanczos filter of
+the same window. Packages: benchmarks/converters/requirements.txt. Linux.
 """
 
 from __future__ import annotations
@@ -117,11 +118,14 @@ def run_rounds(
 def compare(options: argparse.Namespace, scratch: Path, chosen: Sequence[Converter]) -> dict[str, Any]:
     """Everything; the JSON document."""
     small, large = scratch / "one", scratch / "many"
-    few, many = copy_source(options.source, small, 1), copy_source(options.source, large, options.copies + 1)
+    few, many = (
+        copy_source(options.source, folder, copies)
+        for folder, copies in ((small, options.first), (large, options.first + options.copies))
+    )
     out = {"out": str(scratch / "out"), "workers": options.workers, "size": options.size, "quality": options.quality}
     jobs = Job(source=str(small), **out), Job(source=str(large), **out)
     rows = run_rounds(chosen, jobs, many - few, options.rounds)
-    paths = [path for path, _ in jobs[0].files()]
+    paths = [path for path, _ in jobs[0].files()][:: options.first]  # each picture once
     files = [path.read_bytes() for path in paths[:: max(1, len(paths) // _QUALITY_FILES)]]
     for converter in chosen:
         if "error" not in rows[converter.key]:
@@ -189,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("--converters", default="all", help="all, own, or names with commas between them")
     parser.add_argument("--copies", type=int, default=12)
+    parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=usable_cpus())
     parser.add_argument("--quality", type=int, default=90)
@@ -199,7 +204,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = [converter.key for converter in CONVERTERS if not converter.is_peer]
     wanted = {"all": keys, "own": own}.get(options.converters, options.converters.split(","))
     unknown = sorted(set(wanted) - set(keys))
-    if unknown or not options.source.is_dir() or min(options.copies, options.rounds, options.workers) < 1:
+    if (
+        unknown
+        or not options.source.is_dir()
+        or min(options.copies, options.first, options.rounds, options.workers) < 1
+    ):
         raise SystemExit(
             f"convert.py: {options.source} must be a folder, numbers at least 1, and converters among {', '.join(keys)}"
         )
