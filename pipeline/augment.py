@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.counter_random import sample_normals, sample_words
 from lmdali.pipeline.eigenbasis import Eigenbasis
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.whole_number import check_fields
 
 Crop = Literal["random", "center", "ten"]
 Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "none"]
@@ -62,6 +63,9 @@ class AugmentConfig:
     lighting_epochs: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(
+            self, numbers=("crop_size", "crop_chunk", "lighting_epochs"), switches=("flip", "lighting_rescale")
+        )
         _choice("crop", self.crop, ("random", "center", "ten"))
         _choice("normalize", self.normalize, ("mean_image", "channel_mean", "channel_mean_std", "none"))
         _choice("mean_window", self.mean_window, ("aligned", "center"))

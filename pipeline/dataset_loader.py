@@ -20,9 +20,10 @@ from lmdali.pipeline.fetch_counts import FetchCounts
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
 from lmdali.pipeline.readahead import Horizon, Readahead
-from lmdali.pipeline.sampler import RankSlice, SampleOrder
+from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice, SampleOrder
 from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
+from lmdali.pipeline.whole_number import whole_number
 
 
 class DatasetLoader:
@@ -166,8 +167,9 @@ class DatasetLoader:
 
         Training loops call `set_epoch` at the top of every epoch, also of the one they resume.
         """
-        if epoch < 0:
-            raise ConfigError(f"epoch must be at least 0, found {epoch}")
+        epoch = whole_number("epoch", epoch)
+        if not 0 <= epoch <= MAX_EPOCH:
+            raise ConfigError(f"epoch must be in 0..{MAX_EPOCH}, found {epoch}")
         if self._resume_at is None or epoch != self._epoch:
             self._go_to(epoch, 0)
             self._queue.turn_to(Place(epoch, 0))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
+
+import numpy as np
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType, Layout
@@ -14,6 +17,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.readahead import DEPTH_BYTES
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
 from lmdali.pipeline.verify_policy import Verify
+from lmdali.pipeline.whole_number import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,8 @@ class LoaderConfig:
     basis: str | Path | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, numbers=_NUMBERS, switches=("drop_last",))
+        self._check_kinds()
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
@@ -104,11 +110,35 @@ class LoaderConfig:
         if self.dtype == "uint8" and self.augment.needs_basis:
             raise ConfigError("uint8 batches hold pixels: use AugmentConfig.pixels(), or a float dtype")
 
+    def _check_kinds(self) -> None:
+        if not isinstance(self.augment, AugmentConfig):
+            raise ConfigError(f"augment must be an AugmentConfig, as AugmentConfig.paper() is; found {self.augment!r}")
+        for name in ("dataset", "basis", "cache_dir"):
+            place = getattr(self, name)
+            if not isinstance(place, str | os.PathLike) and (place is not None or name == "dataset"):
+                raise ConfigError(f"{name} must be a path or an address, found {place!r}")
+        rate = self.required_images_per_second
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float | np.number)):
+            raise ConfigError(f"required_images_per_second must be a number, found {rate!r}")
+
     @property
     def drops_last(self) -> bool:
         """`drop_last` with its default filled in."""
         return drops_last(self.drop_last, self.order)
 
+
+_NUMBERS = (
+    "batch_size",
+    "seed",
+    "block_shards",
+    "block_nodes",
+    "num_threads",
+    "prefetch",
+    "decoded_cache_bytes",
+    "readahead_bytes",
+    "cache_bytes",
+    "fetches",
+)
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "order": ORDERS,

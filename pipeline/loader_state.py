@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.order_digest import combine, digest_text
+from lmdali.pipeline.sampler import MAX_EPOCH
 
 STATE_VERSION = 2
 _RUN_FIELDS = ("seed", "num_samples", "manifest_digest", "order")
@@ -53,6 +54,8 @@ class LoaderState:
         Raises:
             InputError: not a state of a loader, or a newer one than this version knows.
         """
+        if not isinstance(stored, Mapping):
+            raise InputError(f"the loader state is a {type(stored).__name__}, expected the dictionary of state_dict()")
         names = [field.name for field in dataclasses.fields(cls)]
         version = stored.get("state_version")
         if type(version) is not int:
@@ -66,7 +69,8 @@ class LoaderState:
         wrong = [name for name in _INTEGERS if type(fields[name]) is not int]
         if wrong:
             raise InputError(f"the loader state has {wrong[0]} {fields[wrong[0]]!r}, expected an integer")
-        if fields["epoch"] < 0 or fields["sample_in_epoch"] < 0 or not 0 <= fields["rank"] < fields["world_size"]:
+        epoch_ok = 0 <= fields["epoch"] <= MAX_EPOCH
+        if not epoch_ok or fields["sample_in_epoch"] < 0 or not 0 <= fields["rank"] < fields["world_size"]:
             raise InputError(
                 f"the loader state says epoch {fields['epoch']}, sample {fields['sample_in_epoch']}, "
                 f"rank {fields['rank']} of {fields['world_size']}: it is damaged"

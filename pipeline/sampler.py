@@ -24,6 +24,10 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.counter_random import Words, mix64
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.whole_number import check_fields
+
+MAX_EPOCH = 2**32 - 1
+"""Draws have one word of 32 bits for the epoch."""
 
 _ROUNDS = 8
 """Four rounds make a Feistel network pseudo-random (Luby and Rackoff, 1988); small domains need more."""
@@ -174,8 +178,12 @@ class RankSlice:
     nodes: int = 1
 
     def __post_init__(self) -> None:
+        numbers = ("num_samples", "batch_size", "rank", "world_size", "nodes")
+        check_fields(self, numbers=numbers, switches=("drop_last",))
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {self.batch_size}")
+        if self.world_size < 1:
+            raise ConfigError(f"world_size must be at least 1, found {self.world_size}")
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(
                 f"rank must be in 0..{self.world_size - 1} for world size {self.world_size}, found {self.rank}"

@@ -261,9 +261,28 @@ def test_taking_as_many_batches_as_len_says_is_a_whole_epoch(make: Make) -> None
         assert indices(batch for _, batch in zip(range(len(loader)), loader, strict=False)) == order(epoch)
 
 
-def test_negative_epochs_are_refused(make: Make) -> None:
-    with pytest.raises(ConfigError, match="epoch must be at least 0"):
-        make().set_epoch(-1)
+@pytest.mark.parametrize(
+    ("epoch", "message"),
+    [
+        (-1, r"epoch must be in 0\.\.4294967295, found -1"),
+        (2**32, "epoch must be in 0"),
+        ("3", "epoch must be a whole number, found '3'"),
+    ],
+)
+def test_epochs_that_are_none_are_refused(make: Make, epoch: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make().set_epoch(epoch)
+
+
+def test_numbers_of_numpy_are_as_good_as_pythons_also_in_a_state(make: Make) -> None:
+    loader = make(
+        batch_size=np.int64(5), seed=np.uint64(3), num_threads=np.int32(1), rank=np.int64(0), world_size=np.int64(2)
+    )
+    loader.set_epoch(np.int64(1))
+    next(iter(loader))
+    state = json.loads(json.dumps(loader.state_dict()))
+    loader.load_state_dict(loader.state_dict())
+    assert loader.state_dict() == state
 
 
 # Across epochs.

@@ -61,6 +61,7 @@ def test_a_state_of_version_1_has_a_place_and_no_digest() -> None:
         ({"state_version": "2"}, "state_version '2', expected an integer"),
         ({"epoch": True}, "epoch True, expected an integer"),
         ({"epoch": -1}, "epoch -1"),
+        ({"epoch": 2**32}, "epoch 4294967296"),
         ({"sample_in_epoch": -1}, "sample -1"),
         ({"rank": 1}, "rank 1 of 1"),
         ({"world_size": 0}, "rank 0 of 0"),
@@ -71,6 +72,12 @@ def test_a_state_of_version_1_has_a_place_and_no_digest() -> None:
 def test_damaged_states_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         LoaderState.parse(STATE.to_json() | change)
+
+
+@pytest.mark.parametrize("stored", [None, [], "state"])
+def test_what_is_no_dictionary_is_refused(stored: Any) -> None:
+    with pytest.raises(InputError, match="expected the dictionary of state_dict"):
+        LoaderState.parse(stored)
 
 
 def test_missing_fields_are_named() -> None:

@@ -10,10 +10,11 @@ import click
 from lmdali.pipeline.augment import AUGMENTS
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS
 from lmdali.pipeline.dataset_place import Place, place_shown
+from lmdali.pipeline.sampler import MAX_EPOCH
 from lmdali.pipeline.shuffle_quality import MEASURES
 from lmdali.pipeline.tables import printable
 from lmdali.tools.dataset_argument import DATASET
-from lmdali.tools.order_ledger import MAX_EPOCH, MAX_SEED, OrderConfig, OrderLedger
+from lmdali.tools.order_ledger import MAX_SEED, OrderConfig, OrderLedger
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
 _SHOWN_ROWS = 20

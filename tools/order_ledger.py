@@ -17,11 +17,11 @@ from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest
 from lmdali.pipeline.errors import ConfigError, IntegrityError
 from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex
 from lmdali.pipeline.order_digest import digest_text, epoch_digest
-from lmdali.pipeline.sampler import RankSlice
+from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice
 from lmdali.pipeline.shuffle_quality import ideal_quality, shuffle_quality
 from lmdali.pipeline.table_reader import take_rows
 
-MAX_EPOCH, MAX_SEED = 2**32 - 1, 2**64 - 1
+MAX_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True, kw_only=True)

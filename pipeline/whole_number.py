@@ -1,0 +1,56 @@
+"""Numbers and switches as callers give them: NumPy's are taken for Python's, and what is neither is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lmdali.pipeline.errors import ConfigError
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number as Python's own `int`, which JSON and checkpoints take.
+
+    Args:
+        name: of the option, for the error.
+        value: any integer, NumPy's too, or a float without a fraction (1e9 bytes).
+
+    Raises:
+        ConfigError: anything else, True and False among it.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ConfigError(f"{name} must be a whole number, found {value!r}")
+
+
+def check_fields(config: Any, *, numbers: Sequence[str], switches: Sequence[str]) -> None:
+    """In the `__post_init__` of a frozen dataclass: make fields Python's own numbers and switches.
+
+    Args:
+        config: the dataclass; fields whose default is None may be None.
+        numbers: fields that hold whole numbers.
+        switches: fields that are True or False.
+
+    Raises:
+        ConfigError: a field holds something else.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in (*numbers, *switches):
+        value = getattr(config, name)
+        if value is None and defaults[name] is None:
+            continue
+        if name in numbers:
+            object.__setattr__(config, name, whole_number(name, value))
+        elif isinstance(value, bool | np.bool_):
+            object.__setattr__(config, name, bool(value))
+        else:
+            raise ConfigError(f"{name} must be True or False, found {value!r}")

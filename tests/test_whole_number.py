@@ -1,0 +1,45 @@
+"""What is taken for a whole number or a switch, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.whole_number import check_fields, whole_number
+
+
+@dataclass(frozen=True)
+class Settings:
+    size: Any = 1
+    limit: Any = None
+    flip: Any = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, numbers=("size", "limit"), switches=("flip",))
+
+
+@pytest.mark.parametrize("value", [7, 7.0, np.int32(7), np.uint64(7), np.float64(7), torch.tensor(7)])
+def test_any_integer_becomes_pythons(value: Any) -> None:
+    found = whole_number("size", value)
+    assert found == 7 and type(found) is int
+
+
+@pytest.mark.parametrize("value", [None, True, np.True_, "7", 7.5, float("nan"), float("inf"), [7]])
+def test_anything_else_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ConfigError, match="size must be a whole number, found"):
+        whole_number("size", value)
+
+
+def test_fields_become_pythons_and_only_optional_ones_may_be_none() -> None:
+    settings = Settings(size=np.int64(3), limit=1e9, flip=np.False_)
+    assert [type(value) for value in vars(settings).values()] == [int, int, bool]
+    assert settings == Settings(3, 10**9, False)
+    with pytest.raises(ConfigError, match="size must be a whole number, found None"):
+        Settings(size=None)
+    with pytest.raises(ConfigError, match="flip must be True or False, found 'no'"):
+        Settings(flip="no")
