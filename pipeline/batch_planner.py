@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,9 @@ class BatchPlanner:
         chunk = self._find(place, step)
         while self._chunks[0] is not chunk:
             self._chunks.popleft()
-        return chunk.plans[step - chunk.first_step]
+        plan, digest = chunk.plans[step - chunk.first_step]
+        # A consumer gets them with the batch and may write there; the same step may be planned again.
+        return replace(plan, indices=plan.indices.copy()), digest
 
     def indices(self, place: Place, step: int) -> NDArray[np.int64]:
         """Record numbers of a batch, (B,) int64; nothing is forgotten."""

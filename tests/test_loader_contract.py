@@ -770,6 +770,14 @@ def test_writing_into_a_batch_changes_no_other(make_real: Make) -> None:
     assert found == expected
 
 
+def test_writing_into_record_numbers_and_labels_changes_no_later_batch(make: Make) -> None:
+    loader = make(drop_last=False)
+    batch = next(iter(loader))
+    batch.indices.add_(10**9)
+    batch.labels.fill_(-1)
+    assert indices(loader) == order()
+
+
 def test_buffers_are_used_again(small_jpeg_dataset: Path) -> None:
     config = LoaderConfig(
         dataset=small_jpeg_dataset, batch_size=5, augment=PAPER, backend="cpu", prefetch=2, num_threads=2
