@@ -29,6 +29,7 @@ class BufferRing:
         self._shape, self._dtype, self._pinned = shape, np.dtype(dtype), pinned
         # No lock: a buffer can come back from the garbage collector while this thread is in here. A deque is atomic.
         self._spare: deque[NDArray[np.generic]] = deque()
+        self._closed = False
         self.num_allocated = 0
 
     def take(self, count: int) -> tuple[NDArray[np.generic], torch.Tensor]:
@@ -45,6 +46,11 @@ class BufferRing:
         weakref.finalize(view, self._give_back, whole).atexit = False
         return view, torch.from_numpy(view)
 
+    def close(self) -> None:
+        """Free what is spare, and what comes back from now on."""
+        self._closed = True
+        self._spare.clear()
+
     def _allocate(self) -> NDArray[np.generic]:
         self.num_allocated += 1
         if self._pinned:
@@ -54,5 +60,5 @@ class BufferRing:
         return np.empty(self._shape, self._dtype)
 
     def _give_back(self, whole: NDArray[np.generic]) -> None:
-        if len(self._spare) < MAX_SPARE_BUFFERS:
+        if not self._closed and len(self._spare) < MAX_SPARE_BUFFERS:
             self._spare.append(whole)

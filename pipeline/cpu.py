@@ -134,6 +134,7 @@ class CpuBackend:
     def close(self) -> None:
         """Join the threads and let go of the shards."""
         self._threads.close()
+        self._ring.close()
         if self._transfer is not None:
             self._transfer.close()
 

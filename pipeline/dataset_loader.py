@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform
-from lmdali.pipeline.backend import Backend, BatchPlan
+from lmdali.pipeline.backend import Backend
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.batch_iterator import BatchIterator
 from lmdali.pipeline.batch_planner import BatchPlanner
 from lmdali.pipeline.batch_queue import BatchQueue, Place
 from lmdali.pipeline.block_order import OrderName, create_order, order_name
@@ -19,8 +22,10 @@ from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.fetch_counts import FetchCounts
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
-from lmdali.pipeline.readahead import Horizon, Readahead
+from lmdali.pipeline.readahead import Horizon, Readahead, announced
+from lmdali.pipeline.remote_file import FetchStopped
 from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice, SampleOrder
+from lmdali.pipeline.shard_windows import ShardHorizon
 from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.whole_number import whole_number
@@ -75,27 +80,26 @@ class DatasetLoader:
                 block_nodes=block_nodes,
             )
 
-        self._planner = BatchPlanner(
-            order_of, rank_slice, augment, transform, seed=seed, image_size=identity.image_size
-        )
-        self._readahead, self._horizon = readahead, None
-        if readahead is not None:
-            self._horizon = Horizon(
-                self._planner.indices, rank_slice.num_steps, across_epochs=across, readahead=readahead
-            )
-        self._stream, self._shard_horizon = stream, None
+        planner = BatchPlanner(order_of, rank_slice, augment, transform, seed=seed, image_size=identity.image_size)
+        self._readahead, self._stream = readahead, stream
+        ahead: list[Horizon | ShardHorizon] = []
         if stream is not None:
-            self._shard_horizon = stream.horizon(order_of, rank_slice, in_flight=prefetch + 1, across_epochs=across)
+            ahead.append(stream.horizon(order_of, rank_slice, in_flight=prefetch + 1, across_epochs=across))
+        if readahead is not None:
+            ahead.append(Horizon(planner.indices, rank_slice.num_steps, across_epochs=across, readahead=readahead))
+        plan = announced(planner.plan, ahead)
         self._queue = BatchQueue(
-            backend, self._plan, rank_slice.num_steps, prefetch=prefetch, across_epochs=across, timers=timers
+            backend, plan, rank_slice.num_steps, prefetch=prefetch, across_epochs=across, timers=timers
         )
         self._epoch = self._position = 0
         self._epoch_delivered = False
         self._digest: int | None = 0
         self._walk_number = 0
         self._resume_at: int | None = None
-        self._active: Iterator[Batch] | None = None
+        self._active: BatchIterator | None = None
         self._closed = False
+        # Again and again by one thread: a signal handler may ask for the state while a batch is waited for.
+        self._lock = threading.RLock()
         self._process = os.getpid()
 
     @property
@@ -145,22 +149,23 @@ class DatasetLoader:
         return self._slice.num_steps()
 
     def __iter__(self) -> Iterator[Batch]:
-        """The current epoch from its start, or from where `load_state_dict` left it; ends any other iteration."""
+        """The current epoch, or what `load_state_dict` left of it, for any number of threads; ends other iterations."""
         self._require_own_process()
-        if self._closed:
-            raise ConfigError("this loader was closed: make another with create_loader")
-        before, self._active = self._active, None
-        if before is not None:
-            before.close()  # type: ignore[attr-defined]
-        if self._epoch_delivered:
-            self._go_to(self._epoch + 1, 0)
-        place = Place(self._epoch, self._resume_at or 0)
-        self._go_to(place.epoch, place.position)
-        if place.position == 0:
-            self._digest = 0
-        self._queue.open(place)
-        self._active = self._walk(place, self._walk_number)
-        return self._active
+        with self._alone():
+            if self._closed:
+                raise ConfigError("this loader was closed: make another with create_loader")
+            before, self._active = self._active, None
+            if before is not None:
+                before.close()
+            if self._epoch_delivered:
+                self._go_to(self._epoch + 1, 0)
+            place = Place(self._epoch, self._resume_at or 0)
+            self._go_to(place.epoch, place.position)
+            if place.position == 0:
+                self._digest = 0
+            self._queue.open(place)
+            self._active = BatchIterator(self._walk(place, self._walk_number), self._alone, self._give_up)
+            return self._active
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of `epoch`; in the epoch just loaded, keep the place in it.
@@ -170,13 +175,15 @@ class DatasetLoader:
         epoch = whole_number("epoch", epoch)
         if not 0 <= epoch <= MAX_EPOCH:
             raise ConfigError(f"epoch must be in 0..{MAX_EPOCH}, found {epoch}")
-        if self._resume_at is None or epoch != self._epoch:
-            self._go_to(epoch, 0)
-            self._queue.turn_to(Place(epoch, 0))
+        with self._alone():
+            if self._resume_at is None or epoch != self._epoch:
+                self._go_to(epoch, 0)
+                self._queue.turn_to(Place(epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the consumer is: after the last batch it was given. Prefetched batches do not count."""
-        return self._state().to_json()
+        with self._alone():
+            return self._state().to_json()
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Make the next iteration continue where `state` was taken, whatever world size or batch size that was.
@@ -199,10 +206,11 @@ class DatasetLoader:
             raise InputError(f"the loader state says epoch {epoch}, sample {position} of {self.num_samples}")
         if self._slice.num_steps(position) == 0:  # nothing is left of that epoch
             epoch, position = epoch + 1, 0
-        self._go_to(epoch, position)
-        self._resume_at = position
-        self._digest = 0 if different else given.digest_for(self._slice.rank, self._slice.world_size)
-        self._queue.turn_to(Place(epoch, position))
+        with self._alone():
+            self._go_to(epoch, position)
+            self._resume_at = position
+            self._digest = 0 if different else given.digest_for(self._slice.rank, self._slice.world_size)
+            self._queue.turn_to(Place(epoch, position))
 
     @property
     def timers(self) -> StageTimers:
@@ -224,17 +232,19 @@ class DatasetLoader:
             self._stream.fetcher.pause()
 
     def close(self) -> None:
-        """Stop threads and release shards; may be called twice. In a forked child there is nothing to stop."""
-        if not self._is_own_process():
-            self._closed = True
+        """Stop threads and release shards; may be called twice, and by any thread: an iteration that runs ends there.
+
+        In a forked child there is nothing to stop.
+        """
+        was_closed, self._closed = self._closed, True
+        if was_closed or not self._is_own_process():
             return
-        if self._active is not None:
-            self._active.close()  # type: ignore[attr-defined]
-            self._active = None
-        if not self._closed:
-            self._closed = True
-            if self._stream is not None:  # or whoever waits for a shard would wait on
-                self._stream.fetcher.stop()
+        if self._stream is not None:  # or whoever waits for a shard would wait on
+            self._stream.fetcher.stop()
+        with self._alone():
+            if self._active is not None:
+                self._active.close()
+                self._active = None
             self._queue.cancel()
             if self._readahead is not None:  # first: it would map again what the backend lets go of
                 self._readahead.close()
@@ -271,6 +281,10 @@ class DatasetLoader:
     def _is_own_process(self) -> bool:
         return os.getpid() == self._process
 
+    def _alone(self) -> AbstractContextManager[object]:
+        """No other thread is at the queue or says where the consumer is; in a forked child there is no other."""
+        return self._lock if self._is_own_process() else nullcontext()
+
     def _require_own_process(self) -> None:
         """A forked child has no threads: what it asks for would never come."""
         if not self._is_own_process():
@@ -279,7 +293,7 @@ class DatasetLoader:
                 "process that iterates"
             )
 
-    def _walk(self, place: Place, walk_number: int) -> Iterator[Batch]:
+    def _walk(self, place: Place, walk_number: int) -> Generator[Batch, None, None]:
         steps = self._slice.num_steps(place.position)
         try:
             for step in range(steps):
@@ -290,17 +304,17 @@ class DatasetLoader:
                     self._epoch_delivered = step == steps - 1
                     self._digest = None if self._digest is None else combine((self._digest, digest))
                 yield batch
-        except BaseException:  # GeneratorExit too: whoever closes an iterator wants nothing more to run
-            # Without an active iteration, the next one is about to take what was started for it.
-            if self._active is not None and self._is_own_process():
+        except FetchStopped:  # another thread closes the loader
+            return
+        except BaseException as error:
+            # A garbage collector may end this in one of our threads, which must not wait for itself: see `_give_up`.
+            if not isinstance(error, GeneratorExit) and self._is_own_process():
                 self._queue.cancel()
             raise
         if walk_number == self._walk_number:
             self._go_to(place.epoch + 1, 0)
 
-    def _plan(self, place: Place, step: int) -> tuple[BatchPlan, int]:
-        if self._shard_horizon is not None:
-            self._shard_horizon.reach(place, step)
-        if self._horizon is not None:
-            self._horizon.reach(place, step)
-        return self._planner.plan(place, step)
+    def _give_up(self, ended: BatchIterator) -> None:
+        """Whoever closes an iterator wants nothing more to run; unless the next one takes what was started for it."""
+        if self._active is ended and self._is_own_process():
+            self._queue.cancel()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -100,3 +101,15 @@ def test_threads_that_take_and_drop_never_share_a_buffer() -> None:
         thread.join()
     assert not wrong
     assert ring.num_allocated <= 8
+
+
+def test_a_closed_ring_keeps_nothing(ring: BufferRing) -> None:
+    held, (array, tensor) = ring.take(2), ring.take(2)
+    first, second = weakref.ref(held[0].base), weakref.ref(array.base)
+    del held
+    assert first() is not None, "spare"
+    ring.close()
+    assert first() is None
+    assert tensor.shape == (2, 2, 3), "what is held stays"
+    del array, tensor
+    assert second() is None

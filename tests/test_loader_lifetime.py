@@ -9,6 +9,9 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pytest
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.patches import PatchCutter, Samples
 
 
 def config(dataset: Path, **fields: Any) -> LoaderConfig:
@@ -58,6 +62,83 @@ def test_a_hundred_aborted_loaders_leave_no_thread_and_no_descriptor(
 
 def mapped_shards() -> int:
     return Path("/proc/self/maps").read_text().count("data.mdb")
+
+
+def test_a_closed_loader_is_freed_without_the_garbage_collector(small_jpeg_dataset: Path) -> None:
+    """Its buffers and cached images are gigabytes: training loops open and close a loader for each validation."""
+    gc.disable()
+    try:
+        loader = create_loader(config(small_jpeg_dataset, decoded_cache_bytes=100_000))
+        iterator = iter(loader)
+        next(iterator)
+        loader.close()
+        assert next(iterator, None) is None
+        gone = weakref.ref(loader)
+        del iterator, loader
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_the_collector_may_find_a_dropped_loader_in_one_of_its_own_threads(
+    small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it must not wait for the batch that this thread works on: nothing would ever be collected again."""
+    dropped, collected, cuts, cut = threading.Event(), threading.Event(), count(), PatchCutter.cut
+
+    def cut_and_collect(self: PatchCutter, samples: Samples) -> None:
+        if next(cuts) == 2:
+            dropped.wait(20)
+            gc.collect()
+            collected.set()
+        cut(self, samples)
+
+    monkeypatch.setattr(PatchCutter, "cut", cut_and_collect)
+    gc.disable()
+    try:
+        loader = create_loader(config(small_jpeg_dataset, prefetch=1))
+        iterator = iter(loader)
+        next(iterator), next(iterator)  # the third batch is begun: a batch of 8 is one task
+        gone = weakref.ref(loader)
+        del iterator, loader
+        dropped.set()
+        assert collected.wait(20)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_another_thread_may_close_a_loader_that_is_iterated(small_jpeg_dataset: Path) -> None:
+    """As where a thread fills somebody's queue, and the program is done before it."""
+    loader = create_loader(config(small_jpeg_dataset))
+    begun, errors = threading.Event(), []
+
+    def iterate() -> None:
+        try:
+            while True:
+                for _ in loader:
+                    begun.set()
+        except ConfigError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=iterate)
+    thread.start()
+    assert begun.wait(20)
+    loader.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert errors == ["this loader was closed: make another with create_loader"]
+
+
+def test_threads_share_an_iteration_and_each_batch_goes_to_one(small_jpeg_dataset: Path) -> None:
+    with create_loader(config(small_jpeg_dataset)) as loader:
+        expected = sorted(index for batch in loader for index in batch.indices.tolist())
+        loader.set_epoch(0)
+        iterator = iter(loader)
+        with ThreadPoolExecutor(4) as pool:
+            parts = list(pool.map(lambda _: [i for batch in iterator for i in batch.indices.tolist()], range(4)))
+        assert sorted(index for part in parts for index in part) == expected
+        assert loader.epoch == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"decoded_cache_bytes": 100_000}, {"dtype": "bfloat16"}])

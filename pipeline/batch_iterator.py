@@ -1,0 +1,45 @@
+"""One iteration as several threads may share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from inspect import GEN_CLOSED, getgeneratorstate
+from typing import Self
+
+from lmdali.pipeline.batch import Batch
+
+
+class BatchIterator:
+    """Batches of a generator, to one thread at a time: the others wait for their turn, and each batch goes to one.
+
+    A loader may be closed by another thread than the one that iterates: a generator alone would refuse that.
+
+    Args:
+        walk: the batches. The garbage collector may end it in any thread, so its end must wait for nothing.
+        alone: makes a context in which nobody else is at them.
+        given_up: called when this is closed before its end.
+    """
+
+    def __init__(
+        self,
+        walk: Generator[Batch, None, None],
+        alone: Callable[[], AbstractContextManager[object]],
+        given_up: Callable[[BatchIterator], None],
+    ) -> None:
+        self._walk, self._alone, self._given_up = walk, alone, given_up
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        with self._alone():
+            return next(self._walk)
+
+    def close(self) -> None:
+        """End here; asks for no more batches."""
+        with self._alone():
+            was_open = getgeneratorstate(self._walk) != GEN_CLOSED
+            self._walk.close()
+            if was_open:
+                self._given_up(self)
