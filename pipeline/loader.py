@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import replace
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
@@ -33,7 +32,7 @@ try:
 except ImportError as error:  # converting, checking and computing statistics need no torch
     raise MissingExtraError("torch", "train", "the loader") from error
 
-from lmdali.pipeline.rank_agreement import process_group_gather, require_agreement
+from lmdali.pipeline.rank_agreement import process_group_gather, rank_and_world_size, require_agreement
 from lmdali.pipeline.synthetic import SyntheticBackend, SyntheticDataset
 
 
@@ -52,9 +51,10 @@ def create_loader(
 
     Args:
         config: what to load.
-        device: "cpu", "cuda" or "cuda:N".
-        rank: this process among those that share each global batch; None reads torchrun's RANK, or is 0.
-        world_size: their number; None reads WORLD_SIZE, or is 1.
+        device: "cpu", "cuda" (torch's current one) or "cuda:N".
+        rank: this process among those that share each global batch; None means that of the process group, or else
+            torchrun's RANK, or 0.
+        world_size: their number; None means that of the process group, or else WORLD_SIZE, or 1.
 
     Raises:
         ConfigError: options that cannot work together, with this dataset, or with those of other ranks.
@@ -71,11 +71,12 @@ def create_loader(
             config.dataset, cache_dir=config.cache_dir, room_bytes=config.cache_bytes, fetches=config.fetches
         )
     identity = _synthetic_identity(str(config.dataset)) if reader is None else DatasetIdentity.of(reader.manifest)
+    own_rank, num_ranks = rank_and_world_size()
     rank_slice = RankSlice(
         identity.num_samples,
         config.batch_size,
-        _from_torchrun("RANK", 0) if rank is None else rank,
-        _from_torchrun("WORLD_SIZE", 1) if world_size is None else world_size,
+        own_rank if rank is None else rank,
+        num_ranks if world_size is None else world_size,
         config.drops_last,
         order_nodes(config.order, config.block_nodes),
     )
@@ -137,20 +138,17 @@ def _agree(config: LoaderConfig, identity: DatasetIdentity, rank_slice: RankSlic
     require_agreement(rank_slice.rank, facts, gather)
 
 
-def _from_torchrun(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise ConfigError(f"the environment variable {name} is {text!r}, expected a number: unset it or use torchrun")
-    return int(text)
-
-
 def _device(device: str | torch.device) -> torch.device:
-    target = torch.device(device)
+    try:
+        target = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"device must be cpu, cuda or cuda:N; found {device!r}") from None
     if target.type == "cuda":
         found = torch.cuda.device_count()
         if (target.index or 0) >= found:
             raise MachineError(f"device {target} was asked for, found {found} CUDA devices: use device cpu")
-        target = torch.device("cuda", target.index or 0)
+        # "cuda" is torch's current device, which each rank of a job has set to its own.
+        target = torch.device("cuda", torch.cuda.current_device() if target.index is None else target.index)
     elif target.type != "cpu":
         raise ConfigError(f"device must be cpu, cuda or cuda:N; found {device}")
     return target

@@ -7,6 +7,7 @@ for ever at the end of the epoch. So the loaders of a job agree before the first
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -18,6 +19,26 @@ from lmdali.pipeline.errors import ConfigError
 
 Gather = Callable[[dict[str, Any]], list[dict[str, Any]]]
 """Gives every rank what each rank gave."""
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """This process among those of its job: as the default process group knows it, or else torchrun's environment.
+
+    A job that was started without torchrun (`torch.multiprocessing.spawn`, Slurm, MPI) has the group alone.
+
+    Raises:
+        ConfigError: RANK or WORLD_SIZE is no number.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return _from_torchrun("RANK", 0), _from_torchrun("WORLD_SIZE", 1)
+
+
+def _from_torchrun(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ConfigError(f"the environment variable {name} is {text!r}, expected a number: unset it or use torchrun")
+    return int(text)
 
 
 def process_group_gather(world_size: int, device: torch.device) -> Gather | None:

@@ -12,6 +12,7 @@ import pytest
 from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
 from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MachineError, ManifestError, ShardError
+from lmdali.pipeline.loader import _device
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.synthetic import SyntheticDataset
 
@@ -87,6 +88,19 @@ def test_devices_that_are_not_there_are_refused(jpeg_dataset: Path) -> None:
         create_loader(config, "meta")
 
 
+@pytest.mark.parametrize("device", ["gpu", "", None, 1.5])
+def test_what_is_no_device_is_refused(device: Any) -> None:
+    with pytest.raises(ConfigError, match="device must be cpu, cuda or cuda:N; found"):
+        create_loader(LoaderConfig(dataset="synthetic", backend="synthetic"), device)
+
+
+def test_cuda_without_a_number_is_the_device_that_torch_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that called `torch.cuda.set_device` must not fill the first GPU beside all others."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    assert [str(_device(name)) for name in ("cuda", "cuda:1")] == ["cuda:3", "cuda:1"]
+
+
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such directory"):
         create_loader(LoaderConfig(dataset=tmp_path / "nowhere"))
@@ -151,6 +165,19 @@ def test_nothing_is_read_from_the_environment_but_rank_and_world(copy: Path, mon
 
 
 # Synthetic.
+
+
+def test_ranks_are_those_of_the_process_group_where_there_is_no_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `torch.multiprocessing.spawn`: each process would have taken all samples for its own."""
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    monkeypatch.setattr("lmdali.pipeline.loader.process_group_gather", lambda world_size, device: None)
+    config = LoaderConfig(dataset="synthetic:20x2", backend="synthetic", batch_size=2, order="sequential")
+    with create_loader(config) as loader:
+        assert next(iter(loader)).indices.tolist() == [2, 3]
+    with create_loader(config, rank=0, world_size=1) as loader:
+        assert next(iter(loader)).indices.tolist() == [0, 1]
 
 
 def test_the_synthetic_dataset_has_imagenets_numbers_or_those_asked_for() -> None:
