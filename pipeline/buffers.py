@@ -6,12 +6,15 @@ the ring when the last tensor that shares its memory is gone: views, slices and 
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
+
+from lmdali.pipeline.errors import MachineError
 
 MAX_SPARE_BUFFERS = 8
 
@@ -57,7 +60,14 @@ class BufferRing:
             kind = torch.from_numpy(np.empty(0, self._dtype)).dtype
             pinned: NDArray[np.generic] = torch.empty(self._shape, dtype=kind, pin_memory=True).numpy()
             return pinned
-        return np.empty(self._shape, self._dtype)
+        try:
+            return np.empty(self._shape, self._dtype)
+        except MemoryError:
+            num_bytes = math.prod(self._shape) * self._dtype.itemsize
+            raise MachineError(
+                f"there is no memory for another batch of {self._shape[0]} images, {num_bytes} bytes: lower batch_size "
+                "or prefetch, or keep fewer batches"
+            ) from None
 
     def _give_back(self, whole: NDArray[np.generic]) -> None:
         if not self._closed and len(self._spare) < MAX_SPARE_BUFFERS:

@@ -94,6 +94,7 @@ def create_loader(
     timers = StageTimers()
     transform = _transform(config, reader, identity, needed=not synthetic)
     _agree(config, identity, rank_slice, target)
+    config = replace(config, batch_size=rank_slice.largest_batch)  # what memory is taken for
     name, reason = _choose_backend(config, reader, identity, transform, target)
     cache = None
     if config.decoded_cache_bytes:

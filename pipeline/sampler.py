@@ -199,6 +199,11 @@ class RankSlice:
         """Samples per step over all ranks."""
         return self.batch_size * self.world_size
 
+    @property
+    def largest_batch(self) -> int:
+        """Samples that this rank has in a step at most: `batch_size`, or its share of a dataset that has fewer."""
+        return max(1, min(self.batch_size, -(-self.num_samples // self.world_size)))
+
     def num_steps(self, start: int = 0) -> int:
         """Steps from position `start` to the end of the epoch; the same number on every rank."""
         left = self.num_samples - start

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lmdali.pipeline.buffers import MAX_SPARE_BUFFERS, BufferRing
+from lmdali.pipeline.errors import MachineError
 
 
 @pytest.fixture
@@ -113,3 +114,8 @@ def test_a_closed_ring_keeps_nothing(ring: BufferRing) -> None:
     assert tensor.shape == (2, 2, 3), "what is held stays"
     del array, tensor
     assert second() is None
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_with_its_size() -> None:
+    with pytest.raises(MachineError, match=r"another batch of 1099511627776 images, \d+ bytes: lower batch_size"):
+        BufferRing((2**40, 3, 224, 224), np.float32).take(1)

@@ -261,6 +261,12 @@ def test_taking_as_many_batches_as_len_says_is_a_whole_epoch(make: Make) -> None
         assert indices(batch for _, batch in zip(range(len(loader)), loader, strict=False)) == order(epoch)
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_batch_larger_than_the_set_takes_memory_for_the_set_only(make: Make, world_size: int) -> None:
+    ranks = [make(batch_size=2**40, drop_last=False, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(index for loader in ranks for index in indices(loader)) == list(range(NUM_SAMPLES))
+
+
 @pytest.mark.parametrize(
     ("epoch", "message"),
     [
