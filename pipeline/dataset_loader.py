@@ -304,9 +304,9 @@ class DatasetLoader:
                     self._epoch_delivered = step == steps - 1
                     self._digest = None if self._digest is None else combine((self._digest, digest))
                 yield batch
-        except FetchStopped:  # another thread closes the loader
-            return
         except BaseException as error:
+            if isinstance(error, FetchStopped) and self._closed:  # by another thread
+                return
             # A garbage collector may end this in one of our threads, which must not wait for itself: see `_give_up`.
             if not isinstance(error, GeneratorExit) and self._is_own_process():
                 self._queue.cancel()

@@ -20,6 +20,9 @@ _MIN_SAMPLES_PER_TASK, _MAX_SAMPLES_PER_TASK = 16, 64
 """Python's cost per task, some 0.1 ms, is shared by so many images: a batch is one task per thread, within limits."""
 
 
+_NAP_SECONDS = 0.1
+
+
 def run_size(num_samples: int, num_threads: int) -> int:
     """Samples of a batch that one task takes."""
     share = -(-num_samples // num_threads)
@@ -120,12 +123,13 @@ class RecordThreads:
                 raise RecordError(self._reader.describe(int(indices[at]), crc_problem(len(data))))
         self._crc.passed(indices[wanted])
 
-    @staticmethod
-    def cancel(tasks: list[Future[None]]) -> None:
-        """Drop what has not begun and wait for what has."""
+    def cancel(self, tasks: list[Future[None]]) -> None:
+        """Drop what has not begun and wait for what has, but for no shard: whoever cancels a batch cancels them all."""
         for task in tasks:
             task.cancel()
-        wait(tasks)
+        self._reader.give_up_waiting()
+        while wait(tasks, timeout=_NAP_SECONDS).not_done:
+            self._reader.give_up_waiting()  # of those that began to wait only now
 
     def close(self) -> None:
         """Join the threads and let go of the shards."""

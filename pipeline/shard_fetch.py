@@ -37,6 +37,7 @@ class _State:
         self.threads: list[threading.Thread] = []
         self.kept: list[int] = []
         self.is_paused = False
+        self.times_given_up = 0
         self.waiting: Counter[int] = Counter()
         self.uses: Counter[int] = Counter()
         self.ready: set[int] = set()
@@ -90,7 +91,7 @@ class ShardFetcher:
 
         Raises:
             RemoteError, StorageError: one cannot be had.
-            FetchStopped: the fetcher was stopped.
+            FetchStopped: the fetcher was stopped, or the wait was given up.
         """
         state = self._state
         with state.changed:
@@ -123,6 +124,14 @@ class ShardFetcher:
         """Begin to fetch nothing that nobody waits for, until `keep` is called again."""
         self._state.is_paused = True
 
+    def give_up_waiting(self) -> None:
+        """Whoever waits for a shard now gets `FetchStopped`; fetching goes on."""
+        state = self._state
+        with state.changed:
+            if state.waiting.total():
+                state.times_given_up += 1
+                state.changed.notify_all()
+
     def stop(self) -> None:
         """Whoever waits for a shard gets `FetchStopped`, and the threads end soon."""
         state = self._state
@@ -146,7 +155,7 @@ class ShardFetcher:
         state.waiting.update(missing)
         self._start(state)
         state.changed.notify_all()
-        begin = perf_counter()
+        begin, times = perf_counter(), state.times_given_up
         try:
             while not state.ready.issuperset(missing):
                 for number in missing:
@@ -154,6 +163,8 @@ class ShardFetcher:
                         raise state.failed[number]
                 if state.stop.is_set():
                     raise FetchStopped("the loader was closed")
+                if state.times_given_up != times:
+                    raise FetchStopped("the batch was given up")
                 state.changed.wait()
         finally:
             self._counters.add(waits=1, wait_seconds=perf_counter() - begin)

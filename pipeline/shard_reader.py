@@ -192,6 +192,9 @@ class ShardReader:
         where = f"record {index}, key {key.decode('utf-8', 'backslashreplace')}"
         return f"{path}: {where}: {problem}; run `lmdali verify {self.directory}`"
 
+    def give_up_waiting(self) -> None:
+        """Whoever waits for a shard to come need not; here nobody does."""
+
     def close(self) -> None:
         """Let go of the shards; memory that somebody still looks at stays mapped. A later read maps them again."""
         with self._lock:

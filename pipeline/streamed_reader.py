@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.errors import StorageError
+from lmdali.pipeline.errors import ShardError, StorageError
 from lmdali.pipeline.manifest import Manifest
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 from lmdali.pipeline.shard_cache import ShardCache
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES, Fetch, ShardFetcher
 from lmdali.pipeline.shard_header import DATA_FILE
-from lmdali.pipeline.shard_reader import Located, ShardReader
+from lmdali.pipeline.shard_reader import Located, ShardReader, _Mapping
 from lmdali.pipeline.shard_windows import ShardHorizon
 
 
@@ -120,10 +120,23 @@ class StreamedReader(ShardReader):
             keep=self.fetcher.keep,
         )
 
+    def give_up_waiting(self) -> None:
+        """Whoever waits for a shard now gets `FetchStopped`; it is fetched all the same."""
+        self.fetcher.give_up_waiting()
+
     def close(self) -> None:
         """Let go of the shards, and end the threads; memory that somebody still looks at stays mapped."""
         self.fetcher.close()
         super().close()
+
+    def _map_shard(self, mapping: _Mapping, number: int) -> None:
+        try:
+            super()._map_shard(mapping, number)
+        except ShardError as error:
+            self.cache.discard(self.manifest.shards[number])
+            raise ShardError(
+                f"{error}; the shard was whole when it came: it is removed, and the next run fetches it again"
+            ) from error
 
     def _unmap(self, number: int) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ from remote_server import Fault, RemoteServer, serving
 from lmdali.pipeline import remote_retry
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.dataset_place import open_reader
-from lmdali.pipeline.errors import ConfigError, RecordError, RemoteError
+from lmdali.pipeline.errors import ConfigError, RecordError, RemoteError, ShardError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.shard_cache import ShardCache
+from lmdali.pipeline.shard_header import read_header
 
 
 @pytest.fixture
@@ -266,6 +268,25 @@ def test_a_shard_that_is_damaged_in_the_cache_is_fetched_again(
     assert server.shards_asked() == [manifest.shards[1].name]
 
 
+def test_a_shard_whose_tree_is_damaged_in_the_cache_is_fetched_again(
+    server: RemoteServer, tmp_path: Path, manifest: Manifest
+) -> None:
+    """Its size and its header are right, so only mapping it shows the damage."""
+    given = config(server.address, tmp_path / "cache", order="sequential", drop_last=False)
+    expected = delivered(given, epochs=1)
+    path = tmp_path / "cache" / "shards" / manifest.shards[1].sha256 / "data.mdb"
+    content = bytearray(path.read_bytes())
+    root = read_header(path).root_page
+    content[root * 4096 + 8 : (root + 1) * 4096] = bytes(4088)
+    path.chmod(0o644)
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match="it is removed, and the next run fetches it again"):
+        delivered(given, epochs=1)
+    server.requests.clear()
+    assert equal(delivered(given, epochs=1), expected)
+    assert server.shards_asked() == [manifest.shards[1].name]
+
+
 def test_an_address_without_a_dataset_is_told(server: RemoteServer, tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match=rf"{server.address}/nothing/manifest\.json: not found"):
         create_loader(config(f"{server.address}/nothing", tmp_path / "cache"))
@@ -304,6 +325,24 @@ def test_closing_does_not_wait_for_a_server_that_hangs(server: RemoteServer, tmp
     loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
     next(iter(loader))
     loader.close()
+
+
+@pytest.mark.parametrize("how", ["interrupt", "again"])
+def test_nothing_but_the_consumer_waits_for_a_server_that_hangs(how: str, server: RemoteServer, tmp_path: Path) -> None:
+    """Ctrl-C, and an iteration that begins anew elsewhere, give up batches whose shard may take minutes."""
+    server.always("shards/00003/data.mdb", Fault(503, {"Retry-After": "200"}))
+    with create_loader(config(server.address, tmp_path / "cache", order="sequential", prefetch=8)) as loader:
+        first = next(iter(loader)).indices.tolist()
+        if how == "again":
+            assert next(iter(loader)).indices.tolist() == first
+        else:
+            timer = threading.Timer(0.5, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                for _ in loader:
+                    pass
+            assert next(iter(loader)).indices.tolist() == first
+        assert server.shards_asked().count("00003") == 1, "the second time is 200 s later"
 
 
 @pytest.fixture
