@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -84,6 +85,7 @@ class DatasetLoader:
         self._readahead, self._stream = readahead, stream
         ahead: list[Horizon | ShardHorizon] = []
         if stream is not None:
+            weakref.finalize(self, stream.fetcher.drop).atexit = False
             ahead.append(stream.horizon(order_of, rank_slice, in_flight=prefetch + 1, across_epochs=across))
         if readahead is not None:
             ahead.append(Horizon(planner.indices, rank_slice.num_steps, across_epochs=across, readahead=readahead))
@@ -232,10 +234,7 @@ class DatasetLoader:
             self._stream.fetcher.pause()
 
     def close(self) -> None:
-        """Stop threads and release shards; may be called twice, and by any thread: an iteration that runs ends there.
-
-        In a forked child there is nothing to stop.
-        """
+        """Stop threads and release shards: twice, and by any thread, if need be. A forked child has nothing to stop."""
         was_closed, self._closed = self._closed, True
         if was_closed or not self._is_own_process():
             return

@@ -28,8 +28,12 @@ DEFAULT_FETCHES = 4
 """Shards fetched at once: one connection rarely fills a line."""
 
 
+_NAP_SECONDS = 1.0
+"""Between two looks whether the loader was dropped without being closed, which wakes nobody."""
+
+
 class _State:
-    """What is true between the first use and `close`. All but `returned` is only touched with `changed` held."""
+    """What is true between the first use and `close`. But for `returned` and `is_dropped`, touched with `changed` held."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -37,6 +41,8 @@ class _State:
         self.threads: list[threading.Thread] = []
         self.kept: list[int] = []
         self.is_paused = False
+        self.is_dropped = False
+        self.num_running = 0
         self.times_given_up = 0
         self.waiting: Counter[int] = Counter()
         self.uses: Counter[int] = Counter()
@@ -139,6 +145,10 @@ class ShardFetcher:
             state.stop.set()
             state.changed.notify_all()
 
+    def drop(self) -> None:
+        """Stop within a second or so, and let go of all shards. It takes no lock: a garbage collector may call it."""
+        self._state.is_dropped = True
+
     def close(self) -> None:
         """Stop, join the threads and let go of all shards. A later use begins anew."""
         self.stop()
@@ -181,6 +191,7 @@ class ShardFetcher:
                 target=self._work, args=(state,), name=f"lmdali-fetch-{len(state.threads)}", daemon=True
             )
             state.threads.append(thread)
+            state.num_running += 1
             thread.start()
 
     def _work(self, state: _State) -> None:
@@ -195,6 +206,10 @@ class ShardFetcher:
             with state.changed:
                 self._note(state, number, claim, error)
                 state.changed.notify_all()
+        with state.changed:
+            state.num_running -= 1
+            if state.is_dropped and not state.num_running:  # nobody will close it
+                self._cache.close()
 
     def _next(self, state: _State) -> int | None:
         """The shard to look after now: the first that somebody waits for, else the first of those to keep."""
@@ -209,7 +224,10 @@ class ShardFetcher:
                         state.working.add(number)
                         return number
                     later = True
-                state.changed.wait(self._poll if later else None)
+                state.changed.wait(self._poll if later else _NAP_SECONDS)
+                if state.is_dropped:
+                    state.stop.set()
+                    state.changed.notify_all()
             return None
 
     def _bring(self, state: _State, info: ShardInfo) -> Claim:
@@ -222,7 +240,9 @@ class ShardFetcher:
         with state.changed:
             self._counters.begin_fetch()
         try:
-            num_bytes = self._fetch(info, self._cache.partial_file(info), state.stop.is_set)
+            num_bytes = self._fetch(
+                info, self._cache.partial_file(info), lambda: state.stop.is_set() or state.is_dropped
+            )
             self._cache.publish(info)
             with state.changed:
                 self._counters.add(misses=1, fetched_bytes=num_bytes)

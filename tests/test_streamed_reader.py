@@ -345,6 +345,24 @@ def test_nothing_but_the_consumer_waits_for_a_server_that_hangs(how: str, server
         assert server.shards_asked().count("00003") == 1, "the second time is 200 s later"
 
 
+def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end_and_its_shards_go(
+    server: RemoteServer, tmp_path: Path
+) -> None:
+    server.always("shards/00003/data.mdb", Fault(503, {"Retry-After": "200"}))
+    before = set(threading.enumerate())
+    loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
+    next(iter(loader))
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("lmdali") and thread not in before]
+    assert threads
+    del loader
+    gc.collect()
+    for thread in threads:
+        thread.join(20)
+    assert not [thread for thread in threads if thread.is_alive()]
+    _, in_use = ShardCache(tmp_path / "cache").clear()
+    assert in_use == 0
+
+
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_retry.Attempts, "failed", without_pause(remote_retry.Attempts.failed))
