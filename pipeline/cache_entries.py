@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +43,15 @@ def cache_entries(directory: Path) -> Iterator[CacheEntry]:
             yield CacheEntry(name, int(size), 0, False, path)
 
 
-def stored_bytes(directory: Path) -> int:
-    """What all shards of a cache have taken of the disk so far."""
+def stored_bytes(entries: Iterable[CacheEntry]) -> int:
+    """What shards have taken of the disk so far: an unfinished one less than its room."""
     stored = 0
-    for entry in cache_entries(directory):
-        with suppress(OSError):
-            stored += (entry.path / DATA_FILE).stat().st_size
+    for entry in entries:
+        if entry.is_whole:
+            stored += entry.num_bytes
+        else:
+            with suppress(OSError):
+                stored += (entry.path / DATA_FILE).stat().st_size
     return stored
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from pathlib import Path
 
@@ -69,6 +69,10 @@ class ShardCache:
     @property
     def limit_bytes(self) -> int:
         """What all shards together may take now: the limit that was given, or less where the disk is fuller."""
+        return self._limit_with(cache_entries(self.directory))
+
+    def _limit_with(self, entries: Iterable[CacheEntry]) -> int:
+        """`limit_bytes`, where somebody has listed the cache already."""
         directory = self.directory
         while not directory.exists():
             directory = directory.parent
@@ -76,7 +80,7 @@ class ShardCache:
         if self.given_bytes is None:
             free -= status.f_blocks * status.f_frsize // _FREE_SHARE
         # What an unfinished shard has not taken yet is still free.
-        room = stored_bytes(self.directory) + max(0, free)
+        room = stored_bytes(entries) + max(0, free)
         return room if self.given_bytes is None else min(self.given_bytes, room)
 
     def shard_directory(self, info: ShardInfo) -> Path:
@@ -206,7 +210,7 @@ class ShardCache:
 
     def _make_room(self, num_bytes: int) -> bool:
         found = self.entries()
-        limit, used = self.limit_bytes, sum(entry.num_bytes for entry in found)
+        limit, used = self._limit_with(found), sum(entry.num_bytes for entry in found)
         for entry in found:
             if used + num_bytes <= limit:
                 break

@@ -33,7 +33,7 @@ _NAP_SECONDS = 1.0
 
 
 class _State:
-    """What is true between the first use and `close`. But for `returned` and `is_dropped`, touched with `changed` held."""
+    """What is true between the first use and `close`; touched with `changed` held, but for `returned`, `is_dropped`."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

@@ -6,6 +6,8 @@ import gc
 import shutil
 import signal
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -354,8 +356,11 @@ def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end_and_its_shards_g
     next(iter(loader))
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("lmdali") and thread not in before]
     assert threads
+    gone = weakref.ref(loader)
     del loader
-    gc.collect()
+    while gone() is not None:  # another thread may be collecting, and then this one does nothing
+        gc.collect()
+        time.sleep(0.01)
     for thread in threads:
         thread.join(20)
     assert not [thread for thread in threads if thread.is_alive()]
