@@ -25,7 +25,13 @@ from lmdali.pipeline.manifest import (
     ShardInfo,
     load_manifest,
 )
-from lmdali.pipeline.output_check import already_holds, is_leftover, refuse_content, refuse_foreign
+from lmdali.pipeline.output_check import (
+    already_holds,
+    is_leftover,
+    refuse_content,
+    refuse_foreign,
+    refuse_undecodable,
+)
 from lmdali.pipeline.output_lock import LOCK_FILE, STAGING_DIRECTORY, hold_part, hold_plan, hold_whole, part_lock_name
 from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
@@ -177,6 +183,7 @@ class DatasetWriter(ShardOutput):
 
     def _refuse(self, *, resume: bool, overwrite: bool) -> None:
         """What is there that this run must not touch: for a part without flags, only what it left there itself."""
+        refuse_undecodable(self.directory)
         refuse_foreign(self.directory, is_part=self.part is not None, overwrite=overwrite)
         if resume or overwrite:
             return
