@@ -203,6 +203,24 @@ def test_a_source_file_that_changed_is_named_and_its_shard_stays(
     assert fingerprints(dataset) == fingerprints(small_jpeg_dataset) | {name: before[name]}
 
 
+def test_without_a_table_sources_are_not_called_the_same_nor_sound_shards_damaged(
+    dataset: Path, small_source: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(small_source, tmp_path / "source"))
+    cv2.imwrite(str(source / "a/000.jpg"), np.zeros((60, 60, 3), np.uint8))
+    (dataset / RECORDS_FILE).unlink()
+    opener = lambda manifest: open_source(source, classes=manifest.class_names)  # noqa: E731
+    (refused,) = repair_dataset(dataset, opener, quiet=True).refused
+    assert refused.startswith(f"{RECORDS_FILE}: needs every shard made again as it was, and 1 of 5 are not, first 0000")
+    assert "its sources changed since, or a decoder or encoder is another build" in refused
+    assert f"{RECORDS_FILE}, which would tell, is damaged" in refused and "are the same" not in refused
+    for number in range(5):
+        flip(dataset / f"shards/{number:05d}/data.mdb", 0.5)
+    report = repair_dataset(dataset, opener, quiet=True)
+    assert len(report.rebuilt_shards) == 4
+    assert [line.split(":")[0][:7] for line in report.refused] == ["shard 0", "records"]
+
+
 def refusal(dataset: Path, opener: Opener) -> str:
     os.truncate(dataset / "shards/00001/data.mdb", 8192)
     before = fingerprints(dataset)
