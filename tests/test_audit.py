@@ -139,7 +139,7 @@ def test_a_dataset_made_before_hashes_were_kept_is_hashed_from_its_pixels(
     assert take_rows(old / "records.parquet", ["source"], [7]) == take_rows(
         sets[0] / "records.parquet", ["source"], [7]
     )
-    assert summarize(old, 0.0, 0).oddities == {"blank": 3}
+    assert summarize(old, 0.0, []).oddities == {"blank": 3}
 
 
 def older(dataset: Path, out: Path) -> Path:

@@ -85,6 +85,7 @@ def test_a_conversion_reports_what_it_did_and_leaves_its_source_alone(tmp_path: 
     assert summary["manifest_digest"] == manifest.digest
     assert summary["payload_bytes"] == 198 * (64 * 64 * 3 + 13)
     assert summary["images_per_second"] > 0
+    assert (summary["num_classes"], summary["ignored"]) == (2, {})
     assert done.stderr == "", "no progress where it is done in less than ten seconds, and nothing else"
     assert summary["source"] == "folder"
     assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in photos.rglob("*")} == before
@@ -153,7 +154,8 @@ def test_a_finished_conversion_resumed_is_finished_and_other_options_are_refused
     before = hashes(whole)
     done = called(photos, whole, *RAW, "--resume", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["resumed_shards"] == 4
+    summary = json.loads(done.stdout)
+    assert (summary["resumed_shards"], summary["resumed_images"], summary["images_per_second"]) == (4, 200, 0)
     refused(called(photos, whole, "--size", "32", "--resume"), 3, "made with other options")
     assert hashes(whole) == before
 
@@ -397,7 +399,8 @@ def test_resuming_needs_room_for_the_rest_only(
     rest = (4 - finished) * 64 * (64 * 64 * 3 + 64)
     monkeypatch.setattr("lmdali.tools.conversion_run.free_bytes", lambda path: rest + 1)
     config = ConvertConfig(size=64, encoding="raw", shard_bytes=1_000_000)
-    convert(open_source(photos), tmp_path / "other", config, workers=1, resume=True, quiet=True)
+    made = convert(open_source(photos), tmp_path / "other", config, workers=1, resume=True, quiet=True)
+    assert made.images_per_second == pytest.approx((200 - 64 * finished) / made.seconds), "not those of the first run"
     assert hashes(tmp_path / "other") == hashes(whole)
 
 

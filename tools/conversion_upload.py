@@ -14,7 +14,7 @@ from time import perf_counter
 
 from lmdali.pipeline.address_lock import StillHeld, hold_address
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.dataset_plan import DatasetPlan, Part
+from lmdali.pipeline.dataset_plan import DatasetPlan, Part, PlannedShard
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_atomic
@@ -118,14 +118,14 @@ def convert_to_address(
         if resume and not overwrite and there.publisher(writer).published() is not None:
             there.publisher(writer).tidy()
             shutil.rmtree(there.scratch, ignore_errors=True)
-            return _summary_from(there, len(plan.shards()))
+            return _summary_from(there, plan.shards())
         with begun_at(there, writer, resume=resume, overwrite=overwrite) as publisher:
-            left = len(writer.unfinished())
+            resumed = [shard for shard in plan.shards() if writer.has(shard.name)]
             _make(source, config, writer, there, still_held, executor or make_executor(workers=workers), quiet=quiet)
             manifest = writer.publish()
             still_held()
             publisher.finish(manifest)
-        summary = summarize(there.scratch, perf_counter() - start, len(plan.shards()) - left)
+        summary = summarize(there.scratch, perf_counter() - start, resumed)
         shutil.rmtree(there.scratch, ignore_errors=True)
     return summary
 
@@ -211,9 +211,9 @@ def _make(
         sender.finish()
 
 
-def _summary_from(there: Destination, num_shards: int) -> ConvertSummary:
+def _summary_from(there: Destination, shards: list[PlannedShard]) -> ConvertSummary:
     """What a dataset at an address holds."""
     with tempfile.TemporaryDirectory() as aside:
         for name in (MANIFEST_FILE, RECORDS_FILE, REJECTS_FILE):
             write_atomic(Path(aside) / name, read_remote(there.store, name, there.config) or b"")
-        return summarize(Path(aside), 0.0, num_shards)
+        return summarize(Path(aside), 0.0, shards)
