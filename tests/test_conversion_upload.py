@@ -17,11 +17,14 @@ import pytest
 from command_line import run
 from s3_server import BUCKET, S3Server
 
+from lmdali.pipeline import shard_publisher
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import ConfigError, InputError, RemoteError
 from lmdali.pipeline.fsspec_store import FsspecStore
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.remote_retry import RetryConfig
+from lmdali.pipeline.remote_store import WritableStore
+from lmdali.pipeline.shard_publisher import read_remote
 from lmdali.tools import conversion_upload
 from lmdali.tools.conversion import ConvertConfig, ShardJob
 from lmdali.tools.conversion_upload import convert_part_to_address, convert_to_address
@@ -274,6 +277,26 @@ def test_parts_go_to_one_address_and_merge_publishes_them(
         convert_part_to_address(source, place, CONFIG, Part(2, 2), scratch=scratch, executor=Here(), quiet=True)
     options: dict[str, Any] = {"scratch": scratch, "executor": Here(), "quiet": True, "resume": True}
     assert convert_part_to_address(source, place, CONFIG, Part(2, 2), **options).num_shards == 2
+
+
+def test_a_part_asks_for_what_is_at_its_address_as_often_as_a_whole_run(
+    photos: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def read(store: WritableStore, name: str, config: RetryConfig) -> bytes | None:
+        asked.append(name)
+        return read_remote(store, name, config)
+
+    monkeypatch.setattr(shard_publisher, "read_remote", read)
+    monkeypatch.setattr("lmdali.tools.convert.make_executor", lambda *_, **options: Here())
+    counts = []
+    for part in ((), ("--part", "1/1")):
+        asked.clear()
+        place = f"memory://asked{scratch}{len(part)}"
+        assert run("convert", photos, place, *OPTIONS, *part, "--scratch", scratch, "--quiet") == 0
+        counts.append(asked.count("manifest.json"))
+    assert counts[0] == counts[1] == 3, "before the scan, and by the holder of the lock"
 
 
 def test_pairs_that_cannot_be_are_refused_before_anything_is_read(

@@ -81,10 +81,15 @@ def check_destination(address: str, *, is_part: bool, resume: bool, overwrite: b
         InputError: something is there, and neither flag is given.
         RemoteError: it cannot be reached.
     """
-    if is_part and overwrite:
-        raise ConfigError("--overwrite would remove the shards of other parts, too: leave it out with --part")
+    if is_part:
+        _refuse_overwriting_parts(overwrite)
     config = RetryConfig()
     refuse_content_at(open_writable_store(address, config), config, is_part=is_part, resume=resume, overwrite=overwrite)
+
+
+def _refuse_overwriting_parts(overwrite: bool) -> None:
+    if overwrite:
+        raise ConfigError("--overwrite would remove the shards of other parts, too: leave it out with --part")
 
 
 def convert_to_address(
@@ -153,7 +158,7 @@ def convert_part_to_address(
     Raises:
         LmdaliError: as `convert_to_address`.
     """
-    check_destination(address, is_part=True, resume=resume, overwrite=overwrite)
+    _refuse_overwriting_parts(overwrite)
     start, plan = perf_counter(), make_plan(source, config)
     there = Destination.of(address, plan, scratch, part)
     writer = DatasetWriter(there.scratch, plan, part)
