@@ -61,7 +61,12 @@ def test_an_output_in_its_source_or_a_source_in_its_output_is_refused(
     before = sorted(tmp_path.rglob("*"))
     (tmp_path / "link").symlink_to(finished)
     shard = finished / "shards"
-    for source, out in ((finished, finished), (finished, tmp_path / "link"), (shard, finished), (finished, shard / "o")):
+    for source, out in (
+        (finished, finished),
+        (finished, tmp_path / "link"),
+        (shard, finished),
+        (finished, shard / "o"),
+    ):
         for flags in ([], ["--overwrite"], ["--resume"], ["--part", "1/2"], ["--dry-run"]):
             assert run("convert", source, out, *flags) == 2
             assert "and its output lie within each other" in capsys.readouterr().err

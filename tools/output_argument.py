@@ -36,7 +36,8 @@ def refuse_overlap(source: Path, place: Path) -> None:
     Raises:
         ConfigError: one of them is the other, or lies in it, by whatever links.
     """
-    read, written = Path(os.path.realpath(source)), Path(os.path.realpath(place))  # a loop of links is for others to refuse
+    # Not `resolve`, which fails on links in circles: those are for others to refuse.
+    read, written = (Path(os.path.realpath(path)) for path in (source, place))
     if read.is_relative_to(written) or written.is_relative_to(read):
         raise ConfigError(
             f"the source {str(source)!r} and its output lie within each other ({str(place)!r}), and sources are only "
