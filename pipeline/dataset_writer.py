@@ -8,6 +8,7 @@ So a killed run loses the shards that were in progress and nothing else, and pub
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE, ShardOutput
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX
 from lmdali.pipeline.table_reader import count_values
+from lmdali.pipeline.tables import read_staged
 
 
 class DatasetWriter(ShardOutput):
@@ -158,13 +160,21 @@ class DatasetWriter(ShardOutput):
         with storage_errors(self.directory):
             sync_directory(self.directory / SHARDS_DIRECTORY)
         if total.num_images == 0:
-            raise InputError(f"none of {self.plan.num_sources} sources could be stored: see --json for the reasons")
+            raise InputError(f"none of {self.plan.num_sources} sources could be stored: {self._why_rejected()}")
         names = [info.name for info in infos]
         self.join_tables(names, self.directory)
         # The digest is needed by the statistics, and the manifest must be the last file to appear.
         manifest = self._manifest(infos).with_digest()
         save_statistics(self.directory, total, manifest.digest)
         return manifest.save(self.directory)
+
+    def _why_rejected(self) -> str:
+        """The reasons of all rejects, and the first one in full."""
+        tables = [read_staged(self.staged(shard.name, "rejects")) for shard in self.plan.shards()]
+        reasons = Counter(reason for table in tables for reason in table["reason"].to_pylist())
+        (first,) = tables[0].slice(0, 1).to_pylist()
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        return f"{counts}; the first is {first['source']!r}: {first['detail']}"
 
     def _manifest(self, infos: list[ShardInfo]) -> Manifest:
         labels = count_values(self.directory / RECORDS_FILE, "label")

@@ -173,7 +173,8 @@ def test_more_rejects_than_allowed_are_exit_code_9_and_a_whole_dataset(tmp_path:
 def test_sources_of_which_none_can_be_stored_are_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "source" / "a").mkdir(parents=True)
     (tmp_path / "source" / "a" / "x.jpg").write_text("hello")
-    refused(lmdali(tmp_path / "source", tmp_path / "out", "-j1"), 3, "none of 1 sources could be stored")
+    reasons = "none of 1 sources could be stored: 1 not_an_image; the first is 'a/x.jpg': "
+    refused(lmdali(tmp_path / "source", tmp_path / "out", "-j1"), 3, reasons)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

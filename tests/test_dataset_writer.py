@@ -274,7 +274,7 @@ def test_nothing_stored_is_nothing_published(tmp_path: Path) -> None:
         with writer.open_shard("00000", 0, 1) as shard:
             rejects = [RejectRow(0, 0, "x", "empty", "", 0, "")]
             writer.finish_shard("00000", shard, ShardContent([], rejects, Moments.zero(4, 4)))
-        with pytest.raises(InputError, match="none of 1 sources could be stored"):
+        with pytest.raises(InputError, match="none of 1 sources could be stored: 1 empty; the first is 'x'"):
             writer.publish()
     assert not (tmp_path / "out" / MANIFEST_FILE).exists()
 

@@ -177,6 +177,10 @@ def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any)
     source = _OPENERS[kind](path, chosen)
     if chosen.split_half is not None:
         source = replace(source, scan=take_half(source.scan, chosen.split_half))
+        if not source.entries:
+            raise InputError(
+                f"{str(path)!r}: the {chosen.split_half} half of each class is empty, for none has a second image"
+            )
     if chosen.classes is not None and not chosen.allow_missing_classes:
         refuse_missing_classes(source.empty_classes, repr(str(path)))
     return source
