@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from lmdali.pipeline.errors import StorageError
@@ -188,6 +190,18 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, photos: Path, wh
     actual = load_manifest(whole).file_bytes
     assert 0.8 < plan["expected_bytes"] / actual < 1.25
     assert plan["expected_seconds"] > 0 and plan["fits"]
+
+
+def test_a_dry_run_keeps_what_decoders_print_to_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picture = bytearray(cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes())
+    picture[29] ^= 1  # in the checksum of its header
+    (tmp_path / "source/a").mkdir(parents=True)
+    (tmp_path / "source/a/x.png").write_bytes(picture)
+    assert (
+        run_command(lambda: cli(["convert", str(tmp_path / "source"), "out", "--dry-run"], standalone_mode=False)) == 0
+    )
+    told = capfd.readouterr()
+    assert "rejected: 1 corrupt" in told.out and told.err == ""
 
 
 def test_usage_errors_are_exit_code_2(

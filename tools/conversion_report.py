@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lmdali.pipeline.dataset_plan import PlannedShard
+from lmdali.pipeline.decode import native_messages_silenced
 from lmdali.pipeline.files import free_bytes
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
@@ -99,13 +100,14 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     if pays_compiling(total):
         config.compile_filter()
     start = perf_counter()
-    # In the source's own order, so that a sample of rows reads no row group twice.
-    for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):
-        entry = source.entries[int(index)]
-        try:
-            stored_bytes.append(len(convert_image(source.read(entry), own_name(entry), config)[0]))
-        except SourceRejected as error:
-            rejected[str(error.reason)] += 1
+    with native_messages_silenced():
+        # In the source's own order, so that a sample of rows reads no row group twice.
+        for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):
+            entry = source.entries[int(index)]
+            try:
+                stored_bytes.append(len(convert_image(source.read(entry), own_name(entry), config)[0]))
+            except SourceRejected as error:
+                rejected[str(error.reason)] += 1
     seconds = perf_counter() - start
     sampled = len(stored_bytes) + rejected.total()
     mean_bytes = sum(stored_bytes) / max(len(stored_bytes), 1)
