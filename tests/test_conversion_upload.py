@@ -26,7 +26,7 @@ from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.shard_publisher import read_remote
 from lmdali.tools import conversion_upload
-from lmdali.tools.conversion import ConvertConfig, ShardJob
+from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan
 from lmdali.tools.conversion_upload import convert_part_to_address, convert_to_address
 from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import Source, open_source
@@ -277,6 +277,26 @@ def test_parts_go_to_one_address_and_merge_publishes_them(
         convert_part_to_address(source, place, CONFIG, Part(2, 2), scratch=scratch, executor=Here(), quiet=True)
     options: dict[str, Any] = {"scratch": scratch, "executor": Here(), "quiet": True, "resume": True}
     assert convert_part_to_address(source, place, CONFIG, Part(2, 2), **options).num_shards == 2
+
+
+@pytest.mark.parametrize("what", ["cleared", "begun anew"])
+def test_a_part_ends_where_another_run_takes_its_address(source: Source, scratch: Path, what: str) -> None:
+    import fsspec
+
+    place = f"memory://taken{scratch}"
+    filesystem, root = fsspec.core.url_to_fs(place)
+
+    def take(done: int) -> None:
+        if done == 1:
+            filesystem.rm(root, recursive=True)
+            if what == "begun anew":
+                plan = json.dumps(make_plan(source, ConvertConfig(size=40)).to_json())
+                filesystem.pipe_file(f"{root}/.staging/plan.json", plan.encode())
+
+    message = "published it, or cleared it away, meanwhile" if what == "cleared" else "was begun with other options"
+    with pytest.raises(InputError, match=message):
+        convert_part_to_address(source, place, CONFIG, Part(1, 1), scratch=scratch, executor=Here(take), quiet=True)
+    assert sum(name.endswith("data.mdb") for name in hashes_at(place)) <= 1, "sent while the other run began"
 
 
 def test_a_part_asks_for_what_is_at_its_address_as_often_as_a_whole_run(

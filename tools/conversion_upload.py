@@ -167,9 +167,14 @@ def convert_part_to_address(
         manifest = there.publisher(writer).published() if resume else None
         if manifest is not None:
             return summarize_part(writer, len(writer.shards()), perf_counter() - start, published=manifest)
-        with begun_at(there, writer, resume=resume, overwrite=False):
+        with begun_at(there, writer, resume=resume, overwrite=False) as publisher:
+
+            def still_ours() -> None:
+                still_held()
+                publisher.refuse_other_plan()
+
             left = len(writer.unfinished())
-            _make(source, config, writer, there, still_held, executor or make_executor(), quiet=quiet)
+            _make(source, config, writer, there, still_ours, executor or make_executor(), quiet=quiet)
             summary = summarize_part(writer, len(writer.shards()) - left, perf_counter() - start)
         shutil.rmtree(there.scratch, ignore_errors=True)
     return summary
