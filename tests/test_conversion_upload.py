@@ -288,10 +288,11 @@ def test_a_part_ends_where_another_run_takes_its_address(source: Source, scratch
 
     def take(done: int) -> None:
         if done == 1:
-            filesystem.rm(root, recursive=True)
+            plan = json.dumps(make_plan(source, ConvertConfig(size=40)).to_json())
             if what == "begun anew":
-                plan = json.dumps(make_plan(source, ConvertConfig(size=40)).to_json())
                 filesystem.pipe_file(f"{root}/.staging/plan.json", plan.encode())
+            else:
+                filesystem.rm_file(f"{root}/.staging/plan.json")
 
     message = "published it, or cleared it away, meanwhile" if what == "cleared" else "was begun with other options"
     with pytest.raises(InputError, match=message):
