@@ -54,6 +54,15 @@ def test_a_name_that_lmdb_cannot_open_is_refused_before_the_scan(tmp_path: Path)
     assert not place.exists()
 
 
+def test_an_empty_output_is_not_the_current_directory(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a variable that is not set gives."""
+    monkeypatch.chdir(finished)
+    assert run("convert", tmp_path / "nowhere", "", "--overwrite") == 2
+    assert "an empty path names no place" in capsys.readouterr().err
+
+
 def test_an_output_in_its_source_or_a_source_in_its_output_is_refused(
     tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,8 @@ class Output(click.ParamType[Path | str]):
         """Tell one from the other."""
         if isinstance(value, Path):
             return value
+        if not value:
+            self.fail("an empty path names no place", param, ctx)
         if not is_remote(value):
             return Path(value)
         return file_address_path(value) if scheme_of(value) == "file" else str(value)
