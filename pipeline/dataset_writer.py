@@ -145,7 +145,7 @@ class DatasetWriter(ShardOutput):
 
         Raises:
             InputError: not one source could be stored.
-            IntegrityError: a finished shard is of another plan.
+            IntegrityError: a finished shard is of another plan, or what is staged for it is damaged.
         """
         assert self.part is None, "a part is no dataset"
         infos: list[ShardInfo] = []
@@ -153,6 +153,7 @@ class DatasetWriter(ShardOutput):
         total = Moments.zero(size, size)
         for name, _, _ in self.plan.shards():
             figures = self.figures(name)
+            self.staged_files(name)
             infos.append(figures.info)
             figures.moments.image_sums = self.image_sums(name)
             total.merge(figures.moments)
