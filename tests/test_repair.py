@@ -181,6 +181,12 @@ def test_only_the_shards_asked_for_are_looked_at(dataset: Path, small_jpeg_datas
         repair_dataset(dataset, opener, shards=["00009"], quiet=True)
 
 
+@pytest.mark.parametrize("shards", ["", "1,", "1,,2"])
+def test_an_empty_number_is_not_the_first_shard(dataset: Path, shards: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("repair", dataset, "--shards", shards) == 2
+    assert "expected numbers such as 00003,00007" in capsys.readouterr().err
+
+
 def test_a_source_file_that_changed_is_named_and_its_shard_stays(
     dataset: Path, small_source: Path, small_jpeg_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
