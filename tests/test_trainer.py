@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import signal
@@ -353,6 +354,36 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -
     assert failure["step"] == step
     assert failure["samples"] == order[(step - 1) * 8 : step * 8].tolist()
     assert CheckpointDirectory(tmp_path / "checkpoints").paths() == []
+
+
+def at_rate(lr: float, **fields: Any) -> TrainConfig:
+    return dataclasses.replace(CONFIG, lr=lr, schedule="constant", **fields)
+
+
+def test_an_epoch_whose_validation_is_not_finite_is_no_result_and_not_the_best_one(tmp_path: Path) -> None:
+    with pytest.raises(LmdaliError, match=r"epoch 0: the validation loss is nan at learning rate 1e\+30: resume with"):
+        make(tmp_path, config=at_rate(1e30), train=MemoryLoader(8)).fit()
+    (failure,) = metrics_of(tmp_path)
+    assert (failure["kind"], failure["step"], failure["loss"]) == ("failure", 1, "nan")
+    assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    trainer = make(tmp_path, config=at_rate(0.002, checkpoint_steps=1))
+    trainer.model.get_parameter("fc7.weight").register_hook(lambda gradient: gradient + torch.inf)
+    with pytest.raises(LmdaliError, match=r"step 1: its update has left fc7.weight not finite, and is not saved, .*lr"):
+        trainer.fit()
+    assert metrics_of(tmp_path)[-1]["kind"] == "failure"
+    assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+def test_a_checkpoint_that_had_diverged_is_named_when_nothing_can_go_on_from_it(tmp_path: Path) -> None:
+    with pytest.raises(LmdaliError, match="step 2: the loss is nan .*: resume with a lower --lr"):
+        make(tmp_path, config=at_rate(1e25, checkpoint_steps=1)).fit()
+    again = make(tmp_path, config=at_rate(0.001))
+    again.resume_latest()
+    with pytest.raises(LmdaliError, match="the checkpoint of step 1 had diverged already: remove it, then resume"):
+        again.fit()
 
 
 def test_the_plateau_schedule_ends_the_run(tmp_path: Path) -> None:
