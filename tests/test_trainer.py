@@ -327,6 +327,24 @@ def test_changed_settings_are_used_and_shown(tmp_path: Path) -> None:
     assert trainer.fit().steps == 6
 
 
+def test_changed_settings_of_the_loader_are_shown_where_the_checkpoint_knows_them(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
+    augment = {"lighting": "roots", "crop_chunk": 1}
+    make(tmp_path, config=config, loader_config={"dataset": "a", "batch_size": 8, "augment": augment}).fit()
+    now = {"dataset": "b", "batch_size": 4, "order": "block", "augment": augment | {"lighting": "none"}}
+    screen = io.StringIO()
+    make(tmp_path, config=config, loader_config=now, progress=screen).resume_latest()
+    changes = [line for line in screen.getvalue().splitlines() if line.startswith("changed")]
+    assert changes == [f"changed on resuming: {change}" for change in ("batch_size 8 -> 4", "lighting roots -> none")]
+
+
+def test_another_schedule_goes_on_where_the_run_is(tmp_path: Path) -> None:
+    make(tmp_path, config=dataclasses.replace(CONFIG, epochs=2, schedule="constant")).fit()
+    trainer = make(tmp_path, config=dataclasses.replace(CONFIG, epochs=9, schedule="fixed:1:3"))
+    trainer.resume_latest()
+    assert trainer.fit().epochs == 3
+
+
 def test_another_network_or_dataset_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
     make(tmp_path, config=config).fit()
@@ -378,7 +396,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_had_diverged_is_named_when_nothing_can_go_on_from_it(tmp_path: Path) -> None:
-    with pytest.raises(LmdaliError, match="step 2: the loss is nan .*: resume with a lower --lr"):
+    with pytest.raises(LmdaliError, match=r"step 2: the loss is nan .*: resume with a lower --lr"):
         make(tmp_path, config=at_rate(1e25, checkpoint_steps=1)).fit()
     again = make(tmp_path, config=at_rate(0.001))
     again.resume_latest()

@@ -202,10 +202,6 @@ def _train(
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
 
 
-def _save_statistics(job: TrainJob) -> None:
-    save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
-
-
 def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
     if job.parallel == "towers":
         return TowerAlexNet(config, (devices[0], devices[1]), seed=job.preset.train.seed)
@@ -216,6 +212,8 @@ def _describe(job: TrainJob) -> dict[str, Any]:
     return {
         "dataset": place_text(job.train),
         "batch_size": job.preset.batch_size,
+        "order": job.order or job.preset.order,
+        "drop_last": job.preset.drop_last,
         "augment": dataclasses.asdict(job.preset.augment),
     }
 
