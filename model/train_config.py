@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,9 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, found {value}")
         if self.epochs < 1 or self.log_steps < 1 or self.keep_checkpoints < 1:
             raise ConfigError(
                 "epochs, log_steps and keep_checkpoints must be at least 1, "
