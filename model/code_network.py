@@ -168,7 +168,7 @@ def train_code_network(
         loss_mean = float(torch.stack(losses).mean())
         if not math.isfinite(loss_mean):
             raise LmdaliError(
-                f"epoch {epoch}: the auto-encoder's loss is {loss_mean} at learning rate {config.lr:g}: use a lower --lr"
+                f"epoch {epoch}: the auto-encoder's loss is {loss_mean} at learning rate {config.lr:g}: lower --lr"
             )
         on_progress(epoch + 1)
     return network.eval(), loss_mean
