@@ -178,7 +178,7 @@ def _train(
             val_loader,
             run_dir=job.run_dir,
             device=devices[0],
-            loader_config=_describe(job),
+            loader_config=_describe(job, configs[0], val_loader),
             progress=progress,
             ranks=ranks,
         )
@@ -208,12 +208,14 @@ def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, 
     return AlexNet(config, seed=job.preset.train.seed)
 
 
-def _describe(job: TrainJob) -> dict[str, Any]:
+def _describe(job: TrainJob, loader: LoaderConfig, val_loader: DatasetLoader) -> dict[str, Any]:
     return {
         "dataset": place_text(job.train),
         "batch_size": job.preset.batch_size,
-        "order": job.order or job.preset.order,
-        "drop_last": job.preset.drop_last,
+        "order": loader.order,
+        "drop_last": loader.drops_last,
+        # The lowest error so far is that of this set.
+        "validation_set": val_loader.manifest_digest[:12],
         "augment": dataclasses.asdict(job.preset.augment),
     }
 
