@@ -478,7 +478,8 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [{"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0},
      {"precision": "float8"}, {"schedule": "never"}, {"log_steps": 0}, {"keep_checkpoints": 0},
      {"checkpoint_steps": -1}, {"lr": math.inf}, {"lr": math.nan}, {"bias_lr": math.inf}, {"weight_decay": math.nan},
-     {"weight_decay": math.inf}, {"checkpoint_seconds": math.nan}, {"checkpoint_seconds": math.inf}],
+     {"weight_decay": math.inf}, {"checkpoint_seconds": math.nan}, {"checkpoint_seconds": math.inf},
+     {"bias_schedule": "fixed:1:2"}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
