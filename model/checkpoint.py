@@ -112,14 +112,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         StorageError: it cannot be read.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
+        raise InputError(
+            f"{path}: no such checkpoint: give a checkpoint file, or a run directory; its {BEST_NAME} comes with the "
+            "first finished epoch"
+        )
     with storage_errors(path):
         payload = path.read_bytes()
     try:
         document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: refused, damaged or more than tensors and plain values: {reason}") from error
+        # Not in torch's words, which recommend to load it without this protection.
+        raise InputError(
+            f"{path}: refused: not a checkpoint, damaged, or with more in it than tensors and plain values; nothing of "
+            "it was run"
+        ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError ... for damaged archives
         raise IntegrityError(
             f"{path}: not a readable checkpoint ({type(error).__name__}), damaged or truncated: use an earlier one"

@@ -25,7 +25,7 @@ from lmdali.tools.conversion_run import convert
 from lmdali.tools.conversion_upload import check_destination, convert_part_to_address, convert_to_address
 from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
-from lmdali.tools.output_argument import Output
+from lmdali.tools.output_argument import Output, refuse_overlap
 from lmdali.tools.resize import FILTERS
 from lmdali.tools.source_options import source_options
 from lmdali.tools.sources import Source, open_source
@@ -150,6 +150,8 @@ def command(
     executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     chosen_part = Part.parse(part) if part else None
     _refuse_pairs(out, chosen_part, scratch, check_duplicates=check_duplicates)
+    if (place := out if isinstance(out, Path) else scratch) is not None:
+        refuse_overlap(source, place)
     if not dry_run:
         check = check_output if isinstance(out, Path) else check_destination
         check(out, is_part=chosen_part is not None, resume=resume, overwrite=overwrite)  # type: ignore[arg-type]
