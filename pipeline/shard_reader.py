@@ -59,7 +59,7 @@ class FilePlaces(NamedTuple):
     sizes: NDArray[np.int64]
 
 
-class _Mapping:
+class MappedShards:
     """The shards that are mapped, and the places of their values."""
 
     def __init__(self, manifest: Manifest) -> None:
@@ -90,7 +90,7 @@ class ShardReader:
         self.manifest = manifest
         self.index = RecordIndex(manifest)
         self._lock = threading.Lock()
-        self._mapping: _Mapping | None = None
+        self._mapping: MappedShards | None = None
         _readers.add(self)
 
     def check_files(self) -> None:
@@ -200,11 +200,11 @@ class ShardReader:
         with self._lock:
             self._mapping = None
 
-    def _make_mapping(self) -> _Mapping:
+    def _make_mapping(self) -> MappedShards:
         with self._lock:
             if self._mapping is None:
                 try:
-                    self._mapping = _Mapping(self.manifest)
+                    self._mapping = MappedShards(self.manifest)
                 except OSError as error:
                     raise StorageError(
                         f"{self.directory}: {self.manifest.file_bytes} bytes cannot be mapped ({error.strerror}): "
@@ -212,7 +212,7 @@ class ShardReader:
                     ) from error
             return self._mapping
 
-    def _map_shard(self, mapping: _Mapping, number: int) -> None:
+    def _map_shard(self, mapping: MappedShards, number: int) -> None:
         info = self.manifest.shards[number]
         path = self.data_file(info.name)
         with self._lock:

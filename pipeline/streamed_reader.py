@@ -21,7 +21,7 @@ from lmdali.pipeline.sampler import RankSlice, SampleOrder
 from lmdali.pipeline.shard_cache import ShardCache
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES, Fetch, ShardFetcher
 from lmdali.pipeline.shard_header import DATA_FILE
-from lmdali.pipeline.shard_reader import Located, ShardReader, _Mapping
+from lmdali.pipeline.shard_reader import Located, MappedShards, ShardReader
 from lmdali.pipeline.shard_windows import ShardHorizon
 
 
@@ -129,7 +129,7 @@ class StreamedReader(ShardReader):
         self.fetcher.close()
         super().close()
 
-    def _map_shard(self, mapping: _Mapping, number: int) -> None:
+    def _map_shard(self, mapping: MappedShards, number: int) -> None:
         try:
             super()._map_shard(mapping, number)
         except ShardError as error:
