@@ -118,8 +118,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: refused, damaged or more than tensors and plain values: {reason}") from error
+        # Not torch's own words: they advise to read the file with weights_only=False.
+        raise InputError(
+            f"{path}: refused, it is no checkpoint, damaged, or has more than tensors and plain values: expected a "
+            "file that `lmdali train` wrote"
+        ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError ... for damaged archives
         raise IntegrityError(
             f"{path}: not a readable checkpoint ({type(error).__name__}), damaged or truncated: use an earlier one"

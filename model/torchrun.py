@@ -13,7 +13,7 @@ Parallel = Literal["none", "towers", "ddp"]
 """How devices share the work: one device; two devices with a tower each; one process per device, each with all of the
 network and its part of every batch."""
 
-LAUNCH = "torchrun --nproc-per-node 2 -m lmdali.tools train ... --parallel ddp"
+LAUNCH = "torchrun --nproc-per-node 2 -m lmdali.tools VERB ... --parallel ddp"
 """How a job of two ranks on one machine is started; more machines need torchrun's own options only."""
 
 

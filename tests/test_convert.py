@@ -132,6 +132,7 @@ def test_sources_that_cannot_be_used_are_refused_in_one_line(
     (tmp_path / "list.txt").write_text("a.jpg zero\n")
     refused(called(tmp_path / "list.txt", out), 3, "line 1", "not `path label`")
     refused(called(tmp_path / "nowhere", out), 3, "no such file or folder")
+    refused(called(photos, photos / "out"), 3, f"lies in the source {photos}")
     assert not out.exists()
 
 
@@ -153,7 +154,9 @@ def test_a_finished_conversion_resumed_is_finished_and_other_options_are_refused
     before = hashes(whole)
     done = called(photos, whole, *RAW, "--resume", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["resumed_shards"] == 4
+    summary = json.loads(done.stdout)
+    assert (summary["resumed_shards"], summary["images_per_second"]) == (4, None), "no rate of what was there already"
+    assert "images/s" not in called(photos, whole, *RAW, "--resume").stdout
     refused(called(photos, whole, "--size", "32", "--resume"), 3, "made with other options")
     assert hashes(whole) == before
 
@@ -203,6 +206,9 @@ def test_usage_errors_are_exit_code_2(
         done = called(photos, tmp_path / "out", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
     assert lmdali(photos, tmp_path / "out", "--size", "0").returncode == 2
+    for out in ("s3:/bucket/out", "https:/host/out", "file:out"):
+        done = called(photos, out)
+        assert done.returncode == 2 and "an address has two slashes" in done.stderr, (out, done.stderr)
     assert not (tmp_path / "out").exists()
 
 

@@ -35,7 +35,7 @@ def test_the_place_is_that_of_torchruns_variables() -> None:
 @pytest.mark.parametrize(
     ("parallel", "environment", "message"),
     [
-        ("ddp", {}, "was not started by torchrun: torchrun --nproc-per-node 2 -m lmdali.tools train"),
+        ("ddp", {}, "was not started by torchrun: torchrun --nproc-per-node 2 -m lmdali.tools VERB"),
         ("none", JOB, "torchrun started 8 processes, and with --parallel none .*: add --parallel ddp"),
         ("towers", JOB, "with --parallel towers each of them would train a run of its own"),
         ("ddp", JOB | {"RANK": "-1"}, "RANK is '-1', expected a number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
@@ -76,6 +77,13 @@ class _Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if near := get_close_matches(args[0], VERBS, n=2) if args[0] not in VERBS else []:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(map(repr, near))}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click would import every verb, torch and all, to print one line about it.
         with formatter.section("Commands"):
@@ -85,10 +93,10 @@ class _Verbs(click.Group):
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(version("lmdali"), prog_name="lmdali")
 def cli() -> None:
-    """LMDB shards and DALI loaders: from image files to training batches, in one ledger.
+    """LMDB shards and DALI loaders: from image files to training batches, and an AlexNet trained on them.
 
-    Exit codes: 0 good, 2 usage, 3 input refused, 4 disk, 5 integrity, 6 locked, 7 remote, 8 environment,
-    9 threshold not met, 130 and 143 on signals.
+    Exit codes: 0 good, 1 none of what follows, 2 usage, 3 input refused, 4 disk, 5 integrity, 6 locked, 7 remote,
+    8 environment, 9 threshold not met, 130 and 143 on signals.
     """
 
 

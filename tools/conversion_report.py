@@ -132,8 +132,9 @@ def report_summary(
         duplicates: from `duplicate_facts`, where they were looked for.
         as_json: one document instead of a table.
     """
+    # Images that were there already cost nothing: with them it would be no rate of anything.
+    rate = None if summary.resumed_shards else summary.images_per_second
     if as_json:
-        rate = summary.images_per_second
         document = {**asdict(summary), "images_per_second": rate, "source": source.kind, "out": str(out)}
         print_json(document if duplicates is None else document | {"duplicates": duplicates})
         return
@@ -144,7 +145,7 @@ def report_summary(
         ("unusual", _counts(summary.oddities) or "none"),
         ("ignored", source.ignored.summary()),
         ("size", f"{megabytes(summary.file_bytes)} on disk, {megabytes(summary.payload_bytes)} of images"),
-        ("speed", f"{summary.images_per_second:,.0f} images/s, {summary.seconds:.1f} s"),
+        ("time", f"{summary.seconds:.1f} s" + (f", {rate:,.0f} images/s" if rate is not None else "")),
         ("digest", summary.manifest_digest),
     ]
     if summary.resumed_shards:

@@ -11,7 +11,7 @@ import click
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_plan import Part
-from lmdali.pipeline.errors import ConfigError, ThresholdError
+from lmdali.pipeline.errors import ConfigError, InputError, ThresholdError
 from lmdali.pipeline.manifest import REJECTS_FILE
 from lmdali.pipeline.output_check import check_output
 from lmdali.pipeline.remote_address import redacted
@@ -155,6 +155,7 @@ def command(
         check(out, is_part=chosen_part is not None, resume=resume, overwrite=overwrite)  # type: ignore[arg-type]
     names = read_class_names(classes) if classes else None
     opened = open_source(source, source_format, classes=names, **options)
+    _refuse_inside(out, source, opened.kind)
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)
     if dry_run:
@@ -188,6 +189,12 @@ def _refuse_pairs(out: Path | str, part: Part | None, scratch: Path | None, *, c
         raise ConfigError("--check-duplicates needs a local dataset: run `lmdali stage`, then `lmdali audit`")
     if isinstance(out, Path) and scratch is not None:
         raise ConfigError("--scratch is for an OUT that is an address: a directory is written to where it is")
+
+
+def _refuse_inside(out: Path | str, source: Path, kind: str) -> None:
+    """An output among the class folders would be a class of its own to the next run, `--resume` and `repair`."""
+    if kind == "folder" and isinstance(out, Path) and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{out}: lies in the source {source}, whose folders are classes: choose an output outside it")
 
 
 def _convert(
