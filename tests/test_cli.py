@@ -106,6 +106,20 @@ def test_every_verb_is_a_command_with_help(verb: str) -> None:
         assert "Usage:" in command.get_help(context)
 
 
+def test_a_verb_whose_packages_are_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'x'", name=name)
+
+    monkeypatch.setattr("lmdali.tools.cli.import_module", lambda module: lacking("torch"))
+    assert run_command(lambda: cli(["train", "--help"], standalone_mode=False)) == 8
+    assert "lmdali train needs the package 'torch', which is not installed: pip install" in capsys.readouterr().err
+    monkeypatch.setattr("lmdali.tools.cli.import_module", lambda module: lacking("lmdali.tools.nothing"))
+    with pytest.raises(ModuleNotFoundError):
+        run_command(lambda: cli(["train", "--help"], standalone_mode=False))
+
+
 def test_an_unknown_verb_is_a_usage_error_and_a_near_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: cli(["fly"], standalone_mode=False)) == 2
     assert "No such command 'fly'.\n" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import click
 
+from lmdali.pipeline.errors import MissingExtraError
 from lmdali.tools.exit_codes import run_command
 
 VERBS = {
@@ -64,6 +65,10 @@ _SUMMARIES = {
 }
 
 
+_TRAIN_PACKAGES = ("torch", "numba")
+"""What modules of verbs import at their top, and an installation without extras lacks."""
+
+
 class _Verbs(click.Group):
     """Looks a verb up when it is asked for: `lmdali convert` must not wait for torch to be imported."""
 
@@ -73,7 +78,12 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command = import_module(f"lmdali.tools.{VERBS[cmd_name]}").command
+        try:
+            command = import_module(f"lmdali.tools.{VERBS[cmd_name]}").command
+        except ModuleNotFoundError as error:
+            if error.name in _TRAIN_PACKAGES:
+                raise MissingExtraError(error.name, "train", f"lmdali {cmd_name}") from None
+            raise
         assert isinstance(command, click.Command)
         return command
 
