@@ -214,10 +214,18 @@ _DEFAULTS = DemoConfig(out=Path("demo-out"))
 )
 @click.option("--num-train", default=_DEFAULTS.num_train, show_default=True, help="Training pictures to draw.")
 @click.option("--num-val", default=_DEFAULTS.num_val, show_default=True, help="Validation pictures to draw.")
-@click.option("--epochs", type=click.IntRange(1), default=_DEFAULTS.epochs, show_default=True)
-@click.option("--seed", default=_DEFAULTS.seed, show_default=True)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=_DEFAULTS.epochs,
+    show_default=True,
+    help="Passes over the training set.",
+)
+@click.option("--seed", default=_DEFAULTS.seed, show_default=True, help="Of pictures, weights, order and augmentation.")
 @click.option("--device", default=_DEFAULTS.device, show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--profile-seconds", default=_DEFAULTS.profile_seconds, show_default=True, help="Per measurement.")
+@click.option(
+    "--profile-seconds", default=_DEFAULTS.profile_seconds, show_default=True, help="Seconds for each measurement."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(as_json: bool, **options: Any) -> None:
