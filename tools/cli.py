@@ -105,7 +105,7 @@ class _Verbs(click.Group):
 def cli() -> None:
     """LMDB shards and DALI loaders: from image files to training batches, and an AlexNet trained on them.
 
-    Exit codes: 0 good, 1 none of what follows, 2 usage, 3 input refused, 4 disk, 5 integrity, 6 locked, 7 remote,
+    Exit codes: 0 good, 1 any other error, 2 usage, 3 input refused, 4 disk, 5 integrity, 6 locked, 7 remote,
     8 environment, 9 threshold not met, 130 and 143 on signals.
     """
 
