@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from lmdali.model.device import pick_device
 from lmdali.model.presets import PRESETS
 from lmdali.model.schedule import create_schedule
 from lmdali.pipeline.eigenbasis import load_eigenbasis
@@ -112,6 +113,7 @@ def run_demo(config: DemoConfig) -> DemoReport:
 
     Raises:
         ConfigError: fewer epochs than the recipe's warm-up needs.
+        MachineError: the device is not there.
         InputError: `out` holds something that is not an earlier demo.
         LmdaliError: whatever a part of it raises.
     """
@@ -119,7 +121,9 @@ def run_demo(config: DemoConfig) -> DemoReport:
     recipe = PRESETS["small"].changed(
         train={"seed": config.seed, **({} if config.epochs is None else {"epochs": config.epochs})}
     )
-    create_schedule(recipe.train.schedule, recipe.train.epochs)  # too few epochs: said before anything is drawn
+    # Too few epochs, or a device that is not there: said before anything is drawn.
+    create_schedule(recipe.train.schedule, recipe.train.epochs)
+    pick_device(config.device)
     _make_room(out)
     with (
         _part("draw", seconds, config),
