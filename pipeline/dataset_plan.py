@@ -11,6 +11,9 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import canonical_digest
 from lmdali.pipeline.manifest import Manifest
 
+MAX_SHARDS = 100_000
+"""Five digits; a manifest that names more is not read."""
+
 
 class PlannedShard(NamedTuple):
     """One shard of a plan.

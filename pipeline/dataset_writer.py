@@ -8,6 +8,7 @@ So a killed run loses the shards that were in progress and nothing else, and pub
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +26,20 @@ from lmdali.pipeline.manifest import (
     ShardInfo,
     load_manifest,
 )
-from lmdali.pipeline.output_check import already_holds, is_leftover, refuse_content, refuse_foreign
+from lmdali.pipeline.output_check import (
+    already_holds,
+    is_leftover,
+    refuse_content,
+    refuse_foreign,
+    refuse_undecodable,
+)
 from lmdali.pipeline.output_lock import LOCK_FILE, STAGING_DIRECTORY, hold_part, hold_plan, hold_whole, part_lock_name
 from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE, ShardOutput
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX
 from lmdali.pipeline.table_reader import count_values
+from lmdali.pipeline.tables import read_staged
 
 
 class DatasetWriter(ShardOutput):
@@ -137,7 +145,7 @@ class DatasetWriter(ShardOutput):
 
         Raises:
             InputError: not one source could be stored.
-            IntegrityError: a finished shard is of another plan.
+            IntegrityError: a finished shard is of another plan, or what is staged for it is damaged.
         """
         assert self.part is None, "a part is no dataset"
         infos: list[ShardInfo] = []
@@ -145,6 +153,7 @@ class DatasetWriter(ShardOutput):
         total = Moments.zero(size, size)
         for name, _, _ in self.plan.shards():
             figures = self.figures(name)
+            self.staged_files(name)
             infos.append(figures.info)
             figures.moments.image_sums = self.image_sums(name)
             total.merge(figures.moments)
@@ -152,13 +161,21 @@ class DatasetWriter(ShardOutput):
         with storage_errors(self.directory):
             sync_directory(self.directory / SHARDS_DIRECTORY)
         if total.num_images == 0:
-            raise InputError(f"none of {self.plan.num_sources} sources could be stored: see --json for the reasons")
+            raise InputError(f"none of {self.plan.num_sources} sources could be stored: {self._why_rejected()}")
         names = [info.name for info in infos]
         self.join_tables(names, self.directory)
         # The digest is needed by the statistics, and the manifest must be the last file to appear.
         manifest = self._manifest(infos).with_digest()
         save_statistics(self.directory, total, manifest.digest)
         return manifest.save(self.directory)
+
+    def _why_rejected(self) -> str:
+        """The reasons of all rejects, and the first one in full."""
+        tables = [read_staged(self.staged(shard.name, "rejects")) for shard in self.plan.shards()]
+        reasons = Counter(reason for table in tables for reason in table["reason"].to_pylist())
+        (first,) = tables[0].slice(0, 1).to_pylist()
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        return f"{counts}; the first is {first['source']!r}: {first['detail']}"
 
     def _manifest(self, infos: list[ShardInfo]) -> Manifest:
         labels = count_values(self.directory / RECORDS_FILE, "label")
@@ -177,6 +194,7 @@ class DatasetWriter(ShardOutput):
 
     def _refuse(self, *, resume: bool, overwrite: bool) -> None:
         """What is there that this run must not touch: for a part without flags, only what it left there itself."""
+        refuse_undecodable(self.directory)
         refuse_foreign(self.directory, is_part=self.part is not None, overwrite=overwrite)
         if resume or overwrite:
             return

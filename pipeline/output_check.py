@@ -30,16 +30,28 @@ def check_output(directory: Path, *, is_part: bool, resume: bool, overwrite: boo
         resume, overwrite: as of `DatasetWriter.hold`.
 
     Raises:
-        InputError: it is no directory, has files of others, or has content and neither flag is given.
+        InputError: it is no directory, has a name that LMDB cannot take, has files of others, or has content and
+            neither flag is given.
         LockedError: another run holds it.
         StorageError: it cannot be written: read-only, full, or not allowed.
     """
+    refuse_undecodable(directory)
     refuse_foreign(directory, is_part=is_part, overwrite=overwrite)
     if not is_part and not (resume or overwrite):
         refuse_content(directory)
     # A finished dataset on a read-only disk may be resumed: there is nothing to do.
     if not (resume and not overwrite and (directory / MANIFEST_FILE).exists()):
         _try_to_write(directory, needs_room=not overwrite)
+
+
+def refuse_undecodable(directory: Path) -> None:
+    """Raises InputError for a path that is no UTF-8 text, as sources may have: the LMDB library opens no such path."""
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{str(directory)!r}: shards cannot be made at a path that is not UTF-8: choose another output"
+        ) from None
 
 
 def refuse_foreign(directory: Path, *, is_part: bool, overwrite: bool) -> None:

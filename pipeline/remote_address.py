@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from lmdali.pipeline.errors import ConfigError
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _QUERY_IN_TEXT = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]+")
 _USER_IN_TEXT = re.compile(r"://[^/\s@'\"]+@")
@@ -24,8 +26,18 @@ def scheme_of(address: str) -> str:
 
 
 def file_address_path(address: str) -> Path:
-    """The path that a `file://` address names."""
-    return Path(unquote(urlsplit(address).path))
+    """The path that a `file://` address names.
+
+    Raises:
+        ConfigError: it names another host, as the first folder of `file://folder/set` does, or has a query or fragment:
+            what is left of it would be another path.
+    """
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise ConfigError(f"{address!r}: names the host {parts.netloc!r}: a path on this machine is file:///folder/set")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"{address!r}: write a ? in a path as %3F and a # as %23, or give the path itself")
+    return Path(unquote(parts.path))
 
 
 def joined(address: str, name: str) -> str:

@@ -138,6 +138,13 @@ class ShardPublisher:
         self._check_plan(read_remote(self._store, STAGED_PLAN, self._config) or b"{}")
         return False
 
+    def refuse_other_plan(self) -> None:
+        """Raises InputError where what is begun there is no longer this plan: whole runs do not wait for parts."""
+        found = read_remote(self._store, STAGED_PLAN, self._config)
+        if found is None:
+            raise InputError(f"{self._store.shown}: another run has published it, or cleared it away, meanwhile")
+        self._check_plan(found)
+
     def restore(self) -> None:
         """Make the local side know the shards that are there, and forget those that are not. For the holder of both."""
         _each([name for name, _, _ in self._writer.shards()], self._restore)

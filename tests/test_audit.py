@@ -92,6 +92,9 @@ def test_planted_copies_are_found_and_nothing_else(
             assert load_manifest(dataset).class_names[record["label"]] == row[f"{side}class_name"]
         assert row["hash_distance"] <= 7 and 0 <= row["pixel_difference"] <= 20 and row["correlation"] >= 0.95
     assert sorted({row["group"] for row in rows}) == list(range(5))
+    for group in facts["first_groups"]:  # each has its own class, of which a group may have thousands
+        assert all(record["class"] == record["source"].split("/")[0] for record in group["records"])
+        assert group["classes"] == sorted({record["class"] for record in group["records"]})
 
 
 def test_balance_classes_and_odd_records_are_told(
@@ -108,6 +111,7 @@ def test_balance_classes_and_odd_records_are_told(
     assert run("audit", sets[0].name, sets[1].name, "--quiet") == 0
     text = " ".join(capsys.readouterr().out.split())  # a title may take two lines
     assert "3 records show pictures of an earlier dataset" in text and "1: z" in text and "3 blank" in text
+    assert "b/copy.jpg │ b │" in text and "a, b" not in text
     assert "b/leak.jpg" in text and "other classes than" in text
 
 
@@ -139,7 +143,7 @@ def test_a_dataset_made_before_hashes_were_kept_is_hashed_from_its_pixels(
     assert take_rows(old / "records.parquet", ["source"], [7]) == take_rows(
         sets[0] / "records.parquet", ["source"], [7]
     )
-    assert summarize(old, 0.0, 0).oddities == {"blank": 3}
+    assert summarize(old, 0.0, []).oddities == {"blank": 3}
 
 
 def older(dataset: Path, out: Path) -> Path:

@@ -136,6 +136,7 @@ def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -
         "out",
         "source_format",
         "root",
+        "follow_links",
         "classes",
         "allow_missing_classes",
         "devkit",

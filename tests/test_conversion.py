@@ -7,6 +7,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,7 +17,7 @@ import pytest
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import decode_source, decode_stored, encode_jpeg
 from lmdali.pipeline.eigenbasis import Moments, load_moments
-from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.perceptual_hash import HASH_KIND, picture_hash
 from lmdali.pipeline.records import record_crc
@@ -108,6 +109,14 @@ def test_shards_are_sized_by_bytes_and_cut_finer_for_small_sets(photo_folder: Pa
     raw = make_plan(source, ConvertConfig(encoding="raw", shard_bytes=1_000_000))
     assert raw.shard_sources == 1_000_000 // (256 * 256 * 3 + 64 + 2048)
     assert len(raw.shards()) == 12
+
+
+def test_more_shards_than_there_are_names_are_refused_before_the_first() -> None:
+    """A dataset of them could be written, and its manifest not be read again."""
+    smallest = ConvertConfig(encoding="raw", size=1024, shard_bytes=1_000_000)  # one picture a shard
+    many = SimpleNamespace(entries=range(100_001))
+    with pytest.raises(InputError, match="cut into 100001 shards, more than 100000: raise --shard-bytes"):
+        make_plan(many, smallest)  # type: ignore[arg-type]
 
 
 def test_the_plan_depends_on_everything_that_decides_the_bytes(photo_folder: Path, tmp_path: Path) -> None:

@@ -17,13 +17,16 @@ import pytest
 from command_line import run
 from s3_server import BUCKET, S3Server
 
+from lmdali.pipeline import shard_publisher
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import ConfigError, InputError, RemoteError
 from lmdali.pipeline.fsspec_store import FsspecStore
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.remote_retry import RetryConfig
+from lmdali.pipeline.remote_store import WritableStore
+from lmdali.pipeline.shard_publisher import read_remote
 from lmdali.tools import conversion_upload
-from lmdali.tools.conversion import ConvertConfig, ShardJob
+from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan
 from lmdali.tools.conversion_upload import convert_part_to_address, convert_to_address
 from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import Source, open_source
@@ -120,7 +123,8 @@ def test_the_command_makes_the_dataset_of_a_local_conversion_and_leaves_nothing(
     assert run(*command) == 3
     assert "already holds a finished dataset: add --resume" in capsys.readouterr().err
     assert run(*command, "--resume") == 0
-    assert json.loads(capsys.readouterr().out)["resumed_shards"] == 5
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["resumed_shards"] == 5 and summary["images_per_second"] == 0
     assert run(*command, "--resume", "--size", "32") == 3
     assert "made with other options" in capsys.readouterr().err
     assert hashes_at(place) == whole
@@ -273,6 +277,47 @@ def test_parts_go_to_one_address_and_merge_publishes_them(
         convert_part_to_address(source, place, CONFIG, Part(2, 2), scratch=scratch, executor=Here(), quiet=True)
     options: dict[str, Any] = {"scratch": scratch, "executor": Here(), "quiet": True, "resume": True}
     assert convert_part_to_address(source, place, CONFIG, Part(2, 2), **options).num_shards == 2
+
+
+@pytest.mark.parametrize("what", ["cleared", "begun anew"])
+def test_a_part_ends_where_another_run_takes_its_address(source: Source, scratch: Path, what: str) -> None:
+    import fsspec
+
+    place = f"memory://taken{scratch}"
+    filesystem, root = fsspec.core.url_to_fs(place)
+
+    def take(done: int) -> None:
+        if done == 1:
+            plan = json.dumps(make_plan(source, ConvertConfig(size=40)).to_json())
+            if what == "begun anew":
+                filesystem.pipe_file(f"{root}/.staging/plan.json", plan.encode())
+            else:
+                filesystem.rm_file(f"{root}/.staging/plan.json")
+
+    message = "published it, or cleared it away, meanwhile" if what == "cleared" else "was begun with other options"
+    with pytest.raises(InputError, match=message):
+        convert_part_to_address(source, place, CONFIG, Part(1, 1), scratch=scratch, executor=Here(take), quiet=True)
+    assert sum(name.endswith("data.mdb") for name in hashes_at(place)) <= 1, "sent while the other run began"
+
+
+def test_a_part_asks_for_what_is_at_its_address_as_often_as_a_whole_run(
+    photos: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def read(store: WritableStore, name: str, config: RetryConfig) -> bytes | None:
+        asked.append(name)
+        return read_remote(store, name, config)
+
+    monkeypatch.setattr(shard_publisher, "read_remote", read)
+    monkeypatch.setattr("lmdali.tools.convert.make_executor", lambda *_, **options: Here())
+    counts = []
+    for part in ((), ("--part", "1/1")):
+        asked.clear()
+        place = f"memory://asked{scratch}{len(part)}"
+        assert run("convert", photos, place, *OPTIONS, *part, "--scratch", scratch, "--quiet") == 0
+        counts.append(asked.count("manifest.json"))
+    assert counts[0] == counts[1] == 3, "before the scan, and by the holder of the lock"
 
 
 def test_pairs_that_cannot_be_are_refused_before_anything_is_read(

@@ -15,6 +15,7 @@ from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import InputError, LmdaliError, MachineError, MissingExtraError, StorageError
 from lmdali.tools import dask_shard
 from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan, shard_jobs
+from lmdali.tools.conversion_upload import convert_to_address
 from lmdali.tools.dask_executor import DaskExecutor
 from lmdali.tools.dask_shard import Surroundings, installed_versions, refuse_other_versions
 from lmdali.tools.shard_making import make_shard
@@ -97,6 +98,19 @@ def test_a_cluster_makes_the_same_bytes_though_a_worker_is_killed_in_the_middle(
     assert (tmp_path / "killed").exists()
     assert seen == sorted(seen) and seen[-1] == 40
     assert files(tmp_path / "out") == expected
+
+
+def test_a_cluster_converts_to_an_address(
+    cluster: str, source: Source, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is of the extra 'remote'")
+    monkeypatch.setattr("lmdali.tools.conversion._MIN_SHARD_SOURCES", 8)  # five shards, as `begin` plans them
+    place, scratch = f"memory://dask{tmp_path}", tmp_path / "scratch"
+    executor = DaskExecutor(scheduler=cluster)
+    summary = convert_to_address(source, place, CONFIG, scratch=scratch, executor=executor, quiet=True)
+    assert summary.num_shards == 5 and list(scratch.iterdir()) == []
+    filesystem, root = fsspec.core.url_to_fs(place)
+    assert {name.removeprefix(f"{root}/"): filesystem.cat_file(name) for name in filesystem.find(root)} == expected
 
 
 def test_a_run_that_is_interrupted_on_its_own_cluster_is_finished_here(

@@ -180,8 +180,12 @@ def test_addresses_that_cannot_be_written_to_are_refused(
     captured = capsys.readouterr().err
     assert "plain HTTP cannot be written to" in captured and "hush" not in captured
     assert run("upload", small_jpeg_dataset, "some/folder") == 2
-    assert run("upload", small_jpeg_dataset, f"file://{small_jpeg_dataset}") == 2
-    assert "is the dataset itself" in capsys.readouterr().err
+    before = sorted(small_jpeg_dataset.rglob("*"))
+    for inside in (small_jpeg_dataset, small_jpeg_dataset / "copy"):
+        assert run("upload", small_jpeg_dataset, f"file://{inside}") == 2
+        assert run("stage", small_jpeg_dataset, inside) == 2
+        assert capsys.readouterr().err.count("its output lie within each other") == 2
+    assert sorted(small_jpeg_dataset.rglob("*")) == before
 
 
 def test_an_unfinished_conversion_is_left_to_itself(tmp_path: Path, small_jpeg_dataset: Path) -> None:

@@ -267,6 +267,25 @@ def test_a_shard_of_another_plan_is_not_published(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / MANIFEST_FILE).exists()
 
 
+@pytest.mark.parametrize("suffix", ["records", "rejects", "npy", "hashes"])
+def test_what_was_damaged_between_two_runs_is_not_published(tmp_path: Path, suffix: str) -> None:
+    expected = fingerprints(written(tmp_path / "whole"))
+    writer = DatasetWriter(tmp_path / "out", PLAN)
+    with writer.hold(resume=False, overwrite=False):
+        fill_all(writer)
+    staged = tmp_path / f"out/.staging/00001.{suffix}"
+    content = bytearray(staged.read_bytes())
+    content[len(content) // 2] ^= 1
+    staged.write_bytes(content)
+    with writer.hold(resume=True, overwrite=False):
+        with pytest.raises(IntegrityError, match="shards/00001 and run the conversion again with --resume"):
+            writer.publish()
+        shutil.rmtree(tmp_path / "out/shards/00001")
+        fill_all(writer)
+        writer.publish()
+    assert fingerprints(tmp_path / "out") == expected
+
+
 def test_nothing_stored_is_nothing_published(tmp_path: Path) -> None:
     plan = replace(PLAN, num_sources=1)
     writer = DatasetWriter(tmp_path / "out", plan)
@@ -274,7 +293,7 @@ def test_nothing_stored_is_nothing_published(tmp_path: Path) -> None:
         with writer.open_shard("00000", 0, 1) as shard:
             rejects = [RejectRow(0, 0, "x", "empty", "", 0, "")]
             writer.finish_shard("00000", shard, ShardContent([], rejects, Moments.zero(4, 4)))
-        with pytest.raises(InputError, match="none of 1 sources could be stored"):
+        with pytest.raises(InputError, match="none of 1 sources could be stored: 1 empty; the first is 'x'"):
             writer.publish()
     assert not (tmp_path / "out" / MANIFEST_FILE).exists()
 

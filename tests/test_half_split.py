@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.tools.half_split import take_half
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan
+from lmdali.tools.sources import open_source
 
 NAMES = st.binary(min_size=1, max_size=8).filter(lambda name: b"\x00" not in name).map(os.fsdecode)
 ENTRIES = st.lists(st.tuples(NAMES, st.integers(0, 3)), max_size=60, unique_by=lambda entry: entry[0])
@@ -59,6 +61,14 @@ def test_the_split_is_pinned() -> None:
     assert numbers == PINNED
     with pytest.raises(ConfigError, match="split_half"):
         take_half(scan, "third")  # type: ignore[arg-type]
+
+
+def test_a_half_without_an_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/only.jpg").touch()
+    assert len(open_source(tmp_path, split_half="first").entries) == 1
+    with pytest.raises(InputError, match="the second half of each class is empty, for none has a second image"):
+        open_source(tmp_path, split_half="second")
 
 
 PINNED = [0, 1, 2, 3, 8]

@@ -46,6 +46,45 @@ def test_a_good_output_is_left_as_it_was(tmp_path: Path, finished: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_a_name_that_lmdb_cannot_open_is_refused_before_the_scan(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"out\xff")
+    with pytest.raises(InputError, match=r"out.udcff': shards cannot be made at a path that is not UTF-8"):
+        check(place)
+    assert run("convert", tmp_path / "nowhere", place) == 3
+    assert not place.exists()
+
+
+def test_an_empty_output_is_not_the_current_directory(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a variable that is not set gives."""
+    monkeypatch.chdir(finished)
+    assert run("convert", tmp_path / "nowhere", "", "--overwrite") == 2
+    assert "an empty path names no place" in capsys.readouterr().err
+
+
+def test_an_output_in_its_source_or_a_source_in_its_output_is_refused(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Overwriting would remove the source; and a folder of classes would have one more on the next run."""
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "link").symlink_to(finished)
+    shard = finished / "shards"
+    for source, out in (
+        (finished, finished),
+        (finished, tmp_path / "link"),
+        (shard, finished),
+        (finished, shard / "o"),
+    ):
+        for flags in ([], ["--overwrite"], ["--resume"], ["--part", "1/2"], ["--dry-run"]):
+            assert run("convert", source, out, *flags) == 2
+            assert "and its output lie within each other" in capsys.readouterr().err
+    assert run("convert", finished, "memory://out", "--scratch", finished / "scratch") == 2
+    assert "lie within each other" in capsys.readouterr().err
+    (tmp_path / "link").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [(errno.EROFS, "Read-only file system"), (errno.EACCES, "Permission denied"), (errno.ENOSPC, "the disk is full")],

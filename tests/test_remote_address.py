@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.remote_address import file_address_path, is_remote, joined, redacted, without_user
 
 
@@ -38,3 +39,10 @@ def test_what_is_shown_has_no_secrets(text: str, shown: str) -> None:
 
 def test_a_file_address_is_a_path() -> None:
     assert file_address_path("file:///a/b%20c") == Path("/a/b c")
+
+
+@pytest.mark.parametrize("address", ["file://data/train", "file:///data/train?v=2", "file:///data/#train"])
+def test_a_file_address_that_would_lose_a_part_of_itself_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="file://"):
+        file_address_path(address)
+    assert file_address_path("file://localhost/a%3Fb") == Path("/a?b")

@@ -181,6 +181,12 @@ def test_only_the_shards_asked_for_are_looked_at(dataset: Path, small_jpeg_datas
         repair_dataset(dataset, opener, shards=["00009"], quiet=True)
 
 
+@pytest.mark.parametrize("shards", ["", "1,", "1,,2"])
+def test_an_empty_number_is_not_the_first_shard(dataset: Path, shards: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("repair", dataset, "--shards", shards) == 2
+    assert "expected numbers such as 00003,00007" in capsys.readouterr().err
+
+
 def test_a_source_file_that_changed_is_named_and_its_shard_stays(
     dataset: Path, small_source: Path, small_jpeg_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +207,24 @@ def test_a_source_file_that_changed_is_named_and_its_shard_stays(
     assert "1 files stay damaged" in captured.err
     name = f"shards/{lost}/data.mdb"
     assert fingerprints(dataset) == fingerprints(small_jpeg_dataset) | {name: before[name]}
+
+
+def test_without_a_table_sources_are_not_called_the_same_nor_sound_shards_damaged(
+    dataset: Path, small_source: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(small_source, tmp_path / "source"))
+    cv2.imwrite(str(source / "a/000.jpg"), np.zeros((60, 60, 3), np.uint8))
+    (dataset / RECORDS_FILE).unlink()
+    opener = lambda manifest: open_source(source, classes=manifest.class_names)  # noqa: E731
+    (refused,) = repair_dataset(dataset, opener, quiet=True).refused
+    assert refused.startswith(f"{RECORDS_FILE}: needs every shard made again as it was, and 1 of 5 are not, first 0000")
+    assert "its sources changed since, or a decoder or encoder is another build" in refused
+    assert f"{RECORDS_FILE}, which would tell, is damaged" in refused and "are the same" not in refused
+    for number in range(5):
+        flip(dataset / f"shards/{number:05d}/data.mdb", 0.5)
+    report = repair_dataset(dataset, opener, quiet=True)
+    assert len(report.rebuilt_shards) == 4
+    assert [line.split(":")[0][:7] for line in report.refused] == ["shard 0", "records"]
 
 
 def refusal(dataset: Path, opener: Opener) -> str:

@@ -212,6 +212,17 @@ def test_class_folders_without_images_are_refused_with_what_was_ignored(tmp_path
     assert "2 class folders, but no image file in any of them (ignored: 2 other_extension)" in refusal(tmp_path)
 
 
+def test_class_folders_of_links_alone_are_refused_with_the_option_that_follows_them(tmp_path: Path) -> None:
+    """A subset of a larger dataset is often made of links."""
+    plant(tmp_path / "all", "a/1.jpg", "b/2.jpg")
+    (tmp_path / "subset").mkdir()
+    (tmp_path / "subset/a").symlink_to(tmp_path / "all/a")
+    words = "(ignored: 1 symlinked_folder): links are followed with --follow-links, and images are known by"
+    assert words in refusal(tmp_path / "subset")
+    with pytest.raises(ConfigError, match="follow_links belongs to sources of the kind folder"):
+        open_source(plant(tmp_path, "list.txt") / "list.txt", "list", follow_links=True)
+
+
 def test_an_unreadable_folder_is_refused_and_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Simulated, because root may read everything.
     plant(tmp_path, "a/1.jpg", "b/locked/2.jpg")

@@ -41,6 +41,7 @@ def audit_facts(catalog: RecordCatalog, found: Duplicates) -> dict[str, Any]:
                         "dataset": place_shown(catalog.places[catalog.dataset_of(number)]),
                         "record": catalog.locate(number)[1],
                         "source": sources[number],
+                        "class": printable(catalog.class_name(number)),
                     }
                     for number in group[:_SHOWN_MEMBERS]
                 ],
@@ -159,11 +160,11 @@ def report_audit(facts: dict[str, Any]) -> None:
     print_pairs("duplicates", lines)
     if facts["first_groups"]:
         rows = [
-            (f"{place}", f"{record['dataset']} #{record['record']}", record["source"], ", ".join(group["classes"]))
+            (f"{place}", f"{record['dataset']} #{record['record']}", record["source"], record["class"])
             for place, group in enumerate(facts["first_groups"])
             for record in group["records"]
         ]
-        print_table("the first groups, leaks before others", ("group", "record", "source", "classes"), rows)
+        print_table("the first groups, leaks before others", ("group", "record", "source", "class"), rows)
 
 
 def _dataset_facts(catalog: RecordCatalog, dataset: int) -> dict[str, Any]:

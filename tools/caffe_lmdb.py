@@ -68,7 +68,8 @@ def scan_lmdb(path: Path, classes: Sequence[str] | None = None) -> tuple[Scan, L
         files = [(path / DATA_FILE if path.is_dir() else path, None)]
     if names is not None and classes is not None:
         refuse_extra_classes(names, classes, repr(str(path)), "classes")
-        to_ours = [list(classes).index(name) for name in names]
+        label_of = {name: label for label, name in enumerate(classes)}
+        to_ours = [label_of[name] for name in names]
     else:
         to_ours = list(range(len(classes if classes is not None else names or ())))
     reader = LmdbReader(RangeReader.over([file for file, _ in files]))

@@ -49,9 +49,11 @@ def scan_class_folders(root: Path, classes: Sequence[str] | None = None, *, foll
             for path in _images_below(root, name, inside, ignored, follow_links=follow_links):
                 entries.append(path, label)
     if not entries:
+        has_links = {"symlinked_folder", "link_outside_source"} & ignored.counts.keys()
+        links = "links are followed with --follow-links, and " if has_links else ""
         raise InputError(
             f"{str(root)!r}: {len(folders)} class folders, but no image file in any of them (ignored: "
-            f"{ignored.summary()}): images are known by the extensions {' '.join(sorted(IMAGE_EXTENSIONS))}"
+            f"{ignored.summary()}): {links}images are known by the extensions {' '.join(sorted(IMAGE_EXTENSIONS))}"
         )
     return Scan(tuple(classes), entries, ignored)
 

@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.dataset_plan import DatasetPlan, PlannedShard
+from lmdali.pipeline.dataset_plan import MAX_SHARDS, DatasetPlan, PlannedShard
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import (
     DecodedSource,
@@ -138,18 +138,23 @@ def make_plan(source: Source, config: ConvertConfig) -> DatasetPlan:
     """Cut a source into shards; depends on the source and the options, not on the machine.
 
     Raises:
-        InputError: more sources than keys can number.
+        InputError: more sources than keys can number, or more shards than names.
     """
     count = len(source.entries)
     if count > MAX_POSITION + 1:
         raise InputError(f"{count} sources are more than {MAX_POSITION + 1}: split them into several datasets")
     by_bytes = max(1, config.shard_bytes // (config.record_bytes + 2048))
+    shard_sources = min(by_bytes, max(_MIN_SHARD_SOURCES, -(-count // _MIN_SHARDS)))
+    if (num_shards := -(-count // shard_sources)) > MAX_SHARDS:
+        raise InputError(
+            f"{count} sources would be cut into {num_shards} shards, more than {MAX_SHARDS}: raise --shard-bytes"
+        )
     return DatasetPlan(
         image_size=config.size,
         encoding=config.encoding,
         class_names=tuple(source.class_names),
         num_sources=count,
-        shard_sources=min(by_bytes, max(_MIN_SHARD_SOURCES, -(-count // _MIN_SHARDS))),
+        shard_sources=shard_sources,
         recipe=config.recipe(),
         source={"kind": source.kind, "fingerprint": source.fingerprint},
     )

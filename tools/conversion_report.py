@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from lmdali.pipeline.dataset_plan import PlannedShard
+from lmdali.pipeline.decode import native_messages_silenced
 from lmdali.pipeline.files import free_bytes
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
@@ -37,6 +40,7 @@ class ConvertSummary:
         file_bytes: size of all shards.
         seconds: wall time.
         resumed_shards: shards that an earlier run had finished.
+        resumed_images: sources of those shards, stored or rejected.
         manifest_digest: identity of the dataset.
     """
 
@@ -49,16 +53,17 @@ class ConvertSummary:
     file_bytes: int
     seconds: float
     resumed_shards: int
+    resumed_images: int
     manifest_digest: str
 
     @property
     def images_per_second(self) -> float:
-        """Sources handled per second of wall time."""
-        return (self.num_stored + self.num_rejected) / max(self.seconds, 1e-9)
+        """Sources that this run handled per second of its wall time; 0 where none was left to do."""
+        return (self.num_stored + self.num_rejected - self.resumed_images) / max(self.seconds, 1e-9)
 
 
-def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSummary:
-    """Count what a finished dataset holds, from its own tables."""
+def summarize(directory: Path, seconds: float, resumed: Sequence[PlannedShard]) -> ConvertSummary:
+    """Count what a finished dataset holds, from its own tables; `resumed` are the shards of earlier runs."""
     manifest = load_manifest(directory)
     oddities = count_oddities(directory)
     rejected = count_values(directory / REJECTS_FILE, "reason")
@@ -71,7 +76,8 @@ def summarize(directory: Path, seconds: float, resumed_shards: int) -> ConvertSu
         payload_bytes=manifest.payload_bytes,
         file_bytes=manifest.file_bytes,
         seconds=seconds,
-        resumed_shards=resumed_shards,
+        resumed_shards=len(resumed),
+        resumed_images=sum(shard.num_sources for shard in resumed),
         manifest_digest=manifest.digest,
     )
 
@@ -94,13 +100,14 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     if pays_compiling(total):
         config.compile_filter()
     start = perf_counter()
-    # In the source's own order, so that a sample of rows reads no row group twice.
-    for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):
-        entry = source.entries[int(index)]
-        try:
-            stored_bytes.append(len(convert_image(source.read(entry), own_name(entry), config)[0]))
-        except SourceRejected as error:
-            rejected[str(error.reason)] += 1
+    with native_messages_silenced():
+        # In the source's own order, so that a sample of rows reads no row group twice.
+        for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):
+            entry = source.entries[int(index)]
+            try:
+                stored_bytes.append(len(convert_image(source.read(entry), own_name(entry), config)[0]))
+            except SourceRejected as error:
+                rejected[str(error.reason)] += 1
     seconds = perf_counter() - start
     sampled = len(stored_bytes) + rejected.total()
     mean_bytes = sum(stored_bytes) / max(len(stored_bytes), 1)
@@ -132,10 +139,10 @@ def report_summary(
         duplicates: from `duplicate_facts`, where they were looked for.
         as_json: one document instead of a table.
     """
-    # Images that were there already cost nothing: with them it would be no rate of anything.
-    rate = None if summary.resumed_shards else summary.images_per_second
     if as_json:
-        document = {**asdict(summary), "images_per_second": rate, "source": source.kind, "out": str(out)}
+        rate = summary.images_per_second
+        counts = {"num_classes": len(source.class_names), "ignored": dict(source.ignored.counts)}
+        document = {**asdict(summary), **counts, "images_per_second": rate, "source": source.kind, "out": str(out)}
         print_json(document if duplicates is None else document | {"duplicates": duplicates})
         return
     pairs: list[tuple[str, object]] = [
@@ -145,7 +152,7 @@ def report_summary(
         ("unusual", _counts(summary.oddities) or "none"),
         ("ignored", source.ignored.summary()),
         ("size", f"{megabytes(summary.file_bytes)} on disk, {megabytes(summary.payload_bytes)} of images"),
-        ("time", f"{summary.seconds:.1f} s" + (f", {rate:,.0f} images/s" if rate is not None else "")),
+        ("speed", f"{summary.images_per_second:,.0f} images/s, {summary.seconds:.1f} s"),
         ("digest", summary.manifest_digest),
     ]
     if summary.resumed_shards:

@@ -47,16 +47,17 @@ def convert(
     writer = DatasetWriter(out, plan)
     if resume and writer.is_complete():
         writer.tidy()
-        return summarize(out, 0.0, len(plan.shards()))
+        return summarize(out, 0.0, plan.shards())
     if not overwrite:
         check_room(sum(count for _, _, count in writer.unfinished()), config, out)
     with writer.hold(resume=resume, overwrite=overwrite):
         left = writer.unfinished()
-        before = plan.num_sources - sum(count for _, _, count in left)
+        resumed = sorted(set(writer.shards()) - set(left))
+        before = sum(shard.num_sources for shard in resumed)
         with progress_bar("convert", plan.num_sources, before=before, quiet=quiet) as progress:
             (executor or make_executor(workers=workers)).run(shard_jobs(source, config, writer), progress)
         writer.publish()
-    return summarize(out, perf_counter() - start, len(plan.shards()) - len(left))
+    return summarize(out, perf_counter() - start, resumed)
 
 
 def check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:

@@ -14,7 +14,7 @@ from time import perf_counter
 
 from lmdali.pipeline.address_lock import StillHeld, hold_address
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.dataset_plan import DatasetPlan, Part
+from lmdali.pipeline.dataset_plan import DatasetPlan, Part, PlannedShard
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_atomic
@@ -81,10 +81,15 @@ def check_destination(address: str, *, is_part: bool, resume: bool, overwrite: b
         InputError: something is there, and neither flag is given.
         RemoteError: it cannot be reached.
     """
-    if is_part and overwrite:
-        raise ConfigError("--overwrite would remove the shards of other parts, too: leave it out with --part")
+    if is_part:
+        _refuse_overwriting_parts(overwrite)
     config = RetryConfig()
     refuse_content_at(open_writable_store(address, config), config, is_part=is_part, resume=resume, overwrite=overwrite)
+
+
+def _refuse_overwriting_parts(overwrite: bool) -> None:
+    if overwrite:
+        raise ConfigError("--overwrite would remove the shards of other parts, too: leave it out with --part")
 
 
 def convert_to_address(
@@ -118,14 +123,14 @@ def convert_to_address(
         if resume and not overwrite and there.publisher(writer).published() is not None:
             there.publisher(writer).tidy()
             shutil.rmtree(there.scratch, ignore_errors=True)
-            return _summary_from(there, len(plan.shards()))
+            return _summary_from(there, plan.shards())
         with begun_at(there, writer, resume=resume, overwrite=overwrite) as publisher:
-            left = len(writer.unfinished())
+            resumed = [shard for shard in plan.shards() if writer.has(shard.name)]
             _make(source, config, writer, there, still_held, executor or make_executor(workers=workers), quiet=quiet)
             manifest = writer.publish()
             still_held()
             publisher.finish(manifest)
-        summary = summarize(there.scratch, perf_counter() - start, len(plan.shards()) - left)
+        summary = summarize(there.scratch, perf_counter() - start, resumed)
         shutil.rmtree(there.scratch, ignore_errors=True)
     return summary
 
@@ -153,7 +158,7 @@ def convert_part_to_address(
     Raises:
         LmdaliError: as `convert_to_address`.
     """
-    check_destination(address, is_part=True, resume=resume, overwrite=overwrite)
+    _refuse_overwriting_parts(overwrite)
     start, plan = perf_counter(), make_plan(source, config)
     there = Destination.of(address, plan, scratch, part)
     writer = DatasetWriter(there.scratch, plan, part)
@@ -162,9 +167,14 @@ def convert_part_to_address(
         manifest = there.publisher(writer).published() if resume else None
         if manifest is not None:
             return summarize_part(writer, len(writer.shards()), perf_counter() - start, published=manifest)
-        with begun_at(there, writer, resume=resume, overwrite=False):
+        with begun_at(there, writer, resume=resume, overwrite=False) as publisher:
+
+            def still_ours() -> None:
+                still_held()
+                publisher.refuse_other_plan()
+
             left = len(writer.unfinished())
-            _make(source, config, writer, there, still_held, executor or make_executor(), quiet=quiet)
+            _make(source, config, writer, there, still_ours, executor or make_executor(), quiet=quiet)
             summary = summarize_part(writer, len(writer.shards()) - left, perf_counter() - start)
         shutil.rmtree(there.scratch, ignore_errors=True)
     return summary
@@ -211,9 +221,9 @@ def _make(
         sender.finish()
 
 
-def _summary_from(there: Destination, num_shards: int) -> ConvertSummary:
+def _summary_from(there: Destination, shards: list[PlannedShard]) -> ConvertSummary:
     """What a dataset at an address holds."""
     with tempfile.TemporaryDirectory() as aside:
         for name in (MANIFEST_FILE, RECORDS_FILE, REJECTS_FILE):
             write_atomic(Path(aside) / name, read_remote(there.store, name, there.config) or b"")
-        return summarize(Path(aside), 0.0, num_shards)
+        return summarize(Path(aside), 0.0, shards)

@@ -11,7 +11,7 @@ import click
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_plan import Part
-from lmdali.pipeline.errors import ConfigError, InputError, ThresholdError
+from lmdali.pipeline.errors import ConfigError, ThresholdError
 from lmdali.pipeline.manifest import REJECTS_FILE
 from lmdali.pipeline.output_check import check_output
 from lmdali.pipeline.remote_address import redacted
@@ -25,7 +25,7 @@ from lmdali.tools.conversion_run import convert
 from lmdali.tools.conversion_upload import check_destination, convert_part_to_address, convert_to_address
 from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
-from lmdali.tools.output_argument import Output
+from lmdali.tools.output_argument import Output, refuse_overlap
 from lmdali.tools.resize import FILTERS
 from lmdali.tools.source_options import source_options
 from lmdali.tools.sources import Source, open_source
@@ -158,12 +158,13 @@ def command(
     executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     chosen_part = Part.parse(part) if part else None
     _refuse_pairs(out, chosen_part, scratch, check_duplicates=check_duplicates)
+    if (place := out if isinstance(out, Path) else scratch) is not None:
+        refuse_overlap(source, place)
     if not dry_run:
         check = check_output if isinstance(out, Path) else check_destination
         check(out, is_part=chosen_part is not None, resume=resume, overwrite=overwrite)  # type: ignore[arg-type]
     names = read_class_names(classes) if classes else None
     opened = open_source(source, source_format, classes=names, **options)
-    _refuse_inside(out, source, opened.kind)
     if not quiet and sys.stderr.isatty():
         click.echo(f"{source}: {opened.describe()}", err=True)
     if dry_run:
@@ -197,12 +198,6 @@ def _refuse_pairs(out: Path | str, part: Part | None, scratch: Path | None, *, c
         raise ConfigError("--check-duplicates needs a local dataset: run `lmdali stage`, then `lmdali audit`")
     if isinstance(out, Path) and scratch is not None:
         raise ConfigError("--scratch is for an OUT that is an address: a directory is written to where it is")
-
-
-def _refuse_inside(out: Path | str, source: Path, kind: str) -> None:
-    """An output among the class folders would be a class of its own to the next run, `--resume` and `repair`."""
-    if kind == "folder" and isinstance(out, Path) and out.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{out}: lies in the source {source}, whose folders are classes: choose an output outside it")
 
 
 def _convert(

@@ -101,7 +101,7 @@ class Surroundings:
         if not self.writer.is_begun():
             raise InputError(
                 f"the Dask worker on {host} does not see the output {str(self.writer.directory)!r}: "
-                "put it on a file system that all workers share, under the same path"
+                "put it on a file system that all workers share, under the same path (of an address: --scratch)"
             )
         if self.entry is None:
             return

@@ -40,6 +40,7 @@ from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE
 from lmdali.pipeline.shard_walk import kept_offsets_fit
+from lmdali.tools.output_argument import refuse_overlap
 from lmdali.tools.parallel_files import run_all, stoppable_clock
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import megabytes
@@ -92,6 +93,7 @@ def stage_dataset(
         retry: patience.
 
     Raises:
+        ConfigError: one of the two is within the other.
         InputError: something else is in the directory.
         RemoteError: the source cannot be had, or is damaged.
         LockedError: another run writes there.
@@ -99,8 +101,8 @@ def stage_dataset(
     """
     start, config = perf_counter(), retry or RetryConfig()
     store = store_of(source, config)
-    if isinstance(store, FileStore) and store.folder.resolve() == directory.resolve():
-        raise ConfigError(f"{directory}: is the source itself: choose another directory")
+    if isinstance(store, FileStore):
+        refuse_overlap(store.folder, directory)
     refuse_foreign(directory, is_part=False, overwrite=False)
     payload = fetch_small(store, MANIFEST_FILE, max_bytes=MAX_JSON_BYTES, config=config)
     _refuse_others(directory, payload)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lmdali.pipeline.address_lock import hold_address
 from lmdali.pipeline.dataset_files import DatasetFile, shard_files, side_files
-from lmdali.pipeline.errors import ConfigError, InputError, StorageError
+from lmdali.pipeline.errors import InputError, StorageError
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, load_manifest
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
@@ -20,6 +20,7 @@ from lmdali.pipeline.remote_store import FileStore, WritableStore, open_writable
 from lmdali.pipeline.remote_upload import FileUpload
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_publisher import STAGED_PLAN, read_remote
+from lmdali.tools.output_argument import refuse_overlap
 from lmdali.tools.parallel_files import run_all, stoppable_clock
 from lmdali.tools.progress import progress_bar
 
@@ -72,6 +73,7 @@ def upload_dataset(
         retry: patience.
 
     Raises:
+        ConfigError: one of the two is within the other.
         InputError: another dataset is there, or an unfinished one.
         IntegrityError: a file differs from the manifest.
         LockedError: another run writes there.
@@ -80,8 +82,8 @@ def upload_dataset(
     start, config = perf_counter(), retry or RetryConfig()
     manifest = load_manifest(directory)
     store = open_writable_store(address, config)
-    if isinstance(store, FileStore) and store.folder.resolve() == directory.resolve():
-        raise ConfigError(f"{store.shown}: is the dataset itself: give another address")
+    if isinstance(store, FileStore):
+        refuse_overlap(directory, store.folder)
     for info in manifest.shards:
         with storage_errors(directory):
             path = directory / SHARDS_DIRECTORY / info.name / DATA_FILE

@@ -1,13 +1,15 @@
-"""The argument that says where a dataset is written: a directory or an address."""
+"""Where a dataset is written: the argument that takes a directory or an address, and what it must not be."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.remote_address import file_address_path, is_remote, scheme_of
 
 _ONE_SLASH = re.compile(r"(s3|gs|https?|file):/?(?=[^/])")
@@ -23,8 +25,29 @@ class Output(click.ParamType[Path | str]):
         """Tell one from the other."""
         if isinstance(value, Path):
             return value
+        if not value:
+            self.fail("an empty path names no place", param, ctx)
         if not is_remote(value):
             if slip := _ONE_SLASH.match(value):
                 self.fail(f"{value}: an address has two slashes ({slip[1]}://...), a path no colon here", param, ctx)
             return Path(value)
         return file_address_path(value) if scheme_of(value) == "file" else str(value)
+
+
+def refuse_overlap(source: Path, place: Path) -> None:
+    """Refuse to write into a source, which the next scan would find there, or to clear away the place it is in.
+
+    Args:
+        source: what is only to be read.
+        place: directory to write in.
+
+    Raises:
+        ConfigError: one of them is the other, or lies in it, by whatever links.
+    """
+    # Not `resolve`, which fails on links in circles: those are for others to refuse.
+    read, written = (Path(os.path.realpath(path)) for path in (source, place))
+    if read.is_relative_to(written) or written.is_relative_to(read):
+        raise ConfigError(
+            f"the source {str(source)!r} and its output lie within each other ({str(place)!r}), and sources are only "
+            "read: choose another output"
+        )

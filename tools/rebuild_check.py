@@ -59,7 +59,7 @@ def refuse_other_source(directory: Path, manifest: Manifest, source: Source) -> 
     if different:
         raise InputError(
             f"{directory}: was converted from another source ({different}): give the one it was made of, with the same "
-            "--format and --root"
+            "options of what it is (--format, --root, --follow-links, ...)"
         )
 
 
@@ -76,7 +76,8 @@ def why_different(
         damaged_tables: names of tables that cannot be asked.
     """
     reasons = []
-    if RECORDS_FILE not in damaged_tables and REJECTS_FILE not in damaged_tables:
+    unknown = [name for name in (RECORDS_FILE, REJECTS_FILE) if name in damaged_tables]
+    if not unknown:
         before = _hashes_before(directory, manifest, info)
         rows = [row for kind in ("records", "rejects") for row in read_staged(made.staged(info.name, kind)).to_pylist()]
         now = {row["position"]: (row["source"], row["source_sha256"]) for row in rows}
@@ -87,7 +88,12 @@ def why_different(
     decoders = differences(_decoders(manifest.recipe), _decoders(config_of(directory, manifest).recipe()))
     if decoders:
         reasons.append(f"other decoders ({decoders})")
-    if not reasons:
+    if not reasons and unknown:
+        reasons.append(
+            f"its sources changed since, or a decoder or encoder is another build than it was: {unknown[0]}, which "
+            "would tell, is damaged, too"
+        )
+    elif not reasons:
         reasons.append("its sources are the same, so a decoder or encoder is another build than it was")
     return " and ".join(reasons) + "; copy the shard from another copy of the dataset, or convert again"
 

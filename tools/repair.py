@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lmdali.pipeline.errors import IntegrityError
+from lmdali.pipeline.errors import ConfigError, IntegrityError
 from lmdali.pipeline.manifest import Manifest
 from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
@@ -50,7 +50,10 @@ def command(
         names = manifest.class_names
         return open_source(source, source_format, classes=names, allow_missing_classes=True, **options)
 
-    names = None if shards is None else [name.strip().zfill(5) for name in shards.split(",")]
+    names = None if shards is None else [name.strip() for name in shards.split(",")]
+    if names is not None and not all(names):
+        raise ConfigError(f"--shards is {shards!r}: expected numbers such as 00003,00007")
+    names = None if names is None else [name.zfill(5) for name in names]
     try:
         with termination_as_exception():
             report = repair_dataset(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -142,14 +142,22 @@ class _Repair:
             if info not in wrong:
                 self._swap(info.name)
                 self.report.rebuilt_shards.append(info.name)
-        for info in wrong:
-            why = why_different(self._directory, self._manifest, info, self._made, tables)
-            self.report.refused.append(f"shard {info.name}: made again it is not what it was: {why}")
         self._lost = {info.name for info in damaged if info in wrong}
+        for info in wrong:
+            if info.name in self._lost:  # others are sound where they are, and were only made for a table
+                self.report.refused.append(f"shard {info.name}: {self._why_wrong(info, tables)}")
         if tables and not wrong:
             self._swap_tables(tables)
         elif tables:
-            self.report.refused += [f"{name}: needs every shard made again as it was" for name in tables]
+            needs = (
+                f"needs every shard made again as it was, and {len(wrong)} of {len(needed)} are not, first "
+                f"{wrong[0].name}: {self._why_wrong(wrong[0], tables)}"
+            )
+            self.report.refused += [f"{name}: {needs}" for name in tables]
+
+    def _why_wrong(self, info: ShardInfo, tables: Container[str]) -> str:
+        why = why_different(self._directory, self._manifest, info, self._made, tables)
+        return f"made again it is not what it was: {why}"
 
     def side_files(self, chosen: list[ShardInfo]) -> None:
         """Write again whatever follows from the shards, where it is not what it should be."""

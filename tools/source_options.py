@@ -22,6 +22,9 @@ _OPTIONS = (
         help="What the source is; auto looks, and says what it took.",
     ),
     click.option("--root", type=_PATH, help="Folder that the paths of a list file start from."),
+    click.option(
+        "--follow-links", is_flag=True, help="In class folders, also follow links to folders and to files outside."
+    ),
     click.option("--devkit", type=_PATH, help="ILSVRC development kit.  [default: beside the images]"),
     click.option(
         "--ground-truth",

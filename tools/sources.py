@@ -37,6 +37,7 @@ from lmdali.tools.webdataset import scan_webdataset
 
 _KINDS_OF_OPTION = {
     "root": ("list",),
+    "follow_links": ("folder",),
     "devkit": ("ilsvrc-val",),
     "ground_truth": ("ilsvrc-val",),
     "patch": ("ilsvrc-train", "ilsvrc-val"),
@@ -175,13 +176,17 @@ def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any)
         raise InputError(f"{str(path)!r}: no such file or folder")
     kind = detect_format(path) if format == "auto" else format
     for name, kinds in _KINDS_OF_OPTION.items():
-        if getattr(chosen, name) is not None and kind not in kinds:
+        if getattr(chosen, name) not in (None, False) and kind not in kinds:
             raise ConfigError(
                 f"{name} belongs to sources of the kind {' or '.join(kinds)}; this is taken for {kind!r}: leave it out"
             )
     source = _OPENERS[kind](path, chosen)
     if chosen.split_half is not None:
         source = replace(source, scan=take_half(source.scan, chosen.split_half))
+        if not source.entries:
+            raise InputError(
+                f"{str(path)!r}: the {chosen.split_half} half of each class is empty, for none has a second image"
+            )
     if chosen.classes is not None and not chosen.allow_missing_classes:
         refuse_missing_classes(source.empty_classes, repr(str(path)))
     return source

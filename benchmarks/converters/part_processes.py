@@ -1,4 +1,4 @@
-"""Library calls alone, in as many processes as a conversion has; filters are OpenCV's and torch's, for none compiles."""
+"""Library calls alone, in as many processes as a conversion has; filters are OpenCV's and torch's: none compiles."""
 
 from __future__ import annotations
 
