@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,9 @@ class AlexNetConfig:
     init: str = "paper"
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, found {value}")
         if self.num_classes < 2:
             raise ConfigError(f"num_classes must be at least 2, found {self.num_classes}")
         if not self.width > 0 or self.towers < 1:

@@ -112,16 +112,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         StorageError: it cannot be read.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
+        raise InputError(
+            f"{path}: no such checkpoint: give a checkpoint file, or a run directory; its {BEST_NAME} comes with the "
+            "first finished epoch"
+        )
     with storage_errors(path):
         payload = path.read_bytes()
     try:
         document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Not torch's own words: they advise to read the file with weights_only=False.
+        # Not in torch's words, which recommend to load it without this protection.
         raise InputError(
-            f"{path}: refused, it is no checkpoint, damaged, or has more than tensors and plain values: expected a "
-            "file that `lmdali train` wrote"
+            f"{path}: refused: not a checkpoint, damaged, or with more in it than tensors and plain values; nothing of "
+            "it was run"
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError ... for damaged archives
         raise IntegrityError(

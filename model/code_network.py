@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmdali.model.features_file import Features, as_float32, require_finite
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 
 _HIDDEN = (1024, 256)
 _STEEPNESS = 4.0
@@ -136,6 +136,7 @@ def train_code_network(
 
     Raises:
         InputError: fewer than two records, all of them are alike, or a feature is not finite.
+        LmdaliError: the loss is not finite.
     """
     count = len(features)
     if count < 2:
@@ -165,6 +166,10 @@ def train_code_network(
             optimizer.step()
             losses.append(loss.detach())
         loss_mean = float(torch.stack(losses).mean())
+        if not math.isfinite(loss_mean):
+            raise LmdaliError(
+                f"epoch {epoch}: the auto-encoder's loss is {loss_mean} at learning rate {config.lr:g}: lower --lr"
+            )
         on_progress(epoch + 1)
     return network.eval(), loss_mean
 

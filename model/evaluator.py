@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmdali.model.metrics import average_log_probabilities, top_k_error
 from lmdali.model.parallel import Ranks
-from lmdali.pipeline.batch import Loader
+from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError
 
 
@@ -90,11 +90,7 @@ def evaluate(
     """
     ranks = Ranks(device=device) if ranks is None else ranks
     device = torch.device(device)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    done = 0
-    seen = torch.zeros(loader.num_samples, dtype=torch.int64)
-    kept: Tensor | None = None
-    known = torch.zeros_like(seen)
+    tally = _Tally(loader, device, keep_probabilities=keep_probabilities)
     was_training = model.training
     model.eval()
     try:
@@ -105,33 +101,53 @@ def evaluate(
             images = network_input(batch.images, device, channels_last=channels_last)
             with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
                 logits = model(images)
-            log_p = average_log_probabilities(logits, loader.num_views)
-            labels = batch.labels.to(device)
-            _require_labels(labels, log_p.shape[1])
-            loss = -log_p.gather(1, labels[:, None])[:, 0]
-            errors = (top_k_error(log_p, labels, 1), top_k_error(log_p, labels, 5))
-            sums += torch.stack([loss.double().sum(), errors[0].double().sum(), errors[1].double().sum()])
-            seen.index_add_(0, batch.indices, torch.ones_like(batch.indices))
-            if keep_probabilities:
-                kept = torch.zeros(loader.num_samples, log_p.shape[1]) if kept is None else kept
-                kept[batch.indices], known[batch.indices] = log_p.exp().cpu(), labels.cpu()
-            done += len(labels)
-            on_progress(done)
+            tally.add(batch, average_log_probabilities(logits, loader.num_views))
+            on_progress(tally.done)
     finally:
         model.train(was_training)
-    _require_once(ranks.sum(seen))
-    if keep_probabilities:
-        kept, known = _of_all_ranks(kept, known, ranks)
-    loss_mean, top1, top5 = (ranks.sum(sums) / loader.num_samples).tolist()
-    return EvalResult(
-        top1_error=top1,
-        top5_error=top5,
-        loss=loss_mean,
-        num_samples=loader.num_samples,
-        num_views=loader.num_views,
-        probabilities=kept,
-        labels=known if keep_probabilities else None,
-    )
+    return tally.result(ranks)
+
+
+class _Tally:
+    """What one rank has found out so far, and in the end what all of them have."""
+
+    def __init__(self, loader: Loader, device: torch.device, *, keep_probabilities: bool) -> None:
+        self.done = 0
+        self._loader, self._device, self._keeps = loader, device, keep_probabilities
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1, top-5
+        self._seen = torch.zeros(loader.num_samples, dtype=torch.int64)
+        self._probabilities: Tensor | None = None
+        self._labels = torch.zeros_like(self._seen)
+
+    def add(self, batch: Batch, log_p: Tensor) -> None:
+        """Take a batch's averaged log probabilities, `(B, C)` float32 on the device."""
+        labels = batch.labels.to(self._device)
+        _require_labels(labels, log_p.shape[1])
+        loss = -log_p.gather(1, labels[:, None])[:, 0]
+        figures = (loss, top_k_error(log_p, labels, 1), top_k_error(log_p, labels, 5))
+        self._sums += torch.stack([figure.double().sum() for figure in figures])
+        self._seen.index_add_(0, batch.indices, torch.ones_like(batch.indices))
+        if self._keeps:
+            if self._probabilities is None:
+                self._probabilities = torch.zeros(self._loader.num_samples, log_p.shape[1])
+            self._probabilities[batch.indices] = log_p.exp().cpu()
+            self._labels[batch.indices] = labels.cpu()
+        self.done += len(labels)
+
+    def result(self, ranks: Ranks) -> EvalResult:
+        """The means over all samples of all ranks, once each of them was there once."""
+        _require_once(ranks.sum(self._seen))
+        kept = _of_all_ranks(self._probabilities, self._labels, ranks) if self._keeps else (None, None)
+        loss, top1, top5 = (ranks.sum(self._sums) / self._loader.num_samples).tolist()
+        return EvalResult(
+            top1_error=top1,
+            top5_error=top5,
+            loss=loss,
+            num_samples=self._loader.num_samples,
+            num_views=self._loader.num_views,
+            probabilities=kept[0],
+            labels=kept[1],
+        )
 
 
 def _of_all_ranks(kept: Tensor | None, known: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:

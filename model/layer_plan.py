@@ -113,8 +113,8 @@ def weightless_steps(config: AlexNetConfig, *, groups: int) -> dict[str, nn.Modu
     return steps
 
 
-def layer_plans(config: AlexNetConfig) -> dict[str, LayerPlan]:
-    """All layers with weights, by name, from conv1 to fc8."""
+def layer_plans(config: AlexNetConfig, *, image_size: int = IMAGE_SIZE_PIXELS) -> dict[str, LayerPlan]:
+    """All layers with weights, by name, from conv1 to fc8, for images of a side in pixels."""
     widths, plans = config.widths(), {}
     separate = config.pooling == "separate"
     geometry = {  # kernel, stride, padding, grouped
@@ -125,7 +125,7 @@ def layer_plans(config: AlexNetConfig) -> dict[str, LayerPlan]:
         "conv5": (3, 1, 0 if separate else 1, True),
         "conv6": (3, 1, 1, False),
     }
-    channels, side = 3, IMAGE_SIZE_PIXELS + 3  # behind `edge`
+    channels, side = 3, image_size + 3  # behind `edge`
     for step in feature_steps(config):
         if step == "pool":
             side = -(-side // 2) if separate else (side - 3) // 2 + 1

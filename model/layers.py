@@ -23,9 +23,9 @@ class ResponseNorm(nn.Module):
     Args:
         groups: towers; channel counts must be divisible by it.
         size: channels in a sum, odd.
-        alpha: weight of the sum, before the division by `size`.
+        alpha: weight of the sum, before the division by `size`; at least 0.
         beta: exponent.
-        k: constant added to the sum.
+        k: constant added to the sum, over 0.
     """
 
     def __init__(
@@ -34,6 +34,9 @@ class ResponseNorm(nn.Module):
         super().__init__()
         if groups < 1 or size < 1 or size % 2 == 0:
             raise ConfigError(f"response normalisation needs groups >= 1 and an odd size, found {groups} and {size}")
+        if not (alpha >= 0 and k > 0):
+            # A pixel without any response would be 0 / 0, and one with too much response the root of less than 0.
+            raise ConfigError(f"response normalisation needs alpha >= 0 and k > 0, found {alpha} and {k}")
         self.groups, self.size, self.alpha, self.beta, self.k = groups, size, alpha, beta, k
 
     def forward(self, maps: Tensor) -> Tensor:

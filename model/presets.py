@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from lmdali.model.alexnet import AlexNetConfig
+from lmdali.model.alexnet_config import AlexNetConfig
+from lmdali.model.layer_plan import IMAGE_SIZE_PIXELS, layer_plans
 from lmdali.model.train_config import TrainConfig
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.block_order import OrderName
@@ -26,7 +27,8 @@ class Preset:
         drop_last: leave out an epoch's last, smaller batch; None: as `LoaderConfig` does.
 
     Raises:
-        ConfigError: several views of one sample, or a batch without samples.
+        ConfigError: several views of one sample, a batch without samples, or patches of a size that the network does
+            not take.
     """
 
     model: AlexNetConfig
@@ -41,6 +43,13 @@ class Preset:
             raise ConfigError(f"batch_size must be at least 1, found {self.batch_size}")
         if self.augment.num_views != 1:
             raise ConfigError(f'training takes one view of a sample, crop "{self.augment.crop}" gives several')
+        size = self.augment.crop_size
+        found, needed = (layer_plans(self.model, image_size=side)["fc6"].inputs for side in (size, IMAGE_SIZE_PIXELS))
+        if found != needed:
+            raise ConfigError(
+                f"crop_size {size} leaves fc6 {found:,} inputs, it has {needed:,}: use {IMAGE_SIZE_PIXELS}, or 227 as "
+                "Caffe does"
+            )
 
     def changed(
         self,
@@ -77,7 +86,8 @@ PRESETS = {
     # of ILSVRC-2012, ten crops. Cuts were made by hand while it ran; its log counts epochs from 1, so each comes an
     # epoch later here, at most. The last configuration has 0.02 for all biases but conv1's, which were frozen with
     # its weights; nothing says that they were ever another. For #145-2010 (37.47 and 17.00 % on the test set of 2010):
-    # schedule fixed:23,51,78:93, conv1=1e-5@68 in place of 67, lighting_epochs 68; it ended with 0.002 for biases.
+    # epochs 93, schedule fixed:23,51,78:93, conv1=1e-5@68 in place of 67, lighting_epochs 68; it ended with 0.002 for
+    # biases.
     "original2012": Preset(
         model=AlexNetConfig(init="original2012", lrn_place="before_first_relu", lrn_alpha=1e-4, map_norm=True),
         train=TrainConfig(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
+
+from torch import Tensor
 
 from lmdali.model.evaluator import EvalResult
 from lmdali.model.journal import METRICS_FILE, Journal
@@ -63,6 +65,7 @@ class Recorder:
         self._epoch_length = 0
         self._pending: _Pending | None = None
         self._journal: Journal | None = None
+        self._resumed_step: int | None = None
         self._timed_at = 0.0
 
     @contextmanager
@@ -74,6 +77,7 @@ class Recorder:
             StorageError: the journal cannot be written.
         """
         state = self._state
+        self._resumed_step = state.step if resumed else None
         self._journal = Journal(
             self._run_dir,
             resume_bytes=state.metrics_bytes if resumed else None,
@@ -119,9 +123,10 @@ class Recorder:
             return None
         pending, self._pending = self._pending, None
         outcome = pending.figures.wait()
-        if not math.isfinite(outcome.loss):
-            self._diverged(outcome.loss, pending)
         state = self._state
+        if not math.isfinite(outcome.loss):
+            samples = [index for part in self._ranks.gather(pending.batch.indices.tolist()) for index in part]
+            self._diverged(f"step {state.step}: the loss is {outcome.loss}", str(outcome.loss), pending.lr, samples)
         state.add_figures(outcome.loss, outcome.top1_error, outcome.top5_error)
         figures = StepFigures(outcome.loss, outcome.top1_error, outcome.top5_error, *state.means())
         if state.step % self._log_steps == 0:
@@ -131,8 +136,14 @@ class Recorder:
         return outcome.notice
 
     def end_epoch(self, val: EvalResult, *, best: bool) -> None:
-        """Record an epoch and its validation."""
+        """Record an epoch and its validation.
+
+        Raises:
+            LmdaliError: the validation loss is not finite.
+        """
         state = self._state
+        if not math.isfinite(val.loss):
+            self._diverged(f"epoch {state.epoch}: the validation loss is {val.loss}", str(val.loss), state.lr, [])
         loss, top1, top5 = state.means()
         self._write(
             "epoch",
@@ -153,6 +164,17 @@ class Recorder:
             f"{state.seconds:.0f} s{'  best' if best else ''}"
         )
 
+    def require_finite(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse weights that nobody could go on from: a step's loss is that before its update.
+
+        Raises:
+            LmdaliError: one of them is infinite or NaN.
+        """
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                found = f"step {self._state.step}: its update has left {name} not finite, and is not saved,"
+                self._diverged(found, "not finite", self._state.lr, [])
+
     def synchronise(self) -> None:
         """Put everything written so far on the disk, and its length and the time into the state."""
         if self._journal is not None:
@@ -167,15 +189,19 @@ class Recorder:
             self.say(text)
             warnings.warn(text, StuckLossWarning, stacklevel=2)
 
-    def _diverged(self, loss: float, pending: _Pending) -> None:
-        samples = [index for part in self._ranks.gather(pending.batch.indices.tolist()) for index in part]
+    def _diverged(self, found: str, loss: str, lr: float, samples: list[int]) -> NoReturn:
         # JSON has no NaN, so the loss is text here.
-        self._write("failure", loss=str(loss), lr=pending.lr, samples=samples)
+        self._write("failure", loss=loss, lr=lr, samples=samples)
         shown = ", ".join(map(str, samples[:8])) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
-        raise LmdaliError(
-            f"step {self._state.step}: the loss is {loss} at learning rate {pending.lr:g}, samples {shown} "
-            f"(all of them in {self._run_dir / METRICS_FILE}): resume with a lower --lr"
-        )
+        of = f", samples {shown} (all of them in {self._run_dir / METRICS_FILE})" if samples else ""
+        raise LmdaliError(f"{found} at learning rate {lr:g}{of}: {self._way_out()}")
+
+    def _way_out(self) -> str:
+        began = self._resumed_step
+        if began is not None and self._state.step <= began + 1:
+            # Nothing that this session did can have caused it.
+            return f"the checkpoint of step {began} had diverged already: remove it, then resume with a lower --lr"
+        return "resume with a lower --lr"
 
     def _write(self, kind: str, **fields: Any) -> None:
         if self._journal is None:

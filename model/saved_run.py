@@ -13,7 +13,7 @@ import torch
 from lmdali.model.checkpoint import Checkpoint, content_digest, require_same_run
 from lmdali.model.generators import generator_states, restore_generators, seed_generators
 from lmdali.model.parallel import Ranks
-from lmdali.model.schedule import Schedule
+from lmdali.model.schedule import Schedule, continue_as
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainState
 from lmdali.model.weight_layout import Network, load_layout, velocities_of, weights_of
@@ -98,6 +98,11 @@ class SavedRun:
         then, now = checkpoint.train_config, self.config.to_json()
         if then.get("schedule") == now["schedule"]:
             self.schedule.load_state_dict(checkpoint.schedule)
+        else:
+            continue_as(self.schedule, checkpoint.schedule, epochs_done=checkpoint.progress["epoch"])
+        before, here = _flat(checkpoint.loader_config), _flat(self.loader_config)
+        # Earlier versions kept less of the loader's settings.
+        then, now = {**then, **before}, {**now, **{name: here[name] for name in here if name in before}}
         for name in now:
             if then.get(name) != now[name]:
                 say(f"changed on resuming: {name} {then.get(name)} -> {now[name]}")
@@ -115,6 +120,15 @@ class SavedRun:
 
     def _devices(self) -> list[torch.device]:
         return list(dict.fromkeys(parameter.device for parameter in self.network.parameters()))
+
+
+def _flat(loader_config: dict[str, Any]) -> dict[str, Any]:
+    """What decides the training images. Not where the set is: that it is the same one, its digest has said."""
+    return {
+        name: value
+        for name, value in {**loader_config, **loader_config.get("augment", {})}.items()
+        if name not in ("augment", "dataset")
+    }
 
 
 def require_same_classes(model: Network, train_loader: Loader, val_loader: Loader) -> None:

@@ -149,6 +149,23 @@ class Cosine:
         pass
 
 
+def continue_as(schedule: Schedule, state: dict[str, Any], *, epochs_done: int) -> None:
+    """Put a schedule where a run is that had another one until now.
+
+    The epochs of fixed cuts count from the run's beginning, whatever it had before. A plateau goes on with another
+    one's cuts and lowest error, and lifts its end: the reductions that were made stay made.
+
+    Args:
+        schedule: fresh.
+        state: `state_dict` of the one before, of any kind.
+        epochs_done: epochs that the run has finished.
+    """
+    if isinstance(schedule, FixedCuts):
+        schedule.epochs_done = epochs_done
+    elif isinstance(schedule, Plateau) and "cuts" in state:
+        schedule.load_state_dict({**state, "stopped": False})
+
+
 def create_schedule(text: str, epochs: int) -> Schedule:
     """The schedule that a specification names.
 

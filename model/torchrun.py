@@ -13,7 +13,7 @@ Parallel = Literal["none", "towers", "ddp"]
 """How devices share the work: one device; two devices with a tower each; one process per device, each with all of the
 network and its part of every batch."""
 
-LAUNCH = "torchrun --nproc-per-node 2 -m lmdali.tools VERB ... --parallel ddp"
+LAUNCH = "torchrun --nproc-per-node 2 -m lmdali.tools COMMAND ... --parallel ddp"
 """How a job of two ranks on one machine is started; more machines need torchrun's own options only."""
 
 
@@ -62,7 +62,7 @@ def torchrun_place(parallel: Parallel, environment: Mapping[str, str] = os.envir
         if _number(environment, "WORLD_SIZE", 1) > 1:
             raise ConfigError(
                 f"torchrun started {environment['WORLD_SIZE']} processes, and with --parallel {parallel} each of them "
-                "would train a run of its own: add --parallel ddp, or start one process without torchrun"
+                "would do all of the work by itself: add --parallel ddp, or start one process without torchrun"
             )
         return TorchrunPlace()
     if "RANK" not in environment:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lmdali.model.layer_rates import parse_layer_rates
-from lmdali.model.schedule import create_schedule
+from lmdali.model.schedule import FixedCuts, create_schedule
 from lmdali.pipeline.errors import ConfigError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -62,6 +63,9 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, found {value}")
         if self.epochs < 1 or self.log_steps < 1 or self.keep_checkpoints < 1:
             raise ConfigError(
                 "epochs, log_steps and keep_checkpoints must be at least 1, "
@@ -82,7 +86,9 @@ class TrainConfig:
         if self.bias_schedule is not None:
             if self.bias_schedule.partition(":")[0] == "plateau":
                 raise ConfigError("bias_schedule cannot be a plateau of its own: leave it out to follow the weights'")
-            create_schedule(self.bias_schedule, self.epochs)
+            biases = create_schedule(self.bias_schedule, self.epochs)
+            if isinstance(biases, FixedCuts) and biases.stop is not None:
+                raise ConfigError(f"bias_schedule {self.bias_schedule!r} cannot stop a run: leave out :{biases.stop}")
         parse_layer_rates(self.layer_lr)
 
     def to_json(self) -> dict[str, Any]:

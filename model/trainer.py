@@ -178,7 +178,7 @@ class Trainer:
         Raises:
             InputError: `run_dir` holds a run that this one does not resume.
             LockedError: another process trains in `run_dir`.
-            LmdaliError: the loss is not finite; names the step and the samples.
+            LmdaliError: a loss or a weight is not finite; names the step and the samples.
             StorageError: a checkpoint or the metrics could not be written.
         """
         self.require_vacant()
@@ -294,6 +294,7 @@ class Trainer:
         self._settle()
         self._heard = Notice(self._heard.stopped_by)
         self._note_digest()
+        self._record.require_finite(dict(self.model.named_parameters()))
         self._record.synchronise()
         checkpoint, step = self._run.checkpoint(), self.state.step
         # Nobody goes on to change the weights, or to leave, before they are on the disk.

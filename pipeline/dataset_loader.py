@@ -190,7 +190,8 @@ class DatasetLoader:
         different = given.differences(self._state())
         if strict and different:
             raise InputError(
-                f"the loader state is of another run ({'; '.join(different)}): pass strict=False to take it"
+                f"the loader state is of another run ({'; '.join(different)}): go on with its settings, or take it "
+                "with strict=False"
             )
         epoch, position = given.epoch, given.sample_in_epoch
         if position > self.num_samples:

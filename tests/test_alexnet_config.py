@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,10 @@ def test_the_half_network_is_one_tower_whatever_towers_says() -> None:
         ({"init": "zeros"}, "init must be one of paper, original2012, caffe, lecun"),
         ({"width": 0.0}, "width"),
         ({"width": -1.0}, "width"),
+        ({"width": math.inf}, "width must be a finite number, found inf"),
+        ({"width": math.nan}, "width must be a finite number, found nan"),
+        ({"lrn_alpha": math.nan}, "lrn_alpha must be a finite number"),
+        ({"lrn_beta": math.inf}, "lrn_beta must be a finite number"),
         ({"towers": 0}, "towers"),
         ({"pooling": "average"}, "pooling must be one of overlapping, separate, found 'average'"),
         ({"lrn_place": "before"}, "lrn_place must be one of after_relu, before_first_relu, none"),

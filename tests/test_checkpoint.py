@@ -113,11 +113,14 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytes
     path.write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(LmdaliError):
         load_checkpoint(path)
+    path.write_text('{"kind": "epoch"}')
+    with pytest.raises(InputError, match=r"a\.pt: refused: not a checkpoint, .*; nothing of it was run$"):
+        load_checkpoint(path)  # nor is torch's advice repeated, to read it without protection
     assert capsys.readouterr().out == ""
 
 
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such checkpoint"):
+    with pytest.raises(InputError, match="no such checkpoint: give a checkpoint file, or a run directory"):
         load_checkpoint(tmp_path / "none.pt")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "weights.pt")
     with pytest.raises(InputError, match="not a checkpoint of lmdali"):

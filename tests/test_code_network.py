@@ -10,7 +10,7 @@ from feature_files import write_features
 from lmdali.model.code_network import CodeConfig, CodeNetwork, encode_features, train_code_network
 from lmdali.model.features_file import Features
 from lmdali.model.hamming import pack_codes, search_hamming
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 
 
 def clusters(count: int = 640) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +92,11 @@ def test_there_must_be_something_to_learn(tmp_path: Path) -> None:
     for name, rows, part in (("one", np.ones((1, 3)), "1 record"), ("alike", np.full((9, 3), 0.1), "all records are")):
         with pytest.raises(InputError, match=part):
             train_code_network(write_features(tmp_path / name, rows), CodeConfig())
+
+
+def test_a_loss_that_is_not_finite_ends_it(features: Features) -> None:
+    with pytest.raises(LmdaliError, match=r"epoch 1: the auto-encoder's loss is (inf|nan) at learning rate 1e\+30"):
+        train_code_network(features, CodeConfig(bits=8, epochs=3, batch_size=640, lr=1e30))
 
 
 @pytest.mark.parametrize("fields", [{"bits": 0}, {"bits": 5000}, {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}])

@@ -43,6 +43,7 @@ def test_the_number_of_classes_is_kept_as_an_expectation() -> None:
         ({"training": {}}, "no such section: training; did you mean train"),
         ({"zzz": {}}, "no such section: zzz; there are preset, model, train, augment, loader"),
         ({"preset": "papre"}, "no such preset: papre; did you mean paper"),
+        ({"preset": ["paper"]}, "no such preset"),
         ({"train": {"leraning_rate": 1, "lr": 1}}, "section train: no such field: leraning_rate"),
         ({"train": {"weight_deacy": 1}}, "did you mean weight_decay"),
         ({"train": {"width": 1}}, "width belongs to section model"),

@@ -61,6 +61,13 @@ def test_everything_is_everything(tmp_path: Path, earlier: Path) -> None:
     assert all(torch.equal(weight, stored[name]) for name, weight in weights_of(made.model).items())
 
 
+def test_what_makes_the_same_weights_do_something_else_is_said(tmp_path: Path, earlier: Path) -> None:
+    made = trainer(tmp_path, dataclasses.replace(NET, dropout_rule="inverted", lrn_k=1.0, num_classes=6))
+    said = begin_from(made, earlier, "all-but-fc8")
+    changes = "lrn_k 2.0 there and 1.0 here, dropout_rule paper there and inverted here"
+    assert said.endswith(f"; fc8 at random; the networks differ in {changes}")
+
+
 def test_what_does_not_fit_or_is_not_there_is_refused(tmp_path: Path, earlier: Path) -> None:
     made = trainer(tmp_path, dataclasses.replace(NET, num_classes=6))
     with pytest.raises(InputError, match="fc8 cannot be copied"):

@@ -95,6 +95,12 @@ def test_response_norm_refuses_impossible_windows(groups: int, size: int) -> Non
         ResponseNorm(groups, size=size)
 
 
+@pytest.mark.parametrize("constants", [{"alpha": -1e-4}, {"k": 0.0}, {"k": -1.0}, {"k": float("nan")}])
+def test_response_norm_refuses_constants_that_divide_by_nothing(constants: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="alpha >= 0 and k > 0"):
+        ResponseNorm(2, **constants)
+
+
 def test_response_norm_refuses_channels_that_towers_cannot_share() -> None:
     with pytest.raises(ConfigError, match="7 channels"):
         ResponseNorm(2)(torch.zeros(1, 7, 2, 2))

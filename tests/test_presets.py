@@ -104,6 +104,15 @@ def test_caffes_227_pixels_give_the_same_shapes() -> None:
     assert net.features(images).shape == net.features(images[:, :, :224, :224]).shape
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_patches_that_the_network_does_not_take_are_refused(name: str) -> None:
+    for size in (1, 100, 223, 256):
+        with pytest.raises(ConfigError, match=f"crop_size {size} leaves fc6 .* inputs, it has .*: use 224, or 227"):
+            PRESETS[name].changed(augment={"crop_size": size})
+    for size in (224, 227):
+        assert PRESETS[name].changed(augment={"crop_size": size}).augment.crop_size == size
+
+
 def test_fast_keeps_the_papers_rate_per_sample_and_its_network() -> None:
     fast, paper = PRESETS["fast"], PRESETS["paper"]
     assert fast.train.lr / fast.batch_size == pytest.approx(paper.train.lr / paper.batch_size)

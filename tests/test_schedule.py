@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from lmdali.model.schedule import Plateau, create_schedule
+from lmdali.model.schedule import Plateau, continue_as, create_schedule
 from lmdali.pipeline.errors import ConfigError
 
 
@@ -85,6 +86,37 @@ def test_state_is_plain_json_and_restores(text: str) -> None:
         schedule.end_epoch(error)
     copy.load_state_dict(json.loads(json.dumps(schedule.state_dict())))
     assert copy == schedule
+
+
+def continued(before: str, after: str, errors: list[float]) -> Any:
+    """A schedule that takes over from another one after some epochs."""
+    old, new = create_schedule(before, 9), create_schedule(after, 9)
+    for error in errors:
+        old.end_epoch(error)
+    continue_as(new, json.loads(json.dumps(old.state_dict())), epochs_done=len(errors))
+    return new
+
+
+def test_fixed_cuts_that_take_over_count_from_the_beginning_of_the_run() -> None:
+    for before in ("fixed:1,2", "plateau:0", "constant", "cosine"):
+        schedule = continued(before, "fixed:2,4:6", [0.5] * 4)
+        schedule.end_epoch(0.5)
+        assert not schedule.finished
+        schedule.end_epoch(0.5)
+        assert schedule.finished
+
+
+def test_a_plateau_that_takes_over_from_another_keeps_its_cuts() -> None:
+    schedule = continued("plateau:0", "plateau:1", [0.5, 0.5, 0.5])
+    assert schedule.factor(3.0) == pytest.approx(0.01)
+    assert (schedule.patience, schedule.best_error) == (1, 0.5)
+    ended = continued("plateau:0", "plateau:2", [0.5] * 5)
+    assert not ended.finished
+    assert ended.factor(5.0) == pytest.approx(0.001)
+
+
+def test_a_plateau_that_takes_over_from_another_kind_begins() -> None:
+    assert continued("fixed:1,2", "plateau", [0.5] * 3) == create_schedule("plateau", 9)
 
 
 @pytest.mark.parametrize(

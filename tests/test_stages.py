@@ -107,6 +107,7 @@ def test_a_stage_may_take_its_settings_from_a_file(tmp_path: Path, chain_sets: d
         ('[stage.train]\nlayer_lr = "conv6=0.1"', ConfigError, "layer_lr names conv6"),
         ("[stage.model]\nnum_classes = 9", ConfigError, "it is for 9 classes"),
         ('preset = "papre"', ConfigError, "did you mean paper"),
+        ("[stage.train]\nlr = inf", ConfigError, "lr must be a finite number"),
     ],
 )
 def test_mistakes_are_refused_with_the_name_of_the_stage(
@@ -115,7 +116,7 @@ def test_mistakes_are_refused_with_the_name_of_the_stage(
     file = written(tmp_path / "c.toml", stage(chain_sets, "a", "fruit", text), stage(chain_sets, "b", "tree"))
     with pytest.raises(kind, match=message) as caught:
         load_stages(file)
-    assert "stage a" in str(caught.value) or "layer_lr" in message
+    assert str(caught.value).count("stage a") == 1
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def test_the_place_is_that_of_torchruns_variables() -> None:
 @pytest.mark.parametrize(
     ("parallel", "environment", "message"),
     [
-        ("ddp", {}, "was not started by torchrun: torchrun --nproc-per-node 2 -m lmdali.tools VERB"),
+        ("ddp", {}, "was not started by torchrun: torchrun --nproc-per-node 2 -m lmdali.tools COMMAND"),
         ("none", JOB, "torchrun started 8 processes, and with --parallel none .*: add --parallel ddp"),
-        ("towers", JOB, "with --parallel towers each of them would train a run of its own"),
+        ("towers", JOB, "with --parallel towers each of them would do all of the work by itself"),
         ("ddp", JOB | {"RANK": "-1"}, "RANK is '-1', expected a number"),
         ("ddp", JOB | {"RANK": "8"}, "rank 8 of 8"),
         ("ddp", JOB | {"LOCAL_RANK": "2"}, "local rank 2 of 2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,13 @@ from lmdali.model.journal import read_metrics
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.config_file import GivenSettings
 from lmdali.tools.exit_codes import Terminated
 from lmdali.tools.recipe import resolve_recipe
 from lmdali.tools.train import command
 from lmdali.tools.train_job import TrainJob, train_dataset
+from lmdali.tools.train_report import print_report
 
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
 
@@ -108,6 +111,33 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, datasets: tup
     assert resumed.result.val == whole.result.val
     steps = [[(r["kind"], r["step"]) for r in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("whole", "cut")]
     assert steps[0] == steps[1]
+
+
+def test_whatever_is_changed_on_resuming_is_shown(
+    tmp_path: Path, datasets: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = TrainJob(
+        train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=small_preset(epochs=1), resume=True, num_threads=1
+    )
+    train_dataset(job)
+    ended = train_dataset(job, screen := io.StringIO())
+    assert "changed on" not in screen.getvalue()
+    print_report(ended)
+    assert "images/s" not in capsys.readouterr().out  # it had ended, so nothing was trained
+    recipe = dataclasses.replace(job.preset.changed(augment={"lighting": "none"}, batch_size=4), drop_last=False)
+    train_dataset(dataclasses.replace(job, preset=recipe, order="block", val=datasets[0]), screen := io.StringIO())
+    changed = [line for line in screen.getvalue().splitlines() if line.startswith("changed")]
+    digests = [load_manifest(path).digest[:12] for path in datasets[::-1]]
+    assert changed == [
+        f"changed on resuming: {change}"
+        for change in (
+            "batch_size 8 -> 4",
+            "order shuffled -> block",
+            "drop_last True -> False",
+            f"validation_set {digests[0]} -> {digests[1]}",
+            "lighting roots -> none",
+        )
+    ]
 
 
 @pytest.mark.parametrize(("number", "raised"), [(2, KeyboardInterrupt), (15, Terminated)])

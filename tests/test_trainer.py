@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -327,6 +329,24 @@ def test_changed_settings_are_used_and_shown(tmp_path: Path) -> None:
     assert trainer.fit().steps == 6
 
 
+def test_changed_settings_of_the_loader_are_shown_where_the_checkpoint_knows_them(tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
+    augment = {"lighting": "roots", "crop_chunk": 1}
+    make(tmp_path, config=config, loader_config={"dataset": "a", "batch_size": 8, "augment": augment}).fit()
+    now = {"dataset": "b", "batch_size": 4, "order": "block", "augment": augment | {"lighting": "none"}}
+    screen = io.StringIO()
+    make(tmp_path, config=config, loader_config=now, progress=screen).resume_latest()
+    changes = [line for line in screen.getvalue().splitlines() if line.startswith("changed")]
+    assert changes == [f"changed on resuming: {change}" for change in ("batch_size 8 -> 4", "lighting roots -> none")]
+
+
+def test_another_schedule_goes_on_where_the_run_is(tmp_path: Path) -> None:
+    make(tmp_path, config=dataclasses.replace(CONFIG, epochs=2, schedule="constant")).fit()
+    trainer = make(tmp_path, config=dataclasses.replace(CONFIG, epochs=9, schedule="fixed:1:3"))
+    trainer.resume_latest()
+    assert trainer.fit().epochs == 3
+
+
 def test_another_network_or_dataset_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
     make(tmp_path, config=config).fit()
@@ -354,6 +374,36 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -
     assert failure["step"] == step
     assert failure["samples"] == order[(step - 1) * 8 : step * 8].tolist()
     assert CheckpointDirectory(tmp_path / "checkpoints").paths() == []
+
+
+def at_rate(lr: float, **fields: Any) -> TrainConfig:
+    return dataclasses.replace(CONFIG, lr=lr, schedule="constant", **fields)
+
+
+def test_an_epoch_whose_validation_is_not_finite_is_no_result_and_not_the_best_one(tmp_path: Path) -> None:
+    with pytest.raises(LmdaliError, match=r"epoch 0: the validation loss is nan at learning rate 1e\+30: resume with"):
+        make(tmp_path, config=at_rate(1e30), train=MemoryLoader(8)).fit()
+    (failure,) = metrics_of(tmp_path)
+    assert (failure["kind"], failure["step"], failure["loss"]) == ("failure", 1, "nan")
+    assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    trainer = make(tmp_path, config=at_rate(0.002, checkpoint_steps=1))
+    trainer.model.get_parameter("fc7.weight").register_hook(lambda gradient: gradient + torch.inf)
+    with pytest.raises(LmdaliError, match=r"step 1: its update has left fc7.weight not finite, and is not saved, .*lr"):
+        trainer.fit()
+    assert metrics_of(tmp_path)[-1]["kind"] == "failure"
+    assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+def test_a_checkpoint_that_had_diverged_is_named_when_nothing_can_go_on_from_it(tmp_path: Path) -> None:
+    with pytest.raises(LmdaliError, match=r"step 2: the loss is nan .*: resume with a lower --lr"):
+        make(tmp_path, config=at_rate(1e25, checkpoint_steps=1)).fit()
+    again = make(tmp_path, config=at_rate(0.001))
+    again.resume_latest()
+    with pytest.raises(LmdaliError, match="the checkpoint of step 1 had diverged already: remove it, then resume"):
+        again.fit()
 
 
 def test_the_plateau_schedule_ends_the_run(tmp_path: Path) -> None:
@@ -442,7 +492,9 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     "fields",
     [{"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0},
      {"precision": "float8"}, {"schedule": "never"}, {"log_steps": 0}, {"keep_checkpoints": 0},
-     {"checkpoint_steps": -1}],
+     {"checkpoint_steps": -1}, {"lr": math.inf}, {"lr": math.nan}, {"bias_lr": math.inf}, {"weight_decay": math.nan},
+     {"weight_decay": math.inf}, {"checkpoint_seconds": math.nan}, {"checkpoint_seconds": math.inf},
+     {"bias_schedule": "fixed:1:2"}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from lmdali.model.alexnet import AlexNet
 from lmdali.model.journal import METRICS_FILE, read_metrics
+from lmdali.model.layer_plan import layer_plans
 from lmdali.model.presets import Preset
 from lmdali.model.variants import Variant, choose_variants
 from lmdali.pipeline.dataset_place import Place, place_manifest
@@ -208,8 +208,8 @@ def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _count_parameters(preset: Preset, num_classes: int) -> int:
-    model = AlexNet(dataclasses.replace(preset.model, num_classes=num_classes), seed=0)
-    return sum(parameter.numel() for parameter in model.parameters())
+    plans = layer_plans(dataclasses.replace(preset.model, num_classes=num_classes))
+    return sum(plan.num_parameters for plan in plans.values())
 
 
 def ended_errors(runs: Sequence[VariantRun], variant: str, name: str) -> dict[int, float]:

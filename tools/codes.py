@@ -58,6 +58,7 @@ def train_codes(
     Raises:
         InputError: no such features, too few of them, or `out` has content.
         IntegrityError: the features are damaged.
+        LmdaliError: the loss is not finite.
         MachineError: the device is not there.
     """
     config, how = config or CodeConfig(), how or CodesRun()

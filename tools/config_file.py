@@ -77,7 +77,7 @@ def read_settings(document: Mapping[str, Any], *, origin: str) -> GivenSettings:
     values: dict[str, dict[str, Any]] = {}
     num_classes: int | None = None
     preset = document.get("preset")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
         raise ConfigError(f"{origin}: {unknown('preset', str(preset), PRESETS)}")
     for section, given in document.items():
         if section in ("preset", ORIGINS):

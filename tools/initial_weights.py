@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import BEST_NAME, load_checkpoint
 from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
 from lmdali.model.weight_layout import load_layout, weights_of
@@ -11,6 +13,21 @@ from lmdali.model.weight_transfer import transfer_layers
 
 ALL_BUT_THE_HEAD = "all-but-fc8"
 """What is copied unless said otherwise: a head of other classes cannot be."""
+
+
+_SURROUNDINGS = (
+    "pooling",
+    "lrn_place",
+    "lrn_across_towers",
+    "map_norm",
+    "lrn_size",
+    "lrn_alpha",
+    "lrn_beta",
+    "lrn_k",
+    "dropout",
+    "dropout_rule",
+)
+"""Fields of a network that no weight's shape tells. Behind inverted dropout, say, fc7 has half the weights."""
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -27,7 +44,7 @@ def begin_from(trainer: Trainer, path: Path, layers: str) -> str:
         layers: see `weight_transfer.select_layers`.
 
     Returns:
-        A sentence about what was copied from where, and what begins at random.
+        A sentence about what was copied from where, what begins at random, and what the networks differ in.
 
     Raises:
         ConfigError: `layers` names none.
@@ -40,5 +57,13 @@ def begin_from(trainer: Trainer, path: Path, layers: str) -> str:
     fresh = [layer for layer in dict.fromkeys(name.partition(".")[0] for name in state) if layer not in copied]
     return (
         f"{', '.join(copied)} from {checkpoint_file(path)} (epoch {stored.progress['epoch']}); "
-        f"{', '.join(fresh) or 'nothing'} at random"
+        f"{', '.join(fresh) or 'nothing'} at random{_other_meaning(stored.model_config, trainer.model.config)}"
     )
+
+
+def _other_meaning(stored: dict[str, Any], ours: AlexNetConfig) -> str:
+    """What surrounds the layers otherwise than where they were trained, which changes what their weights do."""
+    theirs = AlexNetConfig.from_json(stored)
+    pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in _SURROUNDINGS]
+    changed = [f"{name} {there} there and {here} here" for name, there, here in pairs if there != here]
+    return f"; the networks differ in {', '.join(changed)}" if changed else ""

@@ -104,7 +104,12 @@ def load_stages(path: Path, overrides: Sequence[GivenSettings] = ()) -> tuple[St
     for number, entry in enumerate(given, start=1):
         where = f"{path}, stage {entry.get('name', number)}"
         own = _settings({key: entry[key] for key in entry if key not in _OWN}, where, _SHARED)
-        stages.append(_stage(entry, where, [*shared, *own, *overrides], stages, names))
+        try:
+            stages.append(_stage(entry, [*shared, *own, *overrides], stages, names))
+        except (ConfigError, InputError) as error:
+            if str(error).startswith(where):
+                raise
+            raise type(error)(f"{where}: {error}") from error
     return tuple(stages)
 
 
@@ -114,34 +119,34 @@ def _settings(document: Mapping[str, Any], where: str, known: tuple[str, ...]) -
             raise ConfigError(f"{where}: {unknown('key', key, sorted({*known, *_OWN}))}")
     given = dict(document)
     config = given.pop("config", None)
-    files = [] if config is None else [load_settings(Path(_text(config, "config", where)))]
+    files = [] if config is None else [load_settings(Path(_text(config, f"{where}: config")))]
     return [*files, read_settings(given, origin=where)]
 
 
 def _stage(
-    entry: Mapping[str, Any], where: str, settings: Sequence[GivenSettings], earlier: list[Stage], names: list[str]
+    entry: Mapping[str, Any], settings: Sequence[GivenSettings], earlier: list[Stage], names: list[str]
 ) -> Stage:
     for needed in ("name", "train_set", "val_set"):
         if needed not in entry:
-            raise ConfigError(f"{where}: {needed} is missing")
-    name = _text(entry["name"], "name", where)
+            raise ConfigError(f"{needed} is missing")
+    name = _text(entry["name"], "name")
     if not _NAME.fullmatch(name) or names.count(name) > 1:
-        raise ConfigError(f"{where}: a name is letters, digits, dots and dashes, and is there once")
-    train, val = (parse_place(_text(entry[key], key, where)) for key in ("train_set", "val_set"))
+        raise ConfigError("a name is letters, digits, dots and dashes, and is there once")
+    train, val = (parse_place(_text(entry[key], key)) for key in ("train_set", "val_set"))
     recipe = resolve_recipe(settings, train=train)
     cache_dir = recipe.loader["cache_dir"]
     manifests = place_manifest(train, cache_dir=cache_dir), place_manifest(val, cache_dir=cache_dir)
-    _require_same_classes(where, *manifests)
+    _require_same_classes(*manifests)
     network = dataclasses.replace(recipe.preset.model, num_classes=len(manifests[0].class_names))
     with torch.device("meta"):
         parameter_groups(AlexNet(network), recipe.preset.train)  # refuses rates of layers that there are not
-    init_from = _text(entry["init_from"], "init_from", where) if "init_from" in entry else None
-    kind = _text(entry.get("init_checkpoint", "best"), "init_checkpoint", where)
+    init_from = _text(entry["init_from"], "init_from") if "init_from" in entry else None
+    kind = _text(entry.get("init_checkpoint", "best"), "init_checkpoint")
     if kind not in CHECKPOINT_KINDS:
-        raise ConfigError(f"{where}: init_checkpoint is best or last, found {kind!r}")
-    layers = _text(entry.get("init_layers", ALL_BUT_THE_HEAD), "init_layers", where)
-    source = None if init_from is None else _source(init_from, where, earlier, names)
-    copied, fresh = _copied(network, source, layers, where)
+        raise ConfigError(f"init_checkpoint is best or last, found {kind!r}")
+    layers = _text(entry.get("init_layers", ALL_BUT_THE_HEAD), "init_layers")
+    source = None if init_from is None else _source(init_from, earlier, names)
+    copied, fresh = _copied(network, source, layers)
     return Stage(
         name=name,
         train_set=train,
@@ -159,45 +164,42 @@ def _stage(
     )
 
 
-def _text(value: object, key: str, where: str) -> str:
+def _text(value: object, key: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where}: {key} is {value!r}, expected a text")
+        raise ConfigError(f"{key} is {value!r}, expected a text")
     return value
 
 
-def _require_same_classes(where: str, train: Manifest, val: Manifest) -> None:
+def _require_same_classes(train: Manifest, val: Manifest) -> None:
     if train.class_names != val.class_names:
         raise InputError(
-            f"{where}: training and validation set have different classes "
+            f"training and validation set have different classes "
             f"({class_difference(train.class_names, val.class_names)}): convert the validation set with --classes "
             f"TRAIN, the training set"
         )
 
 
-def _source(init_from: str, where: str, earlier: list[Stage], names: list[str]) -> AlexNetConfig:
+def _source(init_from: str, earlier: list[Stage], names: list[str]) -> AlexNetConfig:
     """The network that a stage's layers come from."""
     for stage in earlier:
         if stage.name == init_from:
             return dataclasses.replace(stage.recipe.preset.model, num_classes=stage.num_classes)
     if init_from in names:
-        raise ConfigError(f"{where}: init_from {init_from} is not an earlier stage")
+        raise ConfigError(f"init_from {init_from} is not an earlier stage")
     path = checkpoint_file(Path(init_from))
     if not path.is_file():
-        raise InputError(f"{where}: init_from {init_from} is neither an earlier stage nor a checkpoint: no {path}")
+        raise InputError(f"init_from {init_from} is neither an earlier stage nor a checkpoint: no {path}")
     return AlexNetConfig.from_json(load_checkpoint(path).model_config)
 
 
 def _copied(
-    network: AlexNetConfig, source: AlexNetConfig | None, layers: str, where: str
+    network: AlexNetConfig, source: AlexNetConfig | None, layers: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the layers that are copied, and of the others."""
     ours = _shapes(network)
     copied: tuple[str, ...] = ()
     if source is not None:
-        try:
-            copied = transfer_layers(_shapes(source), ours, layers)[1]
-        except (ConfigError, InputError) as error:
-            raise type(error)(f"{where}: {error}") from error
+        copied = transfer_layers(_shapes(source), ours, layers)[1]
     return copied, tuple(layer for layer in layer_plans(network) if layer not in copied)
 
 

@@ -180,7 +180,7 @@ def _train(
             val_loader,
             run_dir=job.run_dir,
             device=devices[0],
-            loader_config=_describe(job),
+            loader_config=_describe(job, configs[0], val_loader),
             progress=progress,
             ranks=ranks,
         )
@@ -204,20 +204,20 @@ def _train(
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
 
 
-def _save_statistics(job: TrainJob) -> None:
-    save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
-
-
 def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
     if job.parallel == "towers":
         return TowerAlexNet(config, (devices[0], devices[1]), seed=job.preset.train.seed)
     return AlexNet(config, seed=job.preset.train.seed)
 
 
-def _describe(job: TrainJob) -> dict[str, Any]:
+def _describe(job: TrainJob, loader: LoaderConfig, val_loader: DatasetLoader) -> dict[str, Any]:
     return {
         "dataset": place_text(job.train),
         "batch_size": job.preset.batch_size,
+        "order": loader.order,
+        "drop_last": loader.drops_last,
+        # The lowest error so far is that of this set.
+        "validation_set": val_loader.manifest_digest[:12],
         "augment": dataclasses.asdict(job.preset.augment),
     }
 

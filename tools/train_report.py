@@ -85,8 +85,10 @@ def print_report(report: TrainReport) -> None:
     result = report.result
     rows: list[tuple[str, object]] = [
         ("epochs, steps, time", f"{result.epochs}, {result.steps:,}, {result.seconds:.0f} s"),
-        ("training rate", f"{result.images_per_second:.0f} images/s, {100 * result.stall:.1f} % waiting for data"),
     ]
+    if result.images_per_second:  # a run that had ended has trained nothing now
+        told = f"{result.images_per_second:.0f} images/s, {100 * result.stall:.1f} % waiting for data"
+        rows.append(("training rate", told))
     if result.best_top1_error is not None:
         accuracy = f"{100 * (1 - result.best_top1_error):.2f} % (epoch {result.best_epoch})"
         rows.append(("best validation top-1 accuracy", accuracy))
