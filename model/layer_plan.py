@@ -10,20 +10,9 @@ from torch import nn
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.layers import ResponseNorm
 from lmdali.model.map_norm import MapNorm
-from lmdali.pipeline.errors import ConfigError
 
 IMAGE_SIZE_PIXELS = 224
 """Side of the input; Caffe's 227 gives the same shapes, see `weightless_steps`."""
-
-
-def require_input_size(crop_size: int) -> None:
-    """Refuse a side of the input, in pixels, for which conv1 has not 55 windows in a row, and fc6 no weights.
-
-    Raises:
-        ConfigError: it is not 224 to 227.
-    """
-    if not IMAGE_SIZE_PIXELS <= crop_size <= IMAGE_SIZE_PIXELS + 3:
-        raise ConfigError(f"crop_size is {crop_size}: the network takes {IMAGE_SIZE_PIXELS} to {IMAGE_SIZE_PIXELS + 3}")
 
 
 @dataclass(frozen=True)

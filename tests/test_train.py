@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -174,14 +173,6 @@ def test_validation_classes_must_be_the_training_classes(
     with pytest.raises(InputError, match="different classes"):
         train_dataset(job)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_crops_that_the_network_cannot_take_are_refused(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
-    for crop_size, fits in ((200, False), (223, False), (224, True), (227, True), (228, False)):
-        preset = small_preset().changed(augment={"crop_size": crop_size})
-        job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=preset)
-        with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match="takes 224 to 227"):
-            job.loader_configs()
 
 
 def test_the_list_of_options_is_frozen() -> None:

@@ -14,7 +14,6 @@ import torch
 from lmdali.model.alexnet import AlexNet
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.device import pick_devices
-from lmdali.model.layer_plan import require_input_size
 from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.model.torchrun import Parallel, TorchrunPlace, torchrun_place
@@ -77,9 +76,8 @@ class TrainJob(EpochOptions):
 
         Raises:
             ConfigError: the batch, or the last one of an epoch that was asked for, cannot be divided equally among the
-                ranks; crops have no size that the network takes.
+                ranks.
         """
-        require_input_size(self.preset.augment.crop_size)
         place = place or TorchrunPlace()
         arguments = self.loader_arguments()
         if arguments["num_threads"] is None and place.local_world_size > 1:
