@@ -1,4 +1,4 @@
-"""One training run per directory at a time."""
+"""The directory of a training run: what may be one, and one run in it at a time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,26 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmdali.pipeline.errors import LockedError
+from lmdali.pipeline.errors import InputError, LockedError
 from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.manifest import MANIFEST_FILE
 
 LOCK_FILE = ".lock"
+
+
+def make_run_directory(run_dir: Path) -> None:
+    """Make `run_dir` and its parents, where they are missing.
+
+    Raises:
+        InputError: it is no directory, or a dataset, whose statistics those of the run would replace.
+        StorageError: it cannot be made.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"{run_dir}: exists and is not a directory: choose another --run-dir")
+    if (run_dir / MANIFEST_FILE).exists():
+        raise InputError(f"{run_dir}: holds a dataset: choose another --run-dir")
+    with storage_errors(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,16 @@ def require_same_classes(model: Network, train_loader: Loader, val_loader: Loade
     train, val = train_loader.class_names, val_loader.class_names
     if train != val:
         raise InputError(
-            f"training and validation set have different classes ({len(train)} and {len(val)}): convert the validation "
-            "set with the training set's classes"
+            f"training and validation set have different classes ({class_difference(train, val)}): convert the "
+            "validation set with --classes TRAIN, the training set"
         )
     if len(train) != model.config.num_classes:
         raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")
+
+
+def class_difference(train: Sequence[str], val: Sequence[str]) -> str:
+    """In words, how the class names of two datasets differ: their numbers, or the first label that means two things."""
+    if len(train) != len(val):
+        return f"{len(train)} and {len(val)}"
+    label = next(label for label, (name, other) in enumerate(zip(train, val, strict=True)) if name != other)
+    return f"label {label} is {train[label]!r} and {val[label]!r}"

@@ -19,7 +19,7 @@ from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.parallel import Notice, Ranks
 from lmdali.model.rates import LearningRates
 from lmdali.model.recorder import Recorder
-from lmdali.model.run_lock import run_lock
+from lmdali.model.run_lock import make_run_directory, run_lock
 from lmdali.model.saved_run import SavedRun, require_same_classes
 from lmdali.model.schedule import create_schedule
 from lmdali.model.stop_signal import StopSignal
@@ -29,7 +29,6 @@ from lmdali.model.train_step import TrainStep
 from lmdali.model.weight_layout import Network, weights_of
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
-from lmdali.pipeline.files import storage_errors
 
 CHECKPOINT_DIR = "checkpoints"
 
@@ -162,15 +161,14 @@ class Trainer:
         """Make `run_dir`, unless it holds a run that this one does not resume.
 
         Raises:
-            InputError: it does.
+            InputError: it does, or it can be no run's directory.
             StorageError: it cannot be made.
         """
 
         def check() -> None:
             if not self._may_replace and (self.checkpoints.paths() or (self.run_dir / METRICS_FILE).exists()):
                 raise InputError(f"{self.run_dir}: holds a run: continue it with --resume, or use another --run-dir")
-            with storage_errors(self.run_dir):
-                self.run_dir.mkdir(parents=True, exist_ok=True)
+            make_run_directory(self.run_dir)
 
         self.ranks.on_first(check)
 

@@ -44,6 +44,8 @@ class FsspecStore:
             raise InputError(f"{self.shown}: {redacted(str(error))}") from None
         except ValueError as error:
             raise InputError(f"{self.shown}: {redacted(str(error))}: no such kind of address") from None
+        except OSError as error:
+            raise RemoteError(f"{self.shown}: {redacted(str(error))}: check the address") from None
         # fsspec's synchronous calls take it where they wait for coroutines of another thread.
         is_async = bool(getattr(self._filesystem, "async_impl", False))
         self._limits: dict[str, Any] = {"timeout": config.read_timeout_seconds} if is_async else {}

@@ -226,6 +226,8 @@ def _check(manifest: Manifest, path: Path) -> None:
 
 
 def _not_a_dataset(directory: Path) -> str:
+    if directory.is_file():
+        return f"{directory}: is a file: give the directory that `lmdali convert` made"
     if not directory.is_dir():
         return f"{directory}: no such directory: expected a dataset made by `lmdali convert`"
     if (directory / SHARDS_DIRECTORY).is_dir():

@@ -53,7 +53,7 @@ def test_every_error_of_ours_ends_with_its_code_and_one_line(
         (KeyboardInterrupt(), 130, "interrupted"),
         (Terminated(), 143, "terminated"),
         (OSError(28, "No space left on device"), 4, "No space left on device"),
-        (PermissionError(13, "Permission denied", "/x\udcff"), 4, "/x"),
+        (PermissionError(13, "Permission denied", "/x\udcff"), 4, "StorageError: /x\\udcff: Permission denied"),
     ],
 )
 def test_other_endings_have_their_codes(
@@ -92,7 +92,7 @@ def test_help_names_every_verb_and_all_exit_codes() -> None:
     assert list(_SUMMARIES) == list(VERBS)
     for verb, summary in _SUMMARIES.items():
         assert f"  {verb} " in text and summary in text
-    for code in (2, 3, 4, 5, 6, 7, 8, 9, 130, 143):
+    for code in (1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143):
         assert f"{code}" in text
 
 
@@ -106,9 +106,25 @@ def test_every_verb_is_a_command_with_help(verb: str) -> None:
         assert "Usage:" in command.get_help(context)
 
 
-def test_an_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verb_whose_packages_are_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'x'", name=name)
+
+    monkeypatch.setattr("lmdali.tools.cli.import_module", lambda module: lacking("torch"))
+    assert run_command(lambda: cli(["train", "--help"], standalone_mode=False)) == 8
+    assert "lmdali train needs the package 'torch', which is not installed: pip install" in capsys.readouterr().err
+    monkeypatch.setattr("lmdali.tools.cli.import_module", lambda module: lacking("lmdali.tools.nothing"))
+    with pytest.raises(ModuleNotFoundError):
+        run_command(lambda: cli(["train", "--help"], standalone_mode=False))
+
+
+def test_an_unknown_verb_is_a_usage_error_and_a_near_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: cli(["fly"], standalone_mode=False)) == 2
-    assert "No such command 'fly'" in capsys.readouterr().err
+    assert "No such command 'fly'.\n" in capsys.readouterr().err
+    assert run_command(lambda: cli(["conver"], standalone_mode=False)) == 2
+    assert "No such command 'conver'. Did you mean 'convert'?" in capsys.readouterr().err
 
 
 def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -> None:

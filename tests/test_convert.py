@@ -220,6 +220,9 @@ def test_usage_errors_are_exit_code_2(
         done = called(photos, tmp_path / "out", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
     assert lmdali(photos, tmp_path / "out", "--size", "0").returncode == 2
+    for out in ("s3:/bucket/out", "https:/host/out", "file:out"):
+        done = called(photos, out)
+        assert done.returncode == 2 and "an address has two slashes" in done.stderr, (out, done.stderr)
     assert not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.errors import InputError, MachineError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools import profile_config
 from lmdali.tools.cli import cli
@@ -62,6 +62,12 @@ def test_the_report_is_one_table(report: DemoReport, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     for word in ("68 training and 20 validation", "1 truncated", "top-1", "0.2175", "contact sheet", "verdict"):
         assert word in out
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="cuda:99 was asked for"):
+        run_demo(DemoConfig(out=tmp_path / "demo", device="cuda:99", quiet=True))
+    assert not (tmp_path / "demo").exists()
 
 
 def test_an_earlier_demo_is_replaced_and_nothing_else_is_touched(

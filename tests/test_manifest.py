@@ -200,6 +200,9 @@ def test_no_manifest_says_what_to_do(tmp_path: Path) -> None:
         load_manifest(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no manifest\.json here"):
         load_manifest(tmp_path)
+    (tmp_path / "list.txt").write_text("a.jpg 0")
+    with pytest.raises(InputError, match=r"list\.txt: is a file: give the directory"):
+        load_manifest(tmp_path / "list.txt")
     (tmp_path / SHARDS_DIRECTORY).mkdir()
     with pytest.raises(InputError, match=r"did not finish.*--resume"):
         load_manifest(tmp_path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from lmdali.pipeline.errors import ConfigError, InputError, MissingExtraError, RemoteError
@@ -31,6 +33,15 @@ def test_fsspec_opens_the_rest() -> None:
     assert caught.value.is_missing
     with pytest.raises(InputError, match="nosuch"):
         open_store("nosuch://bucket/set")
+
+
+def test_a_host_that_cannot_be_found_is_a_remote_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", unknown)
+    with pytest.raises(RemoteError, match=r"ftp://host/set: .*not known: check the address"):
+        open_store("ftp://ann:secret@host/set")
 
 
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,11 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     assert "no such file or folder" in refusal(tmp_path / "nowhere")
 
 
+def test_an_address_is_no_source_and_its_password_is_not_shown() -> None:
+    message = refusal(Path("https://ann:secret@host/train.tar"))
+    assert "an address (https://)" in message and "secret" not in message
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert "the folder is empty" in refusal(tmp_path)
 

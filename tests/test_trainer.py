@@ -18,6 +18,7 @@ from memory_loader import MemoryLoader
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
 from lmdali.model.journal import read_metrics
+from lmdali.model.saved_run import class_difference
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.trainer import Trainer
@@ -433,10 +434,24 @@ def test_checkpoints_hold_what_evaluation_needs(tmp_path: Path) -> None:
 
 
 def test_different_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="different classes"):
+    with pytest.raises(InputError, match=r"different classes \(4 and 3\)"):
         make(tmp_path, val=MemoryLoader(12, num_classes=3, shuffle=False))
     with pytest.raises(InputError, match="the network has 5 classes, the training set 4"):
         make(tmp_path, net=AlexNetConfig(width=1 / 32, num_classes=5))
+
+
+def test_where_the_classes_differ_is_said() -> None:
+    assert class_difference(("a", "b", "c"), ("a", "c", "b")) == "label 1 is 'b' and 'c'"
+
+
+def test_a_dataset_or_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="data: holds a dataset: choose another --run-dir"):
+        make(tmp_path / "data").fit()
+    with pytest.raises(InputError, match="is not a directory"):
+        make(tmp_path / "data" / "manifest.json").fit()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["manifest.json"]
 
 
 def test_progress_lines_are_in_the_familiar_form(tmp_path: Path) -> None:

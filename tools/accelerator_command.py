@@ -187,7 +187,7 @@ def print_au(dataset: Place, report: AuReport) -> None:
     help="Whose ResNet-50 step of MLPerf Storage is emulated.",
 )
 @click.option("-b", "--batch-size", type=click.IntRange(1), help="Instead of the workload's 400.")
-@click.option("--compute-seconds", type=float, help="Of a step, instead of the workload's.")
+@click.option("--compute-seconds", type=float, help="Seconds that a step computes, instead of the workload's.")
 @click.option("--epochs", type=click.IntRange(1), default=AuConfig.epochs, show_default=True, help="To measure.")
 @click.option("--steps", type=click.IntRange(1), help="Of each epoch, at most.")
 @loader_options

@@ -130,7 +130,9 @@ command.add_command(compare_command)
 @click.argument("features", type=_PATH)
 @click.argument("encoder", type=_PATH)
 @click.option("--bits", type=click.IntRange(1), default=_CONFIG.bits, show_default=True, help="Length of a code.")
-@click.option("--epochs", type=click.IntRange(1), default=_CONFIG.epochs, show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(1), default=_CONFIG.epochs, show_default=True, help="Passes over FEATURES."
+)
 @click.option(
     "-b",
     "--batch-size",

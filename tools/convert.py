@@ -55,8 +55,14 @@ _LIMITS = WorkerLimits()
     show_default=True,
     help="area: as the 2012 data were made; bicubic: sharper, not of 2012.",
 )
-@click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default=_DEFAULTS.encoding, show_default=True)
-@click.option("--quality", default=_DEFAULTS.quality, show_default=True, help="JPEG quality.")
+@click.option(
+    "--encoding",
+    type=click.Choice(["jpeg", "raw"]),
+    default=_DEFAULTS.encoding,
+    show_default=True,
+    help="What is stored: JPEG files, or pixels, which take more room and no decoding.",
+)
+@click.option("--quality", default=_DEFAULTS.quality, show_default=True, help="JPEG quality, 1 to 100.")
 @click.option(
     "--orientation",
     type=click.Choice(["ignore", "apply"]),
@@ -64,13 +70,15 @@ _LIMITS = WorkerLimits()
     show_default=True,
     help="EXIF orientation tag; the 2012 data ignored it.",
 )
-@click.option("--shard-bytes", default=_DEFAULTS.shard_bytes, show_default=True, help="Shard size to aim at.")
+@click.option(
+    "--shard-bytes", default=_DEFAULTS.shard_bytes, show_default=True, help="Size of a shard to aim at, bytes."
+)
 @click.option("--seed", default=_DEFAULTS.seed, show_default=True, help="Of the permutation over the shards.")
 @click.option(
     "--max-bad",
     default=_DEFAULTS.max_bad,
     show_default=True,
-    help="Share of rejected sources above which the exit code is 9.",
+    help="Share of rejected sources, 0 to 1, above which the exit code is 9.",
 )
 @click.option(
     "--reuse-jpeg",

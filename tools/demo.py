@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from lmdali.model.device import pick_device
 from lmdali.model.presets import PRESETS
 from lmdali.model.schedule import create_schedule
 from lmdali.pipeline.eigenbasis import load_eigenbasis
@@ -112,6 +113,7 @@ def run_demo(config: DemoConfig) -> DemoReport:
 
     Raises:
         ConfigError: fewer epochs than the recipe's warm-up needs.
+        MachineError: the device is not there.
         InputError: `out` holds something that is not an earlier demo.
         LmdaliError: whatever a part of it raises.
     """
@@ -119,7 +121,9 @@ def run_demo(config: DemoConfig) -> DemoReport:
     recipe = PRESETS["small"].changed(
         train={"seed": config.seed, **({} if config.epochs is None else {"epochs": config.epochs})}
     )
-    create_schedule(recipe.train.schedule, recipe.train.epochs)  # too few epochs: said before anything is drawn
+    # Too few epochs, or a device that is not there: said before anything is drawn.
+    create_schedule(recipe.train.schedule, recipe.train.epochs)
+    pick_device(config.device)
     _make_room(out)
     with (
         _part("draw", seconds, config),
@@ -214,10 +218,18 @@ _DEFAULTS = DemoConfig(out=Path("demo-out"))
 )
 @click.option("--num-train", default=_DEFAULTS.num_train, show_default=True, help="Training pictures to draw.")
 @click.option("--num-val", default=_DEFAULTS.num_val, show_default=True, help="Validation pictures to draw.")
-@click.option("--epochs", type=click.IntRange(1), default=_DEFAULTS.epochs, show_default=True)
-@click.option("--seed", default=_DEFAULTS.seed, show_default=True)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=_DEFAULTS.epochs,
+    show_default=True,
+    help="Passes over the training set.",
+)
+@click.option("--seed", default=_DEFAULTS.seed, show_default=True, help="Of pictures, weights, order and augmentation.")
 @click.option("--device", default=_DEFAULTS.device, show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--profile-seconds", default=_DEFAULTS.profile_seconds, show_default=True, help="Per measurement.")
+@click.option(
+    "--profile-seconds", default=_DEFAULTS.profile_seconds, show_default=True, help="Seconds for each measurement."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(as_json: bool, **options: Any) -> None:

@@ -41,7 +41,7 @@ def run_command(main: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"lmdali: {StorageError.__name__}: {_one_line(str(error))}", file=sys.stderr)
+        print(f"lmdali: {StorageError.__name__}: {_one_line(_where_and_what(error))}", file=sys.stderr)
         return StorageError.exit_code
     return 0
 
@@ -67,6 +67,13 @@ def end_as(stopped_by: int | None) -> None:
         raise KeyboardInterrupt
     if stopped_by is not None:
         raise Terminated
+
+
+def _where_and_what(error: OSError) -> str:
+    """Without the errno, and the path first, as our own messages have it."""
+    if error.strerror is None or error.filename is None:
+        return str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 def _one_line(text: str) -> str:

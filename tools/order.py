@@ -71,18 +71,22 @@ _MEASURED = {
 @click.command("order", context_settings={"show_default": True})
 @click.argument("dataset", type=DATASET)
 @click.option("--epoch", type=click.IntRange(0, MAX_EPOCH), help="Epoch to look into, from 0.  [default: 0]")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Of the run.")
-@click.option("--order", type=click.Choice(ORDERS), default="shuffled", help="Of the run's loader.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Seed of the run.")
+@click.option("--order", type=click.Choice(ORDERS), default="shuffled", help="Order of the run's loader.")
 @click.option("--block-shards", type=click.IntRange(1), default=DEFAULT_BLOCK_SHARDS, help="Shards in a block.")
 @click.option("--block-nodes", type=click.IntRange(1), default=1, help="Machines with shards of their own.")
 @click.option("-b", "--batch-size", type=click.IntRange(1), default=128, help="Samples per rank and step.")
 @click.option("--world-size", type=click.IntRange(1), default=1, help="Ranks that share each global batch.")
 @click.option("--rank", type=click.IntRange(0), help="Only what this rank gets.  [default: all ranks]")
 @click.option("--start", type=click.IntRange(0), default=0, help="Position that a resumed run went on from.")
-@click.option("--drop-last/--keep-last", default=None, help="A last, smaller batch.  [default: keep if sequential]")
+@click.option("--drop-last/--keep-last", default=None, help="Its last, smaller batch.  [default: keep if sequential]")
 @click.option("--augment", type=click.Choice(list(AUGMENTS)), default="paper", help="What is drawn.")
 @click.option("--crop-size", type=click.IntRange(1), help="Side of the crops, pixels.  [default: 224]")
-@click.option("--lighting-std", type=click.FloatRange(0), help="Of the alphas; 0 for none.  [default: as --augment]")
+@click.option(
+    "--lighting-std",
+    type=click.FloatRange(0),
+    help="Standard deviation of the alphas; 0 for none.  [default: as --augment]",
+)
 @click.option("--step", type=click.IntRange(1), help="Exactly this step, from 1, as said above.")
 @click.option("--limit", type=click.IntRange(1), help=f"Samples to list.  [default: {_SHOWN_ROWS}, or the step's]")
 @click.option("--digest", is_flag=True, help="Print the digest of the epoch.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import click
 
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.remote_address import file_address_path, is_remote, scheme_of
+
+_ONE_SLASH = re.compile(r"(s3|gs|https?|file):/?(?=[^/])")
+"""An address with a slash too few, which would make a folder `s3:` here."""
 
 
 class Output(click.ParamType[Path | str]):
@@ -24,6 +28,8 @@ class Output(click.ParamType[Path | str]):
         if not value:
             self.fail("an empty path names no place", param, ctx)
         if not is_remote(value):
+            if slip := _ONE_SLASH.match(value):
+                self.fail(f"{value}: an address has two slashes ({slip[1]}://...), a path no colon here", param, ctx)
             return Path(value)
         return file_address_path(value) if scheme_of(value) == "file" else str(value)
 

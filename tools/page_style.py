@@ -65,6 +65,14 @@ thead th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--
 th.number, td.number { text-align: right; white-space: nowrap; }
 figure { margin: 0 0 1.5rem; overflow-x: auto; }
 figure svg { min-width: 32rem; }
+/* What is wider than the window has a shadow where there is more of it; the covers move with the content. */
+.scroll, figure {
+  background:
+    linear-gradient(to right, var(--paper) 40%, transparent) left / 2.4rem 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.4rem 100% no-repeat local,
+    linear-gradient(to right, var(--line), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--line), transparent) right / 1rem 100% no-repeat scroll;
+}
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; max-width: 46rem; }
 figure svg, figure img { display: block; width: 100%; height: auto; max-width: 100%; }
 figure img { width: auto; }
@@ -89,6 +97,6 @@ svg .s6.stroke { stroke-dasharray: 1 3; }
   html { font-size: 80%; } body { padding: 0; max-width: none; } nav { display: none; }
   section, figure, .callout, .figures, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .callout { border: 1px solid var(--line); border-left-width: .3rem; } .figures div { border-color: var(--line); }
-  .scroll, figure { overflow: visible; }
+  .scroll, figure { overflow: visible; background: none; }
 }
 """

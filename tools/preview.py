@@ -149,11 +149,17 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 @click.command("preview")
 @click.argument("dataset", type=DATASET)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp.")
-@click.option("--augment", type=click.Choice(list(AUGMENTS)), default="paper", show_default=True)
-@click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True)
-@click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True)
-@click.option("--seed", default=0, show_default=True, help="Of the run to look into.")
-@click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Of that run.")
+@click.option(
+    "--augment",
+    type=click.Choice(list(AUGMENTS)),
+    default="paper",
+    show_default=True,
+    help="What is drawn: a preset's training crops, the evaluation's central one or ten, or whole stored pixels.",
+)
+@click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True, help="Rows of samples.")
+@click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True, help="Samples in a row.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the run to look into.")
+@click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch of that run, from 0.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     dataset: Place, out: Path, augment: str, rows: int, columns: int, seed: int, epoch: int, as_json: bool

@@ -236,9 +236,9 @@ def _cautions(
 )
 @swept_options({name: getattr(SweepConfig, name) for name in ("batch_size", "num_threads", "prefetch", "decode")})
 @click.option("--device", default=SweepConfig.device, show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--seconds", default=SweepConfig.seconds, show_default=True, help="For everything together.")
+@click.option("--seconds", default=SweepConfig.seconds, show_default=True, help="Seconds for everything together.")
 @click.option("--target", type=float, metavar="IMAGES_PER_SECOND", help="Find the cheapest that reaches this.")
-@click.option("--seed", default=SweepConfig.seed, show_default=True, help="Of order and draws.")
+@click.option("--seed", default=SweepConfig.seed, show_default=True, help="Seed of order and draws.")
 @click.option(
     "--write", type=click.Path(path_type=Path), help="Write the best for lmdali train --config (TOML, .json)."
 )

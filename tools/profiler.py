@@ -217,10 +217,12 @@ command.add_command(sweep_command)
     show_default=True,
     help="One process, or one per device under torchrun, which are told apart in one report.",
 )
-@click.option("--width", default=ProfileConfig.width, show_default=True, help="Of the AlexNet; 1 is the paper's.")
-@click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="For each measurement.")
-@click.option("--steps", type=click.IntRange(1), help="For each measurement, instead of seconds.")
-@click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Of order and draws.")
+@click.option(
+    "--width", default=ProfileConfig.width, show_default=True, help="Factor on the AlexNet's widths; 1 is the paper's."
+)
+@click.option("--seconds", default=ProfileConfig.seconds, show_default=True, help="Seconds for each measurement.")
+@click.option("--steps", type=click.IntRange(1), help="Steps for each measurement, instead of --seconds.")
+@click.option("--seed", default=ProfileConfig.seed, show_default=True, help="Seed of order and draws.")
 @click.option(
     "--what-if",
     multiple=True,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -46,6 +47,7 @@ _KINDS_OF_OPTION = {
 }
 """Which kinds of source know an option; the others belong to all, or do no harm."""
 
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a `Path` has one slash of two
 _FINGERPRINT_BATCH = 10_000
 
 
@@ -167,6 +169,10 @@ def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any)
     if chosen.classes is not None:
         check_class_names(chosen.classes, "the class list")
     if not os.path.lexists(path):
+        if address := _ADDRESS.match(str(path)):
+            raise InputError(
+                f"the source is an address ({address[1]}://): images are converted from a disk: copy them here first"
+            )
         raise InputError(f"{str(path)!r}: no such file or folder")
     kind = detect_format(path) if format == "auto" else format
     for name, kinds in _KINDS_OF_OPTION.items():

@@ -17,6 +17,7 @@ from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import load_checkpoint
 from lmdali.model.layer_plan import layer_plans, parameter_shapes
 from lmdali.model.optim import parameter_groups
+from lmdali.model.saved_run import class_difference
 from lmdali.model.weight_transfer import transfer_layers
 from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError, InputError
@@ -172,8 +173,9 @@ def _text(value: object, key: str) -> str:
 def _require_same_classes(train: Manifest, val: Manifest) -> None:
     if train.class_names != val.class_names:
         raise InputError(
-            f"training and validation set have different classes ({len(train.class_names)} and "
-            f"{len(val.class_names)}): convert the validation set with the training set's classes"
+            f"training and validation set have different classes "
+            f"({class_difference(train.class_names, val.class_names)}): convert the validation set with --classes "
+            f"TRAIN, the training set"
         )
 
 
