@@ -180,8 +180,9 @@ class ShardCache:
                 self._touch(info)
                 return Claim.READY
         if not self._locks.exclusive(byte):
-            # Whoever fetches it has not published it; readers of a file that is there can only read a damaged one.
-            if self.shard_directory(info).is_dir() and not self._is_sound(info) and self._locks.shared(byte):
+            # Whoever fetches it has not published it. While we share it nobody fetches or removes it: what is there
+            # then, and is not sound, is what somebody reads. Looked at without, it may be what one who evicts leaves.
+            if self._locks.shared(byte) and self._has_file(info) and not self._is_sound(info):
                 raise ShardError(
                     f"{self.shard_directory(info)}: damaged while another process reads it: stop that one, and run "
                     "`lmdali cache clear`"
@@ -199,6 +200,9 @@ class ShardCache:
                     return Claim.FULL
                 partial.mkdir(parents=True)
         return Claim.MINE
+
+    def _has_file(self, info: ShardInfo) -> bool:
+        return (self.shard_directory(info) / DATA_FILE).is_file()
 
     def _is_sound(self, info: ShardInfo) -> bool:
         path = self.shard_directory(info) / DATA_FILE

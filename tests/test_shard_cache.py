@@ -13,7 +13,7 @@ from time import sleep
 import pytest
 from remote_server import Fault, serving
 
-from lmdali.pipeline.errors import ConfigError, StorageError
+from lmdali.pipeline.errors import ConfigError, ShardError, StorageError
 from lmdali.pipeline.manifest import Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.shard_cache import Claim, ShardCache, cache_bytes, cache_directory
 
@@ -128,6 +128,45 @@ def test_a_damaged_shard_counts_as_none(
     assert cache.claim(info) is Claim.MINE
     fetch(cache, info, small_jpeg_dataset)
     assert path.read_bytes() == (small_jpeg_dataset / "shards" / info.name / "data.mdb").read_bytes()
+
+
+def test_a_shard_that_is_damaged_while_somebody_reads_it_is_an_error(
+    cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path
+) -> None:
+    filled(cache, manifest, small_jpeg_dataset)
+    info, other = manifest.shards[0], ShardCache(cache.directory, 10**9)
+    assert cache.claim(info) is Claim.READY
+    os.truncate(cache.shard_directory(info) / "data.mdb", info.file_bytes // 2)
+    with pytest.raises(ShardError, match="damaged while another process reads it"):
+        other.claim(info)
+    cache.release(info)
+    assert other.claim(info) is Claim.MINE
+
+
+@pytest.mark.parametrize("is_evicted", [True, False], ids=["evicted meanwhile", "left by a killed process"])
+def test_what_is_left_of_a_shard_is_no_damage(
+    cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch, is_evicted: bool
+) -> None:
+    filled(cache, manifest, small_jpeg_dataset)
+    info, locks = manifest.shards[0], cache._locks
+    data_file = cache.shard_directory(info) / "data.mdb"
+    refused = []
+
+    def busy_a_moment_ago(byte: int) -> bool:
+        # Somebody has it while we ask, and has evicted it, or was killed at that, before we look further.
+        if not refused:
+            refused.append(byte)
+            data_file.unlink(missing_ok=True)
+            return False
+        return exclusive(byte)
+
+    exclusive = locks.exclusive
+    monkeypatch.setattr(locks, "exclusive", busy_a_moment_ago)
+    monkeypatch.setattr(cache, "_is_sound", lambda info: data_file.is_file() and bool(refused))
+    if not is_evicted:
+        data_file.unlink()
+    assert cache.claim(info) is Claim.BUSY
+    assert cache.claim(info) is Claim.MINE
 
 
 def test_clear_leaves_nothing(cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path) -> None:
