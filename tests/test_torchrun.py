@@ -165,7 +165,8 @@ def test_a_job_is_stopped_by_one_rank_killed_by_another_and_finished_by_one_proc
         out, err = job.communicate(timeout=60)
     assert job.returncode == 1
     assert f"resuming at step {stopped}" in err
-    assert "MachineError: rank 0 of 2 lost the others" in err
+    # The other rank says so, unless torchrun is quicker to end it.
+    assert "MachineError: rank 0 of 2 lost the others" in err or "Signal 15 (SIGTERM)" in err, err
 
     killed = steps_saved(run_dir)[-1]
     epochs = killed // 3 + 1
