@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from lmdali.model.initialisation import INITIALISATIONS
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.whole_number import require_finite_fields
 
 LRN_PLACES = ("after_relu", "before_first_relu", "none")
 POOLINGS = ("overlapping", "separate")
@@ -79,9 +79,7 @@ class AlexNetConfig:
     init: str = "paper"
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{name} must be a finite number, found {value}")
+        require_finite_fields(self)
         if self.num_classes < 2:
             raise ConfigError(f"num_classes must be at least 2, found {self.num_classes}")
         if not self.width > 0 or self.towers < 1:

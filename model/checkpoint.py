@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,8 @@ def require_same_run(
         if theirs[name] != value
     ]
     if checkpoint.class_names != class_names:
-        differences.append(f"class names: {_class_difference(checkpoint.class_names, class_names)}")
+        found = class_difference(checkpoint.class_names, class_names, (" in the checkpoint", " here"))
+        differences.append(f"class names: {found}")
     if checkpoint.manifest_digest != manifest_digest:
         differences.append(
             f"training set {checkpoint.manifest_digest[:12]} in the checkpoint and {manifest_digest[:12]} here"
@@ -188,11 +189,19 @@ def require_same_run(
         )
 
 
-def _class_difference(theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
-    if len(theirs) != len(ours):
-        return f"{len(theirs)} in the checkpoint and {len(ours)} here"
-    label = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
-    return f"label {label} is {theirs[label]!r} in the checkpoint and {ours[label]!r} here"
+def class_difference(one: Sequence[str], other: Sequence[str], places: tuple[str, str] = ("", "")) -> str:
+    """In words, how class names differ: their numbers, or the first label that means two things.
+
+    Args:
+        one: names by label.
+        other: names by label, not the same.
+        places: what is said behind those of `one`, and of `other`.
+    """
+    here, there = places
+    if len(one) != len(other):
+        return f"{len(one)}{here} and {len(other)}{there}"
+    label = next(label for label, (name, another) in enumerate(zip(one, other, strict=True)) if name != another)
+    return f"label {label} is {one[label]!r}{here} and {other[label]!r}{there}"
 
 
 class CheckpointDirectory:

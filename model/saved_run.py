@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lmdali.model.checkpoint import Checkpoint, content_digest, require_same_run
+from lmdali.model.checkpoint import Checkpoint, class_difference, content_digest, require_same_run
 from lmdali.model.generators import generator_states, restore_generators, seed_generators
 from lmdali.model.parallel import Ranks
 from lmdali.model.schedule import Schedule, continue_as
@@ -138,18 +138,19 @@ def require_same_classes(model: Network, train_loader: Loader, val_loader: Loade
         InputError: they do.
     """
     train, val = train_loader.class_names, val_loader.class_names
+    require_same_names(train, val)
+    if len(train) != model.config.num_classes:
+        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")
+
+
+def require_same_names(train: Sequence[str], val: Sequence[str]) -> None:
+    """Refuse a training and a validation set whose labels mean different classes.
+
+    Raises:
+        InputError: they do.
+    """
     if train != val:
         raise InputError(
             f"training and validation set have different classes ({class_difference(train, val)}): convert the "
             "validation set with --classes TRAIN, the training set"
         )
-    if len(train) != model.config.num_classes:
-        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")
-
-
-def class_difference(train: Sequence[str], val: Sequence[str]) -> str:
-    """In words, how the class names of two datasets differ: their numbers, or the first label that means two things."""
-    if len(train) != len(val):
-        return f"{len(train)} and {len(val)}"
-    label = next(label for label, (name, other) in enumerate(zip(train, val, strict=True)) if name != other)
-    return f"label {label} is {train[label]!r} and {val[label]!r}"

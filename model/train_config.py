@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from lmdali.model.layer_rates import parse_layer_rates
 from lmdali.model.schedule import FixedCuts, create_schedule
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.whole_number import require_finite_fields
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -63,9 +63,7 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{name} must be a finite number, found {value}")
+        require_finite_fields(self)
         if self.epochs < 1 or self.log_steps < 1 or self.keep_checkpoints < 1:
             raise ConfigError(
                 "epochs, log_steps and keep_checkpoints must be at least 1, "

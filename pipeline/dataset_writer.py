@@ -136,6 +136,10 @@ class DatasetWriter(ShardOutput):
         """The shards of the plan, or of this part of it."""
         return self.plan.shards(self.part)
 
+    def finished(self) -> list[PlannedShard]:
+        """Those that are done."""
+        return [shard for shard in self.shards() if self.has(shard.name)]
+
     def unfinished(self) -> list[PlannedShard]:
         """Those that are left to do."""
         return [shard for shard in self.shards() if not self.has(shard.name)]

@@ -1,8 +1,9 @@
-"""Numbers and switches as callers give them: NumPy's are taken for Python's, and what is neither is refused by name."""
+"""Numbers and switches as callers give them: NumPy's are taken for Python's, and what is none is refused by name."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -54,3 +55,14 @@ def check_fields(config: Any, *, numbers: Sequence[str], switches: Sequence[str]
             object.__setattr__(config, name, bool(value))
         else:
             raise ConfigError(f"{name} must be True or False, found {value!r}")
+
+
+def require_finite_fields(config: Any) -> None:
+    """In the `__post_init__` of a dataclass: refuse fields that are infinite or NaN.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name} must be a finite number, found {value}")

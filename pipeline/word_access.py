@@ -15,11 +15,15 @@ try:
 except ImportError as error:
     raise MissingExtraError("numba", "train", "the CPU loader's compiled JPEG decoder") from error
 
-HAS_HALVES = (
-    config.CPU_NAME is None  # numba compiles for this machine
-    and config.CPU_FEATURES is None
-    and (platform.machine() == "aarch64" or bool(binding.get_host_cpu_features().get("f16c", False)))
-)
+_FOR_THIS_MACHINE = config.CPU_NAME is None and config.CPU_FEATURES is None  # numba can be told to compile for another
+
+
+def compiles_for(feature: str) -> bool:
+    """Whether what numba compiles may use a feature of the processor, by LLVM's name of it."""
+    return _FOR_THIS_MACHINE and bool(binding.get_host_cpu_features().get(feature, False))
+
+
+HAS_HALVES = compiles_for("f16c") or (_FOR_THIS_MACHINE and platform.machine() == "aarch64")
 """Whether the processor reads float16 itself: what calls `single` with its bits may be compiled only then."""
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import ctypes
-import mmap
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from guarded_memory import guarded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -79,15 +78,9 @@ def test_one_shade_stays_that_shade(compiled: AreaFilter, shade: int) -> None:
 
 
 def test_nothing_is_read_beyond_the_picture(compiled: AreaFilter) -> None:
-    # A source that ends where a page begins that nobody may read: a byte more would end the process. It is square, so
-    # that its last pixel is needed.
+    # It is square, so that its last pixel is needed.
     height, width = 300, 300
-    readable = -(-height * width * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = np.frombuffer(mmap.mmap(-1, readable + mmap.PAGESIZE), np.uint8)
-    protect = ctypes.CDLL(None).mprotect
-    assert protect(ctypes.c_void_p(memory.ctypes.data + readable), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-    pixels = memory[readable - height * width * 3 : readable].reshape(height, width, 3)
-    pixels[:] = noise(height, width)
+    pixels = guarded(noise(height, width))
     sides = scaled_sides(height, width, 256)
     assert np.array_equal(compiled.central_square(pixels, sides, 256), with_opencv(pixels, sides, 256))
 

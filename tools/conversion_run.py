@@ -51,8 +51,7 @@ def convert(
     if not overwrite:
         check_room(sum(count for _, _, count in writer.unfinished()), config, out)
     with writer.hold(resume=resume, overwrite=overwrite):
-        left = writer.unfinished()
-        resumed = sorted(set(writer.shards()) - set(left))
+        resumed = writer.finished()
         before = sum(shard.num_sources for shard in resumed)
         with progress_bar("convert", plan.num_sources, before=before, quiet=quiet) as progress:
             (executor or make_executor(workers=workers)).run(shard_jobs(source, config, writer), progress)

@@ -125,7 +125,7 @@ def convert_to_address(
             shutil.rmtree(there.scratch, ignore_errors=True)
             return _summary_from(there, plan.shards())
         with begun_at(there, writer, resume=resume, overwrite=overwrite) as publisher:
-            resumed = [shard for shard in plan.shards() if writer.has(shard.name)]
+            resumed = writer.finished()
             _make(source, config, writer, there, still_held, executor or make_executor(workers=workers), quiet=quiet)
             manifest = writer.publish()
             still_held()
@@ -216,7 +216,7 @@ def _make(
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bar("convert", total, before=total - to_do, quiet=quiet))
         sender = stack.enter_context(ShardSender(there.publisher(writer, stop), still_held, stop))
-        sender.watch([shard.name for shard in writer.shards() if writer.has(shard.name)])
+        sender.watch([shard.name for shard in writer.finished()])
         executor.run(sender.paced(shard_jobs(source, config, writer)), progress)
         sender.finish()
 

@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmdali.pipeline.errors import MissingExtraError
-from lmdali.pipeline.word_access import typed_intrinsic
+from lmdali.pipeline.word_access import compiles_for, typed_intrinsic
 
 try:
-    from llvmlite import binding, ir
-    from numba.core import config, types
+    from llvmlite import ir
+    from numba.core import types
 except ImportError as error:
     raise MissingExtraError("numba", "train", "the compiled filters") from error
 
-HAS_PAIR_SUMS = (
-    config.CPU_NAME is None  # numba compiles for this machine
-    and config.CPU_FEATURES is None
-    and bool(binding.get_host_cpu_features().get("avx2", False))
-)
+HAS_PAIR_SUMS = compiles_for("avx2")
 """Whether the processor multiplies and adds pairs of int16 (AVX2): what calls `blend_columns` or `blend_rows` may be
 compiled only then."""
 

@@ -17,11 +17,10 @@ from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import load_checkpoint
 from lmdali.model.layer_plan import layer_plans, parameter_shapes
 from lmdali.model.optim import parameter_groups
-from lmdali.model.saved_run import class_difference
+from lmdali.model.saved_run import require_same_names
 from lmdali.model.weight_transfer import transfer_layers
 from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.manifest import Manifest
 from lmdali.tools.config_file import GivenSettings, load_document, load_settings, read_settings, unknown
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, checkpoint_file
 from lmdali.tools.recipe import Recipe, resolve_recipe
@@ -136,7 +135,7 @@ def _stage(
     recipe = resolve_recipe(settings, train=train)
     cache_dir = recipe.loader["cache_dir"]
     manifests = place_manifest(train, cache_dir=cache_dir), place_manifest(val, cache_dir=cache_dir)
-    _require_same_classes(*manifests)
+    require_same_names(*(manifest.class_names for manifest in manifests))
     network = dataclasses.replace(recipe.preset.model, num_classes=len(manifests[0].class_names))
     with torch.device("meta"):
         parameter_groups(AlexNet(network), recipe.preset.train)  # refuses rates of layers that there are not
@@ -168,15 +167,6 @@ def _text(value: object, key: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key} is {value!r}, expected a text")
     return value
-
-
-def _require_same_classes(train: Manifest, val: Manifest) -> None:
-    if train.class_names != val.class_names:
-        raise InputError(
-            f"training and validation set have different classes "
-            f"({class_difference(train.class_names, val.class_names)}): convert the validation set with --classes "
-            f"TRAIN, the training set"
-        )
 
 
 def _source(init_from: str, earlier: list[Stage], names: list[str]) -> AlexNetConfig:
