@@ -65,11 +65,12 @@ thead th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--
 th.number, td.number { text-align: right; white-space: nowrap; }
 figure { margin: 0 0 1.5rem; overflow-x: auto; }
 figure svg { min-width: 32rem; }
-/* What is wider than the window has a shadow where there is more of it; the covers move with the content. */
+/* What is wider than the window has a shadow where there is more of it; the covers move with the content, and reach
+   a pixel over its edges, where fractions of one would let the shadow through. */
 .scroll, figure {
   background:
-    linear-gradient(to right, var(--paper) 40%, transparent) left / 2.4rem 100% no-repeat local,
-    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.4rem 100% no-repeat local,
+    linear-gradient(to right, var(--paper) 40%, transparent) left -1px top / 2.4rem 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 40%, transparent) right -1px top / 2.4rem 100% no-repeat local,
     linear-gradient(to right, var(--line), transparent) left / 1rem 100% no-repeat scroll,
     linear-gradient(to left, var(--line), transparent) right / 1rem 100% no-repeat scroll;
 }
