@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.tools.ceilings import copy_probe, decode_probe, sample_records

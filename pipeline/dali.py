@@ -29,9 +29,9 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean, feed_draws
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.host_to_device import torch_dtype, upload
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers

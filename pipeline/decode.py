@@ -1,4 +1,4 @@
-"""The one decode policy: bytes of any source file become 8-bit RGB or a named rejection; and the codec of our records.
+"""The one decode policy: bytes of any source file become 8-bit RGB or a named rejection.
 
 What a source becomes, whatever its name says:
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from lmdali.pipeline.errors import ConfigError, RecordError
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.image_header import ImageHeader, read_header
 from lmdali.pipeline.pixel_layout import rgb_from_bgr, rgb_from_inverted_cmyk, rgb_from_samples
 from lmdali.pipeline.png_chunks import without_animation
@@ -95,8 +95,17 @@ class DecodedSource:
     oddities: tuple[str, ...]
 
 
+JpegDecoder = Callable[[bytes, ImageHeader, Pixels | None], Pixels | None]
+"""Takes a file, its header, and memory for pixels; gives the pixels of libjpeg-turbo, or None to leave it to that."""
+
+
 def decode_source(
-    data: bytes, policy: DecodePolicy | None = None, *, name: str | None = None, buffer: Pixels | None = None
+    data: bytes,
+    policy: DecodePolicy | None = None,
+    *,
+    name: str | None = None,
+    buffer: Pixels | None = None,
+    jpeg: JpegDecoder | None = None,
 ) -> DecodedSource:
     """Decode one source file.
 
@@ -105,6 +114,7 @@ def decode_source(
         policy: default: `DecodePolicy()`.
         name: the file's name, used for nothing but the oddity `misnamed`.
         buffer: `(n,)` uint8 memory for the pixels, used where it suits them: they are then good until it is used again.
+        jpeg: asked first for the pixels of a JPEG.
 
     Raises:
         SourceRejected: with a named reason, for anything that does not become right RGB.
@@ -119,7 +129,8 @@ def decode_source(
         )
     damaged = False
     if header.format == "jpeg":
-        pixels, damaged = _decode_jpeg(data, header, buffer)
+        made = jpeg(data, header, buffer) if jpeg is not None else None
+        pixels, damaged = _decode_jpeg(data, header, buffer) if made is None else (made, False)
     else:
         pixels = _decode_with_cv2(data, header)
     if pixels.shape != (header.height, header.width, 3):
@@ -244,68 +255,3 @@ def _turn(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def ppm_header(size: int = 256) -> bytes:
-    """The header of every raw record: the pixels start right after it, at the same offset in all records."""
-    return b"P6\n%d %d\n255\n" % (size, size)
-
-
-def encode_ppm(pixels: Pixels) -> bytes:
-    """A square `(S, S, 3)` uint8 RGB image as binary PPM (P6)."""
-    return ppm_header(_square_side(pixels)) + pixels.tobytes()
-
-
-def encode_jpeg(pixels: Pixels, quality: int = 95) -> bytes:
-    """A square `(S, S, 3)` uint8 RGB image as baseline JPEG, YCbCr 4:2:0, accurate integer DCT."""
-    _square_side(pixels)
-    if not 1 <= quality <= 100:
-        raise ConfigError(f"JPEG quality is {quality}: choose 1 to 100")
-    encoded: bytes = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=False
-    )
-    return encoded
-
-
-def decode_stored(data: bytes | memoryview, size: int = 256, out: Pixels | None = None) -> Pixels:
-    """Decode one of our own records, JPEG or PPM; equal to `cv2.imdecode` bit for bit.
-
-    Args:
-        data: the image file inside a record.
-        size: side of the stored images, pixels.
-        out: `(size, size, 3)` uint8, C-contiguous, to decode into; it is also what is returned.
-
-    Returns:
-        `(size, size, 3)` uint8 RGB. Without `out`, a raw record is a read-only view of `data`: no copy is made.
-
-    Raises:
-        RecordError: damaged, of another size, or no record of ours.
-    """
-    if bytes(data[:2]) == b"P6":
-        return _decode_ppm(data, size, out)
-    if out is not None and (out.shape != (size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous):
-        raise ValueError(f"out must be ({size}, {size}, 3) uint8, C-contiguous; it is {out.shape} {out.dtype}")
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out)
-    except ValueError as error:
-        raise RecordError(f"a stored image does not decode ({error}): run `lmdali verify` on the dataset") from None
-    if pixels.shape != (size, size, 3):
-        raise RecordError(f"a stored image is {pixels.shape[1]} x {pixels.shape[0]}, the dataset is {size} x {size}")
-    return pixels if out is None else out
-
-
-def _decode_ppm(data: bytes | memoryview, size: int, out: Pixels | None) -> Pixels:
-    header = ppm_header(size)
-    if bytes(data[: len(header)]) != header or len(data) != len(header) + 3 * size * size:
-        raise RecordError(f"a stored raw image is not the {size} x {size} pixels the dataset has: run `lmdali verify`")
-    pixels = np.frombuffer(data, np.uint8, offset=len(header)).reshape(size, size, 3)
-    if out is None:
-        return pixels
-    out[:] = pixels
-    return out
-
-
-def _square_side(pixels: Pixels) -> int:
-    if pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"expected square (S, S, 3) uint8 pixels, found {pixels.shape} {pixels.dtype}")
-    return int(pixels.shape[0])

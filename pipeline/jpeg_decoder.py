@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline import jpeg_kernel
-from lmdali.pipeline.jpeg_header import JpegLayout, read_layout
 from lmdali.pipeline.jpeg_kernel import LayoutArrays
+from lmdali.pipeline.jpeg_layout import JpegLayout, read_layout
 
 _MAX_LAYOUTS = 4
 """Records of one conversion have one. A set whose every file has tables of its own is better off with libjpeg-turbo."""

@@ -3,9 +3,6 @@
 For records of one known layout this beats libjpeg-turbo by doing less: no header to parse, no rows below the crop, and
 one inverse DCT of sixteen blocks at a time, coefficient by coefficient, which the compiler vectorises across blocks.
 The result is libjpeg-turbo's accurate decode (JDCT_ISLOW) bit for bit, in whose 16-bit SIMD arithmetic it is written.
-
-No byte of a record is trusted: stuffing is undone into a buffer with room for a whole MCU of bits behind the data, each
-table covers every index it can get, and coefficients end at 63.
 """
 
 from __future__ import annotations
@@ -16,9 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.crop_kernel import compiled, inlined
-from lmdali.pipeline.idct_kernel import LANES, transform_group
-from lmdali.pipeline.jpeg_header import LOOKUP_BITS, NATURAL_ORDER, JpegLayout
-from lmdali.pipeline.word_access import big_endian_word, put_word, word
+from lmdali.pipeline.entropy_kernel import (
+    SPARE_BYTES,
+    bits_left,
+    decode_block,
+    ends_well,
+    first_state,
+    is_beyond,
+    undo_stuffing,
+)
+from lmdali.pipeline.idct_kernel import transform_group
+from lmdali.pipeline.idct_vectors import LANES
+from lmdali.pipeline.jpeg_layout import JpegLayout
 
 OK, HEAD_DIFFERS, BAD_CODE, OUT_OF_DATA, BAD_RUN, MISSING_EOI, OUT_OF_RANGE = range(7)
 """What `decode_run` says of a record. Anything but OK: let libjpeg-turbo decode it, which names the damage.
@@ -27,14 +33,6 @@ OUT_OF_RANGE is no damage: coefficients that no image has, on which the ways to 
 """
 
 _GROUP: Final = 64 * LANES
-# An MCU has 6 blocks of at most 27 + 63 * 26 bits; a refill reads 8 bytes more.
-_SPARE_BYTES: Final = 6 * (27 + 63 * 26) // 8 + 32
-_PLACES: Final = (NATURAL_ORDER * LANES).astype(np.uint16)
-_LONGEST_RUN_END: Final = np.uint64(100)  # runs that leave the block end at 64..79, ends of block at 128 or more
-_U0, _U1, _U3, _U6, _U7, _U8, _U12, _U20 = (np.uint64(n) for n in (0, 1, 3, 6, 7, 8, 12, 20))
-_U48, _U56, _U63, _U255 = (np.uint64(n) for n in (48, 56, 63, 255))
-_PEEK: Final = np.uint64(64 - LOOKUP_BITS)
-_ONES, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 
 def new_planes(count: int, size: int) -> NDArray[np.uint64]:
@@ -58,10 +56,8 @@ LayoutArrays = tuple[
 
 def layout_arrays(layout: JpegLayout) -> LayoutArrays:
     """The arguments of `decode_run` between `stops` and `windows`."""
-    tables = layout.table_of
-    long_at = layout.long_start - layout.long_first
-    at = np.stack([tables << LOOKUP_BITS, long_at[tables]]).astype(np.uint64)
-    return layout.head, layout.size, layout.quant, layout.lookup.ravel(), layout.long_codes, at
+    tables = layout.tables
+    return layout.head, layout.size, layout.quant, tables.lookup, tables.long_codes, tables.at
 
 
 @compiled
@@ -88,16 +84,16 @@ def decode_run(
         head: see `layout_arrays`, which gives these six.
         size: side S of the images, pixels.
         quant: (3, 64) int16.
-        lookup: flat uint32.
+        lookup: of `HuffmanTables`, as the next two.
         long_codes: flat uint32.
-        table_at: (2, 6) uint64, where the tables of `lookup` and of `long_codes` begin: DC of Y, Cb, Cr, then AC.
+        table_at: (2, 6) uint64.
         windows: (k, 4) int64, rows then columns of the image needed, 0..S; the rest of the planes is left undefined.
         planes: (k, ...) of `new_planes`.
         status: (k,) int64, filled with what was found.
     """
     longest = (stops - starts).max() if len(starts) else np.int64(0)
     # Zeros: what is wrong with a record that ends early does not depend on what this memory held before.
-    bits = np.zeros(max(longest, 0) + _SPARE_BYTES, np.uint8)
+    bits = np.zeros(max(longest, 0) + SPARE_BYTES, np.uint8)
     groups = 2 * ((2 * ((size + 15) >> 4) + LANES - 1) // LANES) + 2 * ((((size + 15) >> 4) + LANES - 1) // LANES)
     coefficients, work = np.empty(groups * _GROUP, np.int16), np.empty(_GROUP, np.int16)
     halves, dc = np.empty(2 * LANES, np.uint32), np.empty(3, np.int64)
@@ -110,7 +106,7 @@ def decode_run(
         for n in range(len(head)):
             differences |= np.int64(shards[start + n] ^ head[n])
         if differences == 0:
-            num_bytes, marker = _undo_stuffing(shards, start + len(head), stop, bits)
+            num_bytes, marker = undo_stuffing(shards, start + len(head), stop, bits)
             status[i] = _decode_rows(
                 bits,
                 num_bytes,
@@ -130,82 +126,6 @@ def decode_run(
 
 
 @inlined
-def _undo_stuffing(data: Any, start: int, stop: int, bits: Any) -> tuple[Any, Any]:
-    """Copy coded data up to the next marker without its stuffing: (number of bytes, the marker's second byte or 0)."""
-    position, end, count = np.uint64(start), np.uint64(stop), _U0
-    marker = 0
-    while position < end:
-        room = _U1
-        if position + _U8 <= end:
-            eight = word(data, position)
-            if ((~eight - _ONES) & eight & _HIGH_BITS) == _U0:  # none of the eight is 0xFF
-                put_word(bits, count, eight)
-                position += _U8
-                count += _U8
-                continue
-            room = _U8
-        target = position + room
-        while position < target and position < end:
-            byte = data[position]
-            if byte == np.uint8(255):
-                position += _U1
-                following = np.int64(data[position]) if position < end else 1
-                if following != 0:
-                    put_word(bits, count, _U0)
-                    return count, following
-            bits[count] = byte
-            position += _U1
-            count += _U1
-    put_word(bits, count, _U0)
-    return count, marker
-
-
-@inlined
-def _value(following: Any, entry: Any) -> Any:
-    """The signed number at the top of `following` (T.81, F.2.2.1): negative ones begin with 0 and are one too small."""
-    negative = ~following >> _U63
-    signed = np.int64(following >> _U1 | negative << _U63) >> np.int64(entry >> _U12 & _U63)
-    return signed + np.int64(negative)
-
-
-@inlined
-def _decode_block(
-    bits: Any, state: Any, lookup: Any, long_codes: Any, table_at: Any, component: Any, dc: Any, out: Any, base: Any
-) -> Any:
-    """One block: the new state (bits read ahead, how many, next byte), and where it ended, 0 for a code that is none.
-
-    The next table entry is fetched before the buffer is refilled, so that a symbol waits for one look at a table only.
-    """
-    buffer, ahead, position = state
-    entry = np.uint64(lookup[table_at[0, component] + (buffer >> _PEEK)])
-    if entry == _U0:
-        entry = np.uint64(long_codes[table_at[1, component] + (buffer >> _U48)])
-        if entry == _U0:
-            return (buffer, ahead, position), _U0
-    dc[component] += _value(buffer << (entry >> _U6 & _U63), entry)
-    out[base] = np.int16(dc[component])
-    ac, ac_long = table_at[0, component + _U3], table_at[1, component + _U3]
-    place = _U0
-    while True:
-        buffer <<= entry & _U63
-        following_entry = np.uint64(lookup[ac + (buffer >> _PEEK)])
-        ahead -= entry & _U63
-        buffer |= big_endian_word(bits, position) >> ahead
-        position += (_U63 - ahead) >> _U3
-        ahead |= _U56
-        if place >= _U63:
-            return (buffer, ahead, position), place
-        entry = following_entry
-        if entry == _U0:
-            entry = np.uint64(long_codes[(buffer >> _U48) + ac_long])
-            if entry == _U0:
-                return (buffer, ahead, position), _U0
-        place += entry >> _U20
-        if place <= _U63:
-            out[base + np.uint64(_PLACES[place])] = np.int16(_value(buffer << (entry >> _U6 & _U63), entry))
-
-
-@inlined
 def _decode_rows(
     bits: Any, num_bytes: Any, marker: int, size: int, quant: Any, lookup: Any, long_codes: Any, table_at: Any,
     window: Any, coefficients: Any, work: Any, halves: Any, dc: Any, planes: Any,
@@ -215,7 +135,7 @@ def _decode_rows(
     luma_groups, chroma_groups = (2 * mcus + LANES - 1) // LANES, (mcus + LANES - 1) // LANES
     chroma_last = min(((window[1] - 1) >> 1) + 1, (size - 1) >> 1)
     row_stop = min(max((window[1] + 15) >> 4, (chroma_last >> 3) + 1), mcus)
-    state = (big_endian_word(bits, _U0), _U56, _U7)
+    state = first_state(bits)
     dc[:] = 0
     wild = np.int32(0)
     for row in range(row_stop):
@@ -228,15 +148,15 @@ def _decode_rows(
                     lane = mcu + (2 * luma_groups + (block - 4) * chroma_groups) * LANES
                 base = np.uint64((lane >> 4) * _GROUP + (lane & 15))
                 component = np.uint64(max(block - 3, 0))
-                state, place = _decode_block(
+                state, place = decode_block(
                     bits, state, lookup, long_codes, table_at, component, dc, coefficients, base
                 )
-                if place != _U63 and place < _LONGEST_RUN_END:
-                    return BAD_CODE if place == _U0 else BAD_RUN
-            if state[2] > num_bytes + _U8:
+                if not ends_well(place):
+                    return BAD_CODE if place == 0 else BAD_RUN
+            if is_beyond(state, num_bytes):
                 return OUT_OF_DATA
         wild |= _transform_row(coefficients, quant, work, halves, planes, window, row, mcus, luma_groups, chroma_groups)
-    left = 8 * (np.int64(num_bytes) - np.int64(state[2])) + np.int64(state[1])
+    left = bits_left(state, num_bytes)
     if left < 0:
         return OUT_OF_DATA
     if row_stop == mcus and (left > 7 or marker != 0xD9):

@@ -12,8 +12,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lmdali.pipeline.colour_vectors import PIXELS, convert_pixels
 from lmdali.pipeline.crop_kernel import compiled, inlined, mean_corner
-from lmdali.pipeline.idct_kernel import LANES
+from lmdali.pipeline.idct_vectors import LANES
+from lmdali.pipeline.vectors import HAS_PAIR_SUMS
 from lmdali.pipeline.word_access import colour
 
 _I: Final = np.int32
@@ -23,8 +25,8 @@ _RED_CR, _BLUE_CB, _GREEN_CB, _GREEN_CR, _NONE = _I(91881), _I(116130), _I(-2255
 _THREE: Final = _I(3)
 
 # Five rows of scratch, R, G, B, Cb, Cr, at distances that the compiler knows; an image has up to 4,096 columns.
-_ROW: Final = 4096 + 256
-_GREEN, _BLUE, _CB, _CR = (np.uint64(n * _ROW) for n in (1, 2, 3, 4))
+ROW: Final = 4096 + 256
+GREEN, BLUE, _CB, _CR = (np.uint64(n * ROW) for n in (1, 2, 3, 4))
 _1, _2, _3 = np.uint64(1), np.uint64(2), np.uint64(3)  # a plain 1 would turn unsigned indexes into floats
 
 
@@ -48,7 +50,7 @@ def paint_run(
         out: (k * V, S, S, 3) uint8 RGB.
     """
     side = out.shape[1]
-    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    rows, sums, flat = np.empty(5 * ROW, np.uint8), np.empty(ROW, np.uint16), out.reshape(-1)
     pairs = rows.view(np.uint16)
     width = np.uint64(side)
     for view in range(len(out)):
@@ -59,11 +61,11 @@ def paint_run(
             if mirrored:
                 for x in range(width):
                     k = start + _3 * (width - _1 - x)
-                    flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + _GREEN], rows[at + x + _BLUE]
+                    flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + GREEN], rows[at + x + BLUE]
             else:
                 for x in range(width):
                     k = start + _3 * x
-                    flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + _GREEN], rows[at + x + _BLUE]
+                    flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + GREEN], rows[at + x + BLUE]
 
 
 @compiled
@@ -77,7 +79,7 @@ def paint_run_planar(
 ) -> None:
     """`paint_run` into (k * V, 3, S, S) uint8 `out`."""
     side = out.shape[2]
-    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    rows, sums, flat = np.empty(5 * ROW, np.uint8), np.empty(ROW, np.uint16), out.reshape(-1)
     pairs = rows.view(np.uint16)
     width = np.uint64(side)
     for view in range(len(out)):
@@ -85,7 +87,7 @@ def paint_run_planar(
         for y in range(side):
             at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             for c in range(3):
-                start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * _GREEN
+                start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * GREEN
                 if mirrored:
                     for x in range(width):
                         flat[start + (width - _1 - x)] = rows[row + x]
@@ -122,7 +124,7 @@ def paint_run_normalized(
         out: (k * V, S, S, 3) float32.
     """
     side = out.shape[1]
-    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    rows, sums, flat = np.empty(5 * ROW, np.uint8), np.empty(ROW, np.uint16), out.reshape(-1)
     pairs = rows.view(np.uint16)
     width, means = np.uint64(side), mean.reshape(-1)
     for view in range(len(out)):
@@ -139,15 +141,15 @@ def paint_run_normalized(
                     k = start + _3 * (width - _1 - x)
                     n, r = m + _3 * x, at + x
                     flat[k] = (np.float32(rows[r]) - means[n] + add0) * factor0
-                    flat[k + _1] = (np.float32(rows[r + _GREEN]) - means[n + _1] + add1) * factor1
-                    flat[k + _2] = (np.float32(rows[r + _BLUE]) - means[n + _2] + add2) * factor2
+                    flat[k + _1] = (np.float32(rows[r + GREEN]) - means[n + _1] + add1) * factor1
+                    flat[k + _2] = (np.float32(rows[r + BLUE]) - means[n + _2] + add2) * factor2
             else:
                 for x in range(width):
                     k = start + _3 * x
                     n, r = m + _3 * x, at + x
                     flat[k] = (np.float32(rows[r]) - means[n] + add0) * factor0
-                    flat[k + _1] = (np.float32(rows[r + _GREEN]) - means[n + _1] + add1) * factor1
-                    flat[k + _2] = (np.float32(rows[r + _BLUE]) - means[n + _2] + add2) * factor2
+                    flat[k + _1] = (np.float32(rows[r + GREEN]) - means[n + _1] + add1) * factor1
+                    flat[k + _2] = (np.float32(rows[r + BLUE]) - means[n + _2] + add2) * factor2
 
 
 @compiled
@@ -165,7 +167,7 @@ def paint_run_normalized_planar(
 ) -> None:
     """`paint_run_normalized` into (k * V, 3, S, S) float32 `out`; `mean` is planar."""
     side = out.shape[2]
-    rows, sums, flat = np.empty(5 * _ROW, np.uint8), np.empty(_ROW, np.uint16), out.reshape(-1)
+    rows, sums, flat = np.empty(5 * ROW, np.uint8), np.empty(ROW, np.uint16), out.reshape(-1)
     pairs = rows.view(np.uint16)
     width, means = np.uint64(side), mean.reshape(-1)
     for view in range(len(out)):
@@ -174,7 +176,7 @@ def paint_run_normalized_planar(
         for y in range(side):
             at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             for c in range(3):
-                start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * _GREEN
+                start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * GREEN
                 m = np.uint64((c * mean.shape[1] + mean_y + y) * size + mean_x)
                 add, factor = shifts[view, c], scale[c]
                 if mirrored:
@@ -204,10 +206,10 @@ def _paint_row(plane: Any, size: int, y: int, x0: int, width: int, rows: Any, pa
     far = min(max(near + 2 * (y & 1) - 1, 0), last)
     for c in range(2):
         at = 16 * mcus * luma_stride + c * 8 * mcus * stride
-        upper, lower, into = np.uint64(at + near * stride), np.uint64(at + far * stride), np.uint64((3 + c) * _ROW // 2)
+        upper, lower, into = np.uint64(at + near * stride), np.uint64(at + far * stride), np.uint64((3 + c) * ROW // 2)
         _upsample(plane, upper, lower, first, stop, last, pairs, into, sums)
     # From an even column on, so that all rows of `rows` begin at the same place: one check of overlap for the compiler.
-    _convert(plane, np.uint64(y * luma_stride + 2 * first), rows, np.uint64(2 * (stop - first)))
+    convert_row(plane, np.uint64(y * luma_stride + 2 * first), rows, _CB, _CR, rows, np.uint64(2 * (stop - first)))
     return np.uint64(x0 & 1)
 
 
@@ -231,10 +233,21 @@ def _upsample(
 
 
 @inlined
-def _convert(plane: Any, luma: Any, rows: Any, width: Any) -> None:
-    """Rows 3 and 4 of `rows` and a row of luma to rows 0, 1 and 2."""
+def _convert_in_vectors(luma: Any, y_at: Any, chroma: Any, cb_at: Any, cr_at: Any, rows: Any, width: Any) -> None:
+    """`_convert_in_loops` where `HAS_PAIR_SUMS`; up to 31 samples more are read, and written behind each row."""
+    for x in range(np.uint64(0), width, np.uint64(PIXELS)):
+        convert_pixels(luma, y_at + x, chroma, cb_at + x, cr_at + x, rows, x, GREEN)
+
+
+@inlined
+def _convert_in_loops(luma: Any, y_at: Any, chroma: Any, cb_at: Any, cr_at: Any, rows: Any, width: Any) -> None:
+    """`width` samples of Y, Cb and Cr, uint8 in `luma` and `chroma`, to rows 0, 1 and 2 of `rows`: R, G and B."""
     for x in range(width):
-        y, cb, cr = plane[luma + x], rows[x + _CB], rows[x + _CR]
+        y, cb, cr = luma[y_at + x], chroma[cb_at + x], chroma[cr_at + x]
         rows[x] = colour(y, cb, cr, _NONE, _RED_CR)
-        rows[x + _GREEN] = colour(y, cb, cr, _GREEN_CB, _GREEN_CR)
-        rows[x + _BLUE] = colour(y, cb, cr, _BLUE_CB, _NONE)
+        rows[x + GREEN] = colour(y, cb, cr, _GREEN_CB, _GREEN_CR)
+        rows[x + BLUE] = colour(y, cb, cr, _BLUE_CB, _NONE)
+
+
+convert_row = _convert_in_vectors if HAS_PAIR_SUMS else _convert_in_loops
+"""A row of samples to colours: what kernels call. Both give the same pixels."""

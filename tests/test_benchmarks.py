@@ -27,7 +27,7 @@ from peers.task import Task, check_batch, make_task
 from process_tree import cpu_seconds, memory_bytes
 from ratios import Row, results
 
-from lmdali.pipeline.decode import decode_stored
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.tools.measurement import WindowPlan
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmarks read /proc")

@@ -20,9 +20,9 @@ from PIL import Image
 
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.vectors import HAS_PAIR_SUMS
 from lmdali.tools import bicubic_filter
 from lmdali.tools.bicubic_filter import BicubicFilter
-from lmdali.tools.filter_vectors import HAS_PAIR_SUMS
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 
 RECIPE = ResizeRecipe.named("bicubic", 64)
@@ -189,7 +189,7 @@ def test_a_loop_whose_bytes_are_not_those_of_torch_is_left(
 @pytest.mark.parametrize("missing", ["numba", "AVX2"])
 def test_without_what_it_needs_torch_does_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     if missing == "AVX2":
-        monkeypatch.setattr(import_module("lmdali.tools.filter_vectors"), "HAS_PAIR_SUMS", False)
+        monkeypatch.setattr(import_module("lmdali.pipeline.vectors"), "HAS_PAIR_SUMS", False)
     else:
         monkeypatch.setitem(sys.modules, "numba", None)
         for name in ("tools.bicubic_kernel", "tools.filter_vectors", "pipeline.crop_kernel", "pipeline.word_access"):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from command_line import run
 
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import InputError, ShardError
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.records import pack_record
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_reader import ShardReader

@@ -15,21 +15,22 @@ import numpy as np
 import pytest
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.pipeline.decode import decode_source, decode_stored, encode_jpeg
+from lmdali.pipeline.decode import decode_source
 from lmdali.pipeline.eigenbasis import Moments, load_moments
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.perceptual_hash import HASH_KIND, picture_hash
+from lmdali.pipeline.record_codec import decode_stored, encode_jpeg
 from lmdali.pipeline.records import record_crc
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.pipeline.table_reader import read_rows
+from lmdali.pipeline.vectors import HAS_PAIR_SUMS
 from lmdali.tools import conversion, resize
 from lmdali.tools.area_filter import AreaFilter
 from lmdali.tools.bicubic_filter import BicubicFilter
 from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, shard_jobs
-from lmdali.tools.filter_vectors import HAS_PAIR_SUMS
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import open_source

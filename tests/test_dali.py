@@ -21,8 +21,8 @@ from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader, load_man
 from lmdali.pipeline.augment import AugmentParams, PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.dali import DaliBackend
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import RecordError
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.transfer import HeldMemory

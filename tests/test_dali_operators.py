@@ -12,9 +12,9 @@ from profile_document import rate
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import OutputSpec
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools.augment_probe import first_plan
 from lmdali.tools.dali_operators import operator_costs

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from hostile_images import STORED, hostile_files, write_hostile_folder
 
-from lmdali.pipeline.decode import decode_source, decode_stored
+from lmdali.pipeline.decode import decode_source
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.table_reader import read_rows
 from lmdali.pipeline.tables import printable

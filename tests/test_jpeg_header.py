@@ -1,4 +1,4 @@
-"""Headers of our records are understood completely; all others are refused with a reason."""
+"""Headers that the compiled decoders take are understood completely; all others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmdali.pipeline.decode import encode_jpeg
-from lmdali.pipeline.jpeg_header import LOOKUP_BITS, NATURAL_ORDER, JpegLayout, read_layout
+from lmdali.pipeline.jpeg_header import NATURAL_ORDER, JpegHeader, read_jpeg_header
+from lmdali.pipeline.record_codec import encode_jpeg
 
 GRAY_SQUARE = np.full((48, 48, 3), 128, np.uint8)
 RECORD = encode_jpeg(GRAY_SQUARE, 90)
@@ -20,14 +20,14 @@ RECORD = encode_jpeg(GRAY_SQUARE, 90)
 DQT, SOF, DHT, SOS = 20, 158, 177, 609
 
 
-def layout_of(data: bytes) -> JpegLayout:
-    layout = read_layout(data)
-    assert isinstance(layout, JpegLayout), layout
-    return layout
+def header_of(data: bytes) -> JpegHeader:
+    header = read_jpeg_header(data, len(data))
+    assert isinstance(header, JpegHeader), header
+    return header
 
 
 def refusal(data: bytes) -> str:
-    reason = read_layout(data)
+    reason = read_jpeg_header(data, len(data))
     assert isinstance(reason, str)
     return reason
 
@@ -47,61 +47,47 @@ def test_the_zigzag_is_that_of_figure_a6() -> None:
 
 
 def test_a_record_of_ours_is_understood() -> None:
-    layout = layout_of(RECORD)
-    assert layout.size == 48
-    assert layout.head.tobytes() == RECORD[:623] and RECORD[SOS : SOS + 2] == b"\xff\xda"
+    header = header_of(RECORD)
+    assert (header.height, header.width, header.sampling) == (48, 48, (0x22, 0x11, 0x11))
+    assert header.num_bytes == 623 and RECORD[SOS : SOS + 2] == b"\xff\xda"
     # Quality 90 of the tables in T.81, annex K: a fifth, at least 1.
-    assert layout.quant[0, :8].tolist() == [3, 2, 2, 3, 5, 8, 10, 12]
-    assert layout.quant[1, :8].tolist() == [3, 4, 5, 9, 20, 20, 20, 20]
-    assert (layout.quant[1] == layout.quant[2]).all()
-    assert layout.table_of.tolist() == [0, 1, 1, 2, 3, 3]
+    assert header.quant[0, :8].tolist() == [3, 2, 2, 3, 5, 8, 10, 12]
+    assert header.quant[1, :8].tolist() == [3, 4, 5, 9, 20, 20, 20, 20]
+    assert (header.quant[1] == header.quant[2]).all()
+    assert header.table_of == (0, 1, 1, 2, 3, 3)
+    assert (
+        [sum(codes[:16]) for codes in header.codes] == [len(codes) - 16 for codes in header.codes] == [12, 12, 162, 162]
+    )
     with pytest.raises(FrozenInstanceError):
-        layout.size = 1  # type: ignore[misc]
+        header.width = 1  # type: ignore[misc]
 
 
-def entry(layout: JpegLayout, table: int, bits: str) -> tuple[int, int, int, int]:
-    """Total bits, bits of the code, bits of the value, advance, for the next bits."""
-    code = int(bits.ljust(16, "0"), 2)
-    found = int(layout.lookup[table, code >> 16 - LOOKUP_BITS])
-    if found == 0:
-        found = int(layout.long_codes[layout.long_start[table] + code - layout.long_first[table]])
-    return found & 63, found >> 6 & 63, 63 - (found >> 12 & 63), found >> 20
+@pytest.mark.parametrize(("sampling", "factors"), [("444", 0x11), ("422", 0x21), ("440", 0x12), ("411", 0x41)])
+def test_sides_and_sampling_are_told(sampling: str, factors: int) -> None:
+    header = header_of(simplejpeg.encode_jpeg(GRAY_SQUARE[:40].copy(), 80, "RGB", sampling, False))
+    assert (header.height, header.width, header.sampling) == (40, 48, (factors, 0x11, 0x11))
 
 
-def test_codes_are_those_of_annex_k() -> None:
-    layout = layout_of(RECORD)
-    assert entry(layout, 0, "00") == (2, 2, 0, 1)  # DC of Y, category 0
-    assert entry(layout, 0, "111111110") == (20, 9, 11, 1)  # category 11
-    assert entry(layout, 1, "11111111110") == (22, 11, 11, 1)  # DC of Cb, category 11
-    assert entry(layout, 2, "1010") == (4, 4, 0, 128)  # AC of Y, end of block
-    assert entry(layout, 2, "11111111001") == (11, 11, 0, 16)  # sixteen zeros
-    assert entry(layout, 2, "100") == (6, 3, 3, 1)  # run 0, three bits
-    assert entry(layout, 2, "1111111111111110") == (26, 16, 10, 16)  # the last: run 15, ten bits
-    assert entry(layout, 2, "1" * 16)[0] == 0  # no code
-
-
-def test_every_size_and_quality_has_a_layout() -> None:
-    for size in (16, 17, 255, 300):
-        for quality in (1, 50, 100):
-            layout = layout_of(encode_jpeg(np.zeros((size, size, 3), np.uint8), quality))
-            assert layout.size == size and layout.quant.min() >= 1 and layout.quant.max() <= 255
-
-
-def test_metadata_is_part_of_the_head() -> None:
+def test_metadata_is_part_of_the_header() -> None:
     for segment in (b"\xff\xfe\x00\x06note", b"\xff\xe1\x00\x08Exif\0\0", b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x01"):
-        assert len(layout_of(inserted(DQT, segment)).head) == 623 + len(segment)
+        assert header_of(inserted(DQT, segment)).num_bytes == 623 + len(segment)
+
+
+def test_no_more_is_read_than_was_allowed() -> None:
+    data = inserted(DQT, b"\xff\xfe" + (5000).to_bytes(2, "big") + bytes(4998))
+    end = header_of(data).num_bytes
+    assert isinstance(read_jpeg_header(data, end), JpegHeader)
+    assert read_jpeg_header(data, end - 1) == f"the header does not end within {end - 1} bytes"
 
 
 def test_optimised_tables_are_understood() -> None:
     ok, data = cv2.imencode(".jpg", GRAY_SQUARE, [cv2.IMWRITE_JPEG_OPTIMIZE, 1])
     assert ok
-    assert layout_of(data.tobytes()).lookup.any()
+    assert max(len(codes) for codes in header_of(data.tobytes()).codes) < 16 + 12
 
 
 OTHER_KINDS = {
-    "sampling": simplejpeg.encode_jpeg(GRAY_SQUARE, 90, "RGB", "444", False),
-    "not square": simplejpeg.encode_jpeg(GRAY_SQUARE[:40].copy(), 90, "RGB", "420", False),
-    "a side of 8": encode_jpeg(GRAY_SQUARE[:8, :8].copy()),
+    "no pixels": patched(SOF + 5, b"\0\0"),
     "three components": cv2.imencode(".jpg", GRAY_SQUARE[..., 0])[1].tobytes(),
     "marker 0xC2": cv2.imencode(".jpg", GRAY_SQUARE, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(),
     "restart": cv2.imencode(".jpg", GRAY_SQUARE, [cv2.IMWRITE_JPEG_RST_INTERVAL, 1])[1].tobytes(),
@@ -141,23 +127,20 @@ def test_what_the_kernel_does_not_decode_is_refused_with_its_reason(reason: str)
 
 @given(st.lists(st.tuples(st.integers(0, 622), st.integers(0, 255)), min_size=1, max_size=4))
 @settings(max_examples=1000)
-def test_no_header_raises_and_every_table_covers_its_index(changes: list[tuple[int, int]]) -> None:
+def test_no_header_raises_and_what_kernels_trust_holds(changes: list[tuple[int, int]]) -> None:
     data = bytearray(RECORD)
     for place, value in changes:
         data[place] = value
-    layout = read_layout(bytes(data))
-    if isinstance(layout, JpegLayout):
-        # What the kernel does not check again: each 16 bits lead to an entry, no value is longer than its place.
-        for table in range(len(layout.lookup)):
-            first, start = int(layout.long_first[table]), int(layout.long_start[table])
-            missing = np.flatnonzero(layout.lookup[table] == 0)
-            assert (missing << 16 - LOOKUP_BITS >= first).all()
-            assert start + (1 << 16) - first <= len(layout.long_codes)
-        entries = np.concatenate([layout.lookup.ravel(), layout.long_codes])
-        entries = entries[entries > 0]
-        assert (entries & 63).max() <= 27 and ((entries >> 20) <= 128).all() and ((entries >> 20) >= 1).all()
-        assert layout.table_of.max() < len(layout.lookup)
-        assert 16 <= layout.size <= 4096
+    header = read_jpeg_header(bytes(data), len(data))
+    if isinstance(header, JpegHeader):
+        assert header.height > 0 < header.width and len(header.sampling) == 3
+        assert header.quant.shape == (3, 64) and header.quant.min() >= 1
+        for table, codes in enumerate(header.codes):
+            is_ac = table in header.table_of[3:]
+            assert sum(codes[:16]) == len(codes) - 16
+            assert sum(count << 16 - length for length, count in enumerate(codes[:16], 1)) < 1 << 16
+            assert all(symbol & 15 <= 10 if is_ac else symbol <= 11 for symbol in codes[16:])
+        assert len(header.table_of) == 6 and max(header.table_of) < len(header.codes)
 
 
 @given(st.binary(max_size=300))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lmdali.pipeline import jpeg_kernel as kernel
-from lmdali.pipeline.decode import encode_jpeg
-from lmdali.pipeline.jpeg_header import JpegLayout, read_layout
+from lmdali.pipeline.jpeg_layout import JpegLayout, read_layout
 from lmdali.pipeline.paint_kernel import paint_run, paint_whole
+from lmdali.pipeline.record_codec import encode_jpeg
 
 KINDS = ("smooth", "noise", "checks", "black and white")
 

@@ -21,9 +21,9 @@ from lmdali.pipeline import AugmentConfig, DatasetLoader, LoaderConfig, create_l
 from lmdali.pipeline.augment import apply_params, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.block_order import create_order
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import ConfigError, InputError, RecordError
 from lmdali.pipeline.order_digest import batch_digest, combine
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.shard_reader import ShardReader

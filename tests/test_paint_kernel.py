@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from lmdali.pipeline import crop_kernel, paint_kernel
 from lmdali.pipeline import jpeg_kernel as kernel
 from lmdali.pipeline.augment import AugmentParams, PixelTransform, apply_params
-from lmdali.pipeline.decode import decode_stored, encode_jpeg
-from lmdali.pipeline.jpeg_header import JpegLayout, read_layout
+from lmdali.pipeline.colour_vectors import PIXELS
+from lmdali.pipeline.jpeg_layout import JpegLayout, read_layout
+from lmdali.pipeline.record_codec import decode_stored, encode_jpeg
+from lmdali.pipeline.vectors import HAS_PAIR_SUMS
 
 
 def decoded(seed: int, size: int, count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
@@ -125,3 +128,38 @@ def test_no_byte_outside_the_output_is_written() -> None:
     )
     assert (out == apply_params(pixels, params, transform, 17)).all()
     assert (room[:64] == 7).all() and (room[-64:] == 7).all()
+
+
+@numba.njit
+def _both(samples: Any, in_loops: Any, in_vectors: Any, width: int) -> None:
+    at, cb, cr = np.uint64(0), np.uint64(paint_kernel.ROW), np.uint64(2 * paint_kernel.ROW)
+    paint_kernel._convert_in_loops(samples, at, samples, cb, cr, in_loops, np.uint64(width))
+    paint_kernel._convert_in_vectors(samples, at, samples, cb, cr, in_vectors, np.uint64(width))
+
+
+def test_every_colour_is_converted_alike_in_loops_and_in_vectors() -> None:
+    if not HAS_PAIR_SUMS:
+        pytest.skip("this processor has no AVX2")
+    row, chroma = paint_kernel.ROW, np.arange(256, dtype=np.uint8)
+    samples, in_loops, in_vectors = (np.zeros(4 * row, np.uint8) for _ in range(3))
+    for luma in (0, 1, 77, 128, 200, 254, 255):
+        samples[:4096] = luma
+        for cb in range(0, 256, 16):
+            samples[row : row + 4096] = np.repeat(chroma[cb : cb + 16], 256)
+            samples[2 * row : 2 * row + 4096] = np.tile(chroma, 16)
+            _both(samples, in_loops, in_vectors, 4096)
+            for colour in range(3):
+                part = slice(colour * row, colour * row + 4096)
+                assert np.array_equal(in_loops[part], in_vectors[part]), (luma, cb, colour)
+
+
+def test_vectors_write_no_more_than_a_vector_behind_a_row() -> None:
+    if not HAS_PAIR_SUMS:
+        pytest.skip("this processor has no AVX2")
+    row = paint_kernel.ROW
+    for width in (1, 31, 32, 33, 100):
+        made = np.full(4 * row, 7, np.uint8)
+        _both(np.zeros(4 * row, np.uint8), np.zeros(4 * row, np.uint8), made, width)
+        stop = -(-width // PIXELS) * PIXELS
+        for colour in range(3):
+            assert (made[colour * row + stop : (colour + 1) * row] == 7).all()

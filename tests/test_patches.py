@@ -13,11 +13,11 @@ from lmdali.pipeline import jpeg_decoder
 from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
 from lmdali.pipeline.dataset_plan import DatasetPlan
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, RecordError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_reader import ShardReader

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmdali.pipeline.decode import decode_stored, encode_jpeg
 from lmdali.pipeline.perceptual_hash import BLANK_SPREAD, MIRROR_BITS, hash_distance, is_blank, picture_hash
+from lmdali.pipeline.record_codec import decode_stored, encode_jpeg
 
 
 def scene(seed: int, side: int = 256) -> np.ndarray:

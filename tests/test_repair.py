@@ -21,11 +21,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from test_dataset_writer import fingerprints
 
-from lmdali.pipeline.decode import encode_jpeg
 from lmdali.pipeline.errors import InputError, LockedError, ManifestError
 from lmdali.pipeline.files import file_sha256, write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, RECORDS_FILE, Manifest, load_manifest
 from lmdali.pipeline.output_lock import hold_whole
+from lmdali.pipeline.record_codec import encode_jpeg
 from lmdali.tools import conversion, shard_repair
 from lmdali.tools.conversion import ShardJob
 from lmdali.tools.dataset_check import verify_dataset

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.dataset_place import place_shown
-from lmdali.pipeline.decode import decode_stored
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.tables import DuplicateRow, printable
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.conversion_report import count_oddities

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.cpu import BUFFER_DTYPES
-from lmdali.pipeline.decode import decode_stored, ppm_header
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.patches import PatchCutter, Samples
+from lmdali.pipeline.record_codec import decode_stored, ppm_header
 from lmdali.pipeline.record_threads import ImageRun
 from lmdali.pipeline.timing import StageTimers
 from lmdali.tools.ceilings import IMAGES_PER_CHUNK, SAMPLE_BYTES, ThreadedProbe

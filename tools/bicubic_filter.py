@@ -105,7 +105,7 @@ def _with_torch(square: Pixels, size: int) -> Pixels:
 def _kernel_like_torch() -> _Kernel | None:
     """The compiled loop, or None where numba or AVX2 is missing, or the bytes are not torch's."""
     try:
-        from lmdali.tools.filter_vectors import HAS_PAIR_SUMS
+        from lmdali.pipeline.vectors import HAS_PAIR_SUMS
 
         if not HAS_PAIR_SUMS:
             return None

@@ -16,8 +16,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_reader import ShardReader
 

@@ -18,17 +18,10 @@ import simplejpeg
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_plan import MAX_SHARDS, DatasetPlan, PlannedShard
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.pipeline.decode import (
-    DecodedSource,
-    DecodePolicy,
-    Pixels,
-    decode_source,
-    decode_stored,
-    encode_jpeg,
-    encode_ppm,
-)
+from lmdali.pipeline.decode import DecodedSource, DecodePolicy, Pixels, decode_source
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.perceptual_hash import HASH_KIND
+from lmdali.pipeline.record_codec import decode_stored, encode_jpeg, encode_ppm
 from lmdali.pipeline.records import MAX_POSITION
 from lmdali.pipeline.shard_output import ShardOutput
 from lmdali.pipeline.storable_jpeg import is_storable
@@ -36,8 +29,10 @@ from lmdali.pipeline.tables import RejectRow
 from lmdali.tools.bicubic_filter import torch_version
 from lmdali.tools.resize import AREA, BICUBIC, FilterName, ResizeRecipe, resize_and_crop
 from lmdali.tools.source_entries import SourceEntry
+from lmdali.tools.source_jpeg import SourceJpegDecoder, source_jpeg_decoder
 from lmdali.tools.source_order import plan_order
 from lmdali.tools.sources import Source, SourceReader
+from lmdali.tools.stored_jpeg import StoredJpegDecoder
 
 _MIN_SHARD_SOURCES = 64
 _MIN_SHARDS = 64
@@ -223,15 +218,27 @@ class PictureMemory:
     Attributes:
         source: `(n,)` uint8 for a decoded source.
         stored: `(size, size, 3)` uint8 for what is decoded back.
+        decode_source: compiled decoder of JPEG sources, which has memory of its own.
+        decode_stored: compiled decoder of stored JPEGs, which has memory of its own.
     """
 
     source: Pixels | None = None
     stored: Pixels | None = None
+    decode_source: SourceJpegDecoder | None = None
+    decode_stored: StoredJpegDecoder | None = None
 
     @classmethod
-    def allocate(cls, size: int) -> PictureMemory:
-        """Room for a source of 8 megapixels, larger than nearly all, and for a stored picture."""
-        return cls(np.empty(24_000_000, np.uint8), np.empty((size, size, 3), np.uint8))
+    def allocate(cls, size: int, *, compiled: bool = False) -> PictureMemory:
+        """Room for a source of 8 megapixels, larger than nearly all, and for a stored picture.
+
+        Args:
+            size: side of the stored pictures, pixels.
+            compiled: decode JPEGs by compiled loops, if they can be used here.
+        """
+        decode_source = source_jpeg_decoder() if compiled else None
+        # Whoever has the one has numba, which the other needs.
+        decode_stored = None if decode_source is None else StoredJpegDecoder(size)
+        return cls(np.empty(24_000_000, np.uint8), np.empty((size, size, 3), np.uint8), decode_source, decode_stored)
 
 
 _NO_MEMORY = PictureMemory()
@@ -253,7 +260,7 @@ def convert_image(
         MemoryError: there is not enough of it.
     """
     memory = memory or _NO_MEMORY
-    source = decode_source(data, config.decode_policy(), name=path, buffer=memory.source)
+    source = decode_source(data, config.decode_policy(), name=path, buffer=memory.source, jpeg=memory.decode_source)
     if config.reuse_jpeg and "damaged" not in source.oddities and is_storable(data, config.size):
         return data, source.pixels, replace(source, oddities=(*source.oddities, "kept"))
     pixels = resize_and_crop(source.pixels, config.resize())
@@ -261,4 +268,6 @@ def convert_image(
         stored = encode_ppm(pixels)
         return stored, decode_stored(stored, config.size), source
     stored = encode_jpeg(pixels, config.quality)
+    if memory.stored is not None and memory.decode_stored is not None and memory.decode_stored(stored, memory.stored):
+        return stored, memory.stored, source
     return stored, decode_stored(stored, config.size, memory.stored), source

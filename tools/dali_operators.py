@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.tools.augment_probe import first_plan
 from lmdali.tools.ceilings import SAMPLE_BYTES, sample_records
 from lmdali.tools.measurement import Rate, WindowPlan

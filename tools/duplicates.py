@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.decode import decode_stored
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.records import Record
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools.hash_search import near_hashes

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmdali.pipeline.errors import MissingExtraError
-from lmdali.pipeline.word_access import compiles_for, typed_intrinsic
+from lmdali.pipeline.vectors import (
+    BYTE,
+    INT,
+    LONG,
+    SHORT,
+    addresses,
+    constant,
+    interleaved,
+    load,
+    pair_sums,
+    spread,
+    store,
+)
+from lmdali.pipeline.word_access import typed_intrinsic
 
 try:
     from llvmlite import ir
@@ -14,11 +27,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("numba", "train", "the compiled filters") from error
 
-HAS_PAIR_SUMS = compiles_for("avx2")
-"""Whether the processor multiplies and adds pairs of int16 (AVX2): what calls `blend_columns` or `blend_rows` may be
-compiled only then."""
-
-_BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _PIXEL, _COLUMNS, _TAPS = 3, 4, 4
 _WEIGHTS = 16  # int16 that a group of taps has in the table of `blend_columns`
 
@@ -35,15 +43,15 @@ def weighted_colours(
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source, shares = _data(context, builder, signature, arguments, (0, 2, 4))
+        target, source, shares = addresses(context, builder, signature, arguments, (0, 2, 4))
         floats = ir.VectorType(ir.FloatType(), 4)
         with _Loop(builder, arguments[6]) as loop:
             total = loop.carry(ir.Constant(floats, [0.0] * 4))
-            address = builder.gep(source, [builder.add(arguments[3], builder.mul(loop.number, _LONG(_PIXEL)))])
-            colours = builder.uitofp(_load(builder, address, _BYTE, 4), floats)
+            address = builder.gep(source, [builder.add(arguments[3], builder.mul(loop.number, LONG(_PIXEL)))])
+            colours = builder.uitofp(load(builder, address, BYTE, 4), floats)
             weight = builder.load(builder.gep(shares, [builder.add(arguments[5], loop.number)]))
-            total.becomes(builder.fadd(total.value, builder.fmul(colours, _spread(builder, weight, 4))))
-        _store(builder, total.result, builder.gep(target, [arguments[1]]), align=4)
+            total.becomes(builder.fadd(total.value, builder.fmul(colours, spread(builder, weight, 4))))
+        store(builder, total.result, builder.gep(target, [arguments[1]]), align=4)
         return context.get_dummy_value()
 
     return types.void(out, types.int64, pixels, types.int64, weights, types.int64, types.int64), generate
@@ -64,34 +72,34 @@ def blend_columns(
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source, starts, weights = _data(context, builder, signature, arguments, (0, 2, 4, 6))
+        target, source, starts, weights = addresses(context, builder, signature, arguments, (0, 2, 4, 6))
         groups, shift = arguments[7:]
-        columns = [builder.add(arguments[5], _LONG(column)) for column in range(_COLUMNS)]
+        columns = [builder.add(arguments[5], LONG(column)) for column in range(_COLUMNS)]
         begins = [builder.add(arguments[3], builder.load(builder.gep(starts, [column]))) for column in columns]
-        tables = [builder.mul(builder.mul(column, groups), _LONG(_WEIGHTS)) for column in columns]
+        tables = [builder.mul(builder.mul(column, groups), LONG(_WEIGHTS)) for column in columns]
         with _Loop(builder, groups) as loop:
-            totals = [loop.carry(_constant(_INT, [0] * 8)) for _ in columns]
-            ahead = builder.mul(loop.number, _LONG(_TAPS * _PIXEL))
-            further = builder.mul(loop.number, _LONG(_WEIGHTS))
+            totals = [loop.carry(constant(INT, [0] * 8)) for _ in columns]
+            ahead = builder.mul(loop.number, LONG(_TAPS * _PIXEL))
+            further = builder.mul(loop.number, LONG(_WEIGHTS))
             for total, begin, at in zip(totals, begins, tables, strict=True):
-                taps = _load(builder, builder.gep(source, [builder.add(begin, ahead)]), _BYTE, 16)
+                taps = load(builder, builder.gep(source, [builder.add(begin, ahead)]), BYTE, 16)
                 shorts = _as_shorts(builder, taps, _COLOURS_IN_PAIRS)
-                pairs = _load(builder, builder.gep(weights, [builder.add(at, further)]), _SHORT, 16, align=2)
-                total.becomes(builder.add(total.value, _pair_sums(builder, shorts, pairs)))
+                pairs = load(builder, builder.gep(weights, [builder.add(at, further)]), SHORT, 16, align=2)
+                total.becomes(builder.add(total.value, pair_sums(builder, shorts, pairs)))
         one, two, three, four = (total.result for total in totals)
         # Two pixels a vector: the sums of the first two taps of each four are in one half, those of the others in the
         # other.
         half = _half(builder, shift, 8)
         both = []
         for this, that in ((one, two), (three, four)):
-            low = builder.shuffle_vector(this, that, _constant(_INT, [0, 1, 2, 3, 8, 9, 10, 11]))
-            high = builder.shuffle_vector(this, that, _constant(_INT, [4, 5, 6, 7, 12, 13, 14, 15]))
-            both.append(builder.ashr(builder.add(builder.add(low, high), half), _spread(builder, shift, 8)))
-        clipped = _clip(builder, builder.shuffle_vector(*both, _constant(_INT, range(16))))
+            low = builder.shuffle_vector(this, that, constant(INT, [0, 1, 2, 3, 8, 9, 10, 11]))
+            high = builder.shuffle_vector(this, that, constant(INT, [4, 5, 6, 7, 12, 13, 14, 15]))
+            both.append(builder.ashr(builder.add(builder.add(low, high), half), spread(builder, shift, 8)))
+        clipped = _clip(builder, builder.shuffle_vector(*both, constant(INT, range(16))))
         colours = [4 * pixel + colour for pixel in range(_COLUMNS) for colour in range(_PIXEL)]
-        _store(
+        store(
             builder,
-            builder.shuffle_vector(clipped, clipped, _constant(_INT, [*colours, *colours[-4:]])),
+            builder.shuffle_vector(clipped, clipped, constant(INT, [*colours, *colours[-4:]])),
             builder.gep(target, [arguments[1]]),
         )
         return context.get_dummy_value()
@@ -112,26 +120,25 @@ def blend_rows(
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source, shares = _data(context, builder, signature, arguments, (0, 2, 5))
+        target, source, shares = addresses(context, builder, signature, arguments, (0, 2, 5))
         begin, pitch, first, pairs, shift = (arguments[at] for at in (3, 4, 6, 7, 8))
         half = _half(builder, shift, 8)
         with _Loop(builder, pairs) as loop:
             low, high = loop.carry(half), loop.carry(half)
-            tap = builder.mul(loop.number, _LONG(2))
+            tap = builder.mul(loop.number, LONG(2))
             upper = builder.gep(source, [builder.add(begin, builder.mul(tap, pitch))])
             shorts = [
-                builder.zext(_load(builder, row, _BYTE, 16), ir.VectorType(_SHORT, 16))
+                builder.zext(load(builder, row, BYTE, 16), ir.VectorType(SHORT, 16))
                 for row in (upper, builder.gep(upper, [pitch]))
             ]
-            weight = builder.bitcast(builder.gep(shares, [builder.add(first, tap)]), _INT.as_pointer())
-            pair = _spread(builder, builder.load(weight, align=2), 8)
-            weight_pairs = builder.bitcast(pair, ir.VectorType(_SHORT, 16))
-            for total, order in ((low, _LOW_IN_PAIRS), (high, _HIGH_IN_PAIRS)):
-                mixed = builder.shuffle_vector(*shorts, _constant(_INT, order))
-                total.becomes(builder.add(total.value, _pair_sums(builder, mixed, weight_pairs)))
-        bits = _spread(builder, shift, 8)
+            weight = builder.bitcast(builder.gep(shares, [builder.add(first, tap)]), INT.as_pointer())
+            pair = spread(builder, builder.load(weight, align=2), 8)
+            weight_pairs = builder.bitcast(pair, ir.VectorType(SHORT, 16))
+            for total, mixed in zip((low, high), interleaved(builder, *shorts), strict=True):
+                total.becomes(builder.add(total.value, pair_sums(builder, mixed, weight_pairs)))
+        bits = spread(builder, shift, 8)
         sums = [builder.ashr(total.result, bits) for total in (low, high)]
-        _store(builder, _clip(builder, builder.shuffle_vector(*sums, _IN_ORDER)), builder.gep(target, [arguments[1]]))
+        store(builder, _clip(builder, builder.shuffle_vector(*sums, _IN_ORDER)), builder.gep(target, [arguments[1]]))
         return context.get_dummy_value()
 
     long, int32 = types.int64, types.int32
@@ -159,8 +166,8 @@ class _Loop:
         self._carried: list[_Carried] = []
         builder.branch(self._body)
         builder.position_at_end(self._body)
-        self.number = builder.phi(_LONG)
-        self.number.add_incoming(_LONG(0), self._before)
+        self.number = builder.phi(LONG)
+        self.number.add_incoming(LONG(0), self._before)
 
     def carry(self, first: Any) -> _Carried:
         """A value that begins as `first`; before anything else of the body."""
@@ -172,17 +179,13 @@ class _Loop:
 
     def __exit__(self, *exception: object) -> None:
         builder = self._builder
-        following = builder.add(self.number, _LONG(1))
+        following = builder.add(self.number, LONG(1))
         self.number.add_incoming(following, self._body)
         for carried in self._carried:
             carried.value.add_incoming(carried.result, self._body)
         after = builder.append_basic_block("after")
         builder.cbranch(builder.icmp_signed("<", following, self._count), self._body, after)
         builder.position_at_end(after)
-
-
-def _constant(kind: ir.IntType, numbers: Sequence[int]) -> ir.Constant:
-    return ir.Constant(ir.VectorType(kind, len(numbers)), list(numbers))
 
 
 _ZERO = 16  # the first number of the second operand of a shuffle of 16
@@ -194,55 +197,24 @@ _COLOURS_IN_PAIRS = [
     for other in (pixel, pixel + 1)
     for number in ((_PIXEL * other + colour if colour < _PIXEL else _ZERO), _ZERO)
 ]
-# Row above, row below, one byte after the other, in the order in which AVX2 has it in one instruction.
-_LOW_IN_PAIRS = [number for at in (0, 1, 2, 3, 8, 9, 10, 11) for number in (at, 16 + at)]
-_HIGH_IN_PAIRS = [number for at in (4, 5, 6, 7, 12, 13, 14, 15) for number in (at, 16 + at)]
-_IN_ORDER = _constant(_INT, [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15])
-
-
-def _data(context: Any, builder: Any, signature: Any, arguments: Any, numbers: Sequence[int]) -> list[Any]:
-    """Where the memory of these arguments, which are arrays, begins."""
-    return [context.make_array(signature.args[at])(context, builder, arguments[at]).data for at in numbers]
-
-
-def _load(builder: Any, address: Any, kind: ir.IntType, count: int, *, align: int = 1) -> Any:
-    return builder.load(builder.bitcast(address, ir.VectorType(kind, count).as_pointer()), align=align)
-
-
-def _store(builder: Any, vector: Any, address: Any, *, align: int = 1) -> None:
-    builder.store(vector, builder.bitcast(address, vector.type.as_pointer()), align=align)
-
-
-def _spread(builder: Any, number: Any, count: int) -> Any:
-    """A vector of one number."""
-    empty = ir.VectorType(number.type, count)(ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(empty, number, _INT(0)), empty, _constant(_INT, [0] * count))
+_IN_ORDER = constant(INT, [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15])
 
 
 def _half(builder: Any, shift: Any, count: int) -> Any:
     """What rounds before `shift` bits are cut off."""
-    return _spread(builder, builder.shl(_INT(1), builder.sub(shift, _INT(1))), count)
+    return spread(builder, builder.shl(INT(1), builder.sub(shift, INT(1))), count)
 
 
 def _as_shorts(builder: Any, data: Any, order: Sequence[int]) -> Any:
     """16 int16 of 16 bytes by a shuffle that has zeros, too."""
-    mixed = builder.shuffle_vector(data, _constant(_BYTE, [0] * 16), _constant(_INT, order))
-    return builder.bitcast(mixed, ir.VectorType(_SHORT, 16))
-
-
-def _pair_sums(builder: Any, one: Any, other: Any) -> Any:
-    """8 int32: `one[2 i] * other[2 i] + one[2 i + 1] * other[2 i + 1]` of 16 int16."""
-    name, shorts = "llvm.x86.avx2.pmadd.wd", ir.VectorType(_SHORT, 16)
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(ir.VectorType(_INT, 8), [shorts, shorts]), name
-    )
-    return builder.call(function, [one, other])
+    mixed = builder.shuffle_vector(data, constant(BYTE, [0] * 16), constant(INT, order))
+    return builder.bitcast(mixed, ir.VectorType(SHORT, 16))
 
 
 def _clip(builder: Any, sums: Any) -> Any:
     """uint8 of int32, clipped to 0..255."""
     count = sums.type.count
-    black, white = _constant(_INT, [0] * count), _constant(_INT, [255] * count)
+    black, white = constant(INT, [0] * count), constant(INT, [255] * count)
     sums = builder.select(builder.icmp_signed("<", sums, black), black, sums)
     sums = builder.select(builder.icmp_signed(">", sums, white), white, sums)
-    return builder.trunc(sums, ir.VectorType(_BYTE, count))
+    return builder.trunc(sums, ir.VectorType(BYTE, count))

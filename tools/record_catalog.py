@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_place import Place, open_reader, place_directory, place_shown
-from lmdali.pipeline.decode import decode_stored
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.manifest import RECORDS_FILE
 from lmdali.pipeline.perceptual_hash import HASH_KIND, is_blank, picture_hash
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.table_reader import has_column, read_codes, read_integers, take_rows
 from lmdali.tools.progress import progress_bar

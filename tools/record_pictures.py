@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
 from lmdali.pipeline.dataset_place import Place, open_reader, place_directory
-from lmdali.pipeline.decode import Pixels, decode_source, decode_stored
+from lmdali.pipeline.decode import Pixels, decode_source
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import RECORDS_FILE, Manifest, load_manifest
+from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.table_reader import take_rows
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop

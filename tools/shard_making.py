@@ -58,7 +58,7 @@ def fill_shard(job: ShardJob, guard: Guard = nullcontext) -> FilledShard:
         StorageError: the disk refused; nothing of the shard is left.
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
-    memory = PictureMemory.allocate(job.config.size)
+    memory = PictureMemory.allocate(job.config.size, compiled=job.pays_compiling)
     if job.pays_compiling:
         job.config.compile_filter()
     survey = make_survey(content.moments, job.config.size, compiled=job.pays_compiling)
