@@ -36,10 +36,15 @@ _GROUP: Final = 64 * LANES
 
 
 def new_planes(count: int, size: int) -> NDArray[np.uint64]:
-    """Room for the planes of `count` images of side `size`: Y, Cb, Cr as bytes, rows and columns padded."""
-    mcus = -(-size // 16)
+    """Room for the planes of `count` square images."""
+    return np.empty((count, plane_words(size, size)), np.uint64)
+
+
+def plane_words(height: int, width: int) -> int:
+    """How much that is for one image, uint64: Y, Cb, Cr as bytes, rows and columns padded."""
+    mcus = -(-width // 16)
     luma, chroma = -(-2 * mcus // LANES), -(-mcus // LANES)
-    return np.empty((count, mcus * 8 * LANES * (2 * luma + 2 * chroma)), np.uint64)
+    return -(-height // 16) * 8 * LANES * (2 * luma + 2 * chroma)
 
 
 def view_windows(crop_yx: NDArray[np.int64], num_views: int, crop_size: int) -> NDArray[np.int64]:
@@ -50,14 +55,14 @@ def view_windows(crop_yx: NDArray[np.int64], num_views: int, crop_size: int) -> 
 
 
 LayoutArrays = tuple[
-    NDArray[np.uint8], int, NDArray[np.int16], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64]
+    NDArray[np.uint8], int, int, NDArray[np.int16], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64]
 ]
 
 
 def layout_arrays(layout: JpegLayout) -> LayoutArrays:
     """The arguments of `decode_run` between `stops` and `windows`."""
     tables = layout.tables
-    return layout.head, layout.size, layout.quant, tables.lookup, tables.long_codes, tables.at
+    return layout.head, layout.size, layout.size, layout.quant, tables.lookup, tables.long_codes, tables.at
 
 
 @compiled
@@ -66,7 +71,8 @@ def decode_run(
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
     head: NDArray[np.uint8],
-    size: int,
+    height: int,
+    width: int,
     quant: NDArray[np.int16],
     lookup: NDArray[np.uint32],
     long_codes: NDArray[np.uint32],
@@ -81,20 +87,22 @@ def decode_run(
         shards: flat uint8; record i is `shards[starts[i]:stops[i]]`, which must lie inside.
         starts: (k,) int64.
         stops: (k,) int64.
-        head: see `layout_arrays`, which gives these six.
-        size: side S of the images, pixels.
+        head: see `layout_arrays`, which gives these seven.
+        height: of the images, pixels.
+        width: of the images, pixels.
         quant: (3, 64) int16.
         lookup: of `HuffmanTables`, as the next two.
         long_codes: flat uint32.
         table_at: (2, 6) uint64.
-        windows: (k, 4) int64, rows then columns of the image needed, 0..S; the rest of the planes is left undefined.
+        windows: (k, 4) int64, rows then columns of the image needed; the rest of the planes is left undefined.
         planes: (k, ...) of `new_planes`.
         status: (k,) int64, filled with what was found.
     """
     longest = (stops - starts).max() if len(starts) else np.int64(0)
     # Zeros: what is wrong with a record that ends early does not depend on what this memory held before.
     bits = np.zeros(max(longest, 0) + SPARE_BYTES, np.uint8)
-    groups = 2 * ((2 * ((size + 15) >> 4) + LANES - 1) // LANES) + 2 * ((((size + 15) >> 4) + LANES - 1) // LANES)
+    mcus = (width + 15) >> 4
+    groups = 2 * ((2 * mcus + LANES - 1) // LANES) + 2 * ((mcus + LANES - 1) // LANES)
     coefficients, work = np.empty(groups * _GROUP, np.int16), np.empty(_GROUP, np.int16)
     halves, dc = np.empty(2 * LANES, np.uint32), np.empty(3, np.int64)
     for i in range(len(starts)):
@@ -111,7 +119,8 @@ def decode_run(
                 bits,
                 num_bytes,
                 marker,
-                size,
+                height,
+                width,
                 quant,
                 lookup,
                 long_codes,
@@ -127,14 +136,14 @@ def decode_run(
 
 @inlined
 def _decode_rows(
-    bits: Any, num_bytes: Any, marker: int, size: int, quant: Any, lookup: Any, long_codes: Any, table_at: Any,
-    window: Any, coefficients: Any, work: Any, halves: Any, dc: Any, planes: Any,
+    bits: Any, num_bytes: Any, marker: int, height: int, width: int, quant: Any, lookup: Any, long_codes: Any,
+    table_at: Any, window: Any, coefficients: Any, work: Any, halves: Any, dc: Any, planes: Any,
 ) -> int:  # fmt: skip
     """All MCU rows that the window needs."""
-    mcus = (size + 15) >> 4
+    rows, mcus = (height + 15) >> 4, (width + 15) >> 4
     luma_groups, chroma_groups = (2 * mcus + LANES - 1) // LANES, (mcus + LANES - 1) // LANES
-    chroma_last = min(((window[1] - 1) >> 1) + 1, (size - 1) >> 1)
-    row_stop = min(max((window[1] + 15) >> 4, (chroma_last >> 3) + 1), mcus)
+    chroma_last = min(((window[1] - 1) >> 1) + 1, (height - 1) >> 1)
+    row_stop = min(max((window[1] + 15) >> 4, (chroma_last >> 3) + 1), rows)
     state = first_state(bits)
     dc[:] = 0
     wild = np.int32(0)
@@ -155,18 +164,18 @@ def _decode_rows(
                     return BAD_CODE if place == 0 else BAD_RUN
             if is_beyond(state, num_bytes):
                 return OUT_OF_DATA
-        wild |= _transform_row(coefficients, quant, work, halves, planes, window, row, mcus, luma_groups, chroma_groups)
+        wild |= _transform_row(coefficients, quant, work, halves, planes, window, row, rows, luma_groups, chroma_groups)
     left = bits_left(state, num_bytes)
     if left < 0:
         return OUT_OF_DATA
-    if row_stop == mcus and (left > 7 or marker != 0xD9):
+    if row_stop == rows and (left > 7 or marker != 0xD9):
         return MISSING_EOI
     return OUT_OF_RANGE if wild != 0 else OK
 
 
 @inlined
 def _transform_row(
-    coefficients: Any, quant: Any, work: Any, halves: Any, planes: Any, window: Any, row: int, mcus: int,
+    coefficients: Any, quant: Any, work: Any, halves: Any, planes: Any, window: Any, row: int, rows: int,
     luma_groups: int, chroma_groups: int,
 ) -> Any:  # fmt: skip
     """Inverse DCT of those groups of an MCU row that the window touches; not zero if a coefficient was out of range."""
@@ -186,7 +195,7 @@ def _transform_row(
     if top <= ((window[1] - 1) >> 1) + 1 and top + 8 >= (window[0] >> 1):
         first, stop = max((window[2] >> 1) - 1, 0) >> 7, min(((((window[3] - 1) >> 1) + 1) >> 7) + 1, chroma_groups)
         for component in range(1, 3):
-            plane = mcus * 16 * luma_groups * LANES + (component - 1) * mcus * 8 * stride
+            plane = rows * 16 * luma_groups * LANES + (component - 1) * rows * 8 * stride
             for group in range(first, stop):
                 at = (2 * luma_groups + (component - 1) * chroma_groups + group) * _GROUP
                 part = coefficients[at : at + _GROUP]

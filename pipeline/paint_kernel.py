@@ -56,16 +56,14 @@ def paint_run(
     for view in range(len(out)):
         plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
         for y in range(side):
-            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            at = _paint_row(plane, size, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             start = np.uint64((view * side + y) * side * 3)
             if mirrored:
                 for x in range(width):
                     k = start + _3 * (width - _1 - x)
                     flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + GREEN], rows[at + x + BLUE]
             else:
-                for x in range(width):
-                    k = start + _3 * x
-                    flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + GREEN], rows[at + x + BLUE]
+                put_row(rows, at, flat, start, width)
 
 
 @compiled
@@ -85,7 +83,7 @@ def paint_run_planar(
     for view in range(len(out)):
         plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
         for y in range(side):
-            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            at = _paint_row(plane, size, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             for c in range(3):
                 start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * GREEN
                 if mirrored:
@@ -133,7 +131,7 @@ def paint_run_normalized(
         factor0, factor1, factor2 = scale[0], scale[1], scale[2]
         mean_y, mean_x = mean_corner(centered, size, side, crop_yx[view, 0], x0, mirrored)
         for y in range(side):
-            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            at = _paint_row(plane, size, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             start = np.uint64((view * side + y) * side * 3)
             m = np.uint64(((mean_y + y) * size + mean_x) * 3)
             if mirrored:
@@ -174,7 +172,7 @@ def paint_run_normalized_planar(
         plane, x0, mirrored = planes[view // num_views].view(np.uint8), crop_yx[view, 1], flip[view]
         mean_y, mean_x = mean_corner(centered, size, side, crop_yx[view, 0], x0, mirrored)
         for y in range(side):
-            at = _paint_row(plane, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
+            at = _paint_row(plane, size, size, crop_yx[view, 0] + y, x0, side, rows, pairs, sums)
             for c in range(3):
                 start, row = np.uint64(((view * 3 + c) * side + y) * side), at + np.uint64(c) * GREEN
                 m = np.uint64((c * mean.shape[1] + mean_y + y) * size + mean_x)
@@ -188,24 +186,40 @@ def paint_run_normalized_planar(
                         flat[start + x] = (np.float32(rows[row + x]) - means[m + x] + add) * factor
 
 
-def paint_whole(planes: NDArray[np.uint64], size: int, out: NDArray[np.uint8]) -> None:
-    """Whole images into (k, size, size, 3) uint8 `out`, for a cache of decoded images; all windows were whole."""
-    count = len(out)
-    paint_run(planes, size, 1, np.zeros((count, 2), np.int64), np.zeros(count, np.bool_), out)
+@compiled
+def paint_whole(planes: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
+    """Whole images into (k, H, W, 3) uint8 `out`; all windows were whole."""
+    height, width = out.shape[1], out.shape[2]
+    rows, sums, flat = np.empty(5 * ROW, np.uint8), np.empty(ROW, np.uint16), out.reshape(-1)
+    pairs = rows.view(np.uint16)
+    for image in range(len(out)):
+        plane = planes[image].view(np.uint8)
+        for y in range(height):
+            at = _paint_row(plane, height, width, y, 0, width, rows, pairs, sums)
+            put_row(rows, at, flat, np.uint64((image * height + y) * width * 3), np.uint64(width))
 
 
 @inlined
-def _paint_row(plane: Any, size: int, y: int, x0: int, width: int, rows: Any, pairs: Any, sums: Any) -> Any:
+def put_row(rows: Any, at: Any, flat: Any, start: Any, width: Any) -> None:
+    """`width` pixels of rows 0, 1 and 2 of `rows`, from column `at` on, to `flat[start:]`, RGBRGB."""
+    for x in range(width):
+        k = start + _3 * x
+        flat[k], flat[k + _1], flat[k + _2] = rows[at + x], rows[at + x + GREEN], rows[at + x + BLUE]
+
+
+@inlined
+def _paint_row(
+    plane: Any, height: int, width: int, y: int, x0: int, count: int, rows: Any, pairs: Any, sums: Any
+) -> Any:
     """Row `y` as R, G and B in the first three of `rows`, and where column `x0` is in each; `pairs` is `rows`, too."""
-    mcus = (size + 15) >> 4
+    mcu_rows, mcus = (height + 15) >> 4, (width + 15) >> 4
     luma_stride = 8 * LANES * ((2 * mcus + LANES - 1) // LANES)
     stride = 8 * LANES * ((mcus + LANES - 1) // LANES)
-    last = (size - 1) >> 1
-    first, stop = x0 >> 1, ((x0 + width - 1) >> 1) + 1
+    first, stop, last = x0 >> 1, ((x0 + count - 1) >> 1) + 1, (width - 1) >> 1
     near = y >> 1
-    far = min(max(near + 2 * (y & 1) - 1, 0), last)
+    far = min(max(near + 2 * (y & 1) - 1, 0), (height - 1) >> 1)
     for c in range(2):
-        at = 16 * mcus * luma_stride + c * 8 * mcus * stride
+        at = 16 * mcu_rows * luma_stride + c * 8 * mcu_rows * stride
         upper, lower, into = np.uint64(at + near * stride), np.uint64(at + far * stride), np.uint64((3 + c) * ROW // 2)
         _upsample(plane, upper, lower, first, stop, last, pairs, into, sums)
     # From an even column on, so that all rows of `rows` begin at the same place: one check of overlap for the compiler.

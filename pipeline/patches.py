@@ -172,7 +172,7 @@ class PatchCutter:
             kept = np.flatnonzero(places >= 0)
             for at in kept.tolist():
                 place = slice(places[at], places[at] + 1)
-                paint_kernel.paint_whole(planes[at : at + 1], self._size, self._cache.pixels[place])
+                paint_kernel.paint_whole(planes[at : at + 1], self._cache.pixels[place])
             self._cache.publish(part.indices[kept], part.run.labels[kept])
 
     def _crop_by_libjpeg(self, part: Samples, places: NDArray[np.int64]) -> None:

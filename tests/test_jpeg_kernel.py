@@ -54,7 +54,7 @@ def decode(records: list[bytes], *, before: bytes = b"", after: bytes = b"") -> 
     planes = kernel.new_planes(len(records), layout.size)
     kernel.decode_run(shards, starts, stops, *kernel.layout_arrays(layout), windows, planes, status)
     out = np.zeros((len(records), layout.size, layout.size, 3), np.uint8)
-    paint_whole(planes, layout.size, out)
+    paint_whole(planes, out)
     return out, status.tolist()
 
 
@@ -217,7 +217,7 @@ def test_nothing_read_or_written_outside_whatever_the_bytes_are() -> None:
         counts[int(status[0])] += 1
         if status[0] == kernel.OK:
             out = np.zeros((1, 48, 48, 3), np.uint8)
-            paint_whole(planes, 48, out)
+            paint_whole(planes, out)
             assert (out[0] == reference(shards.tobytes())).all()
     assert all(counts[code] for code in (kernel.OK, kernel.BAD_CODE, kernel.OUT_OF_DATA, kernel.BAD_RUN)), counts
 

@@ -96,7 +96,7 @@ def check_all(planes: Any, pixels: Any, params: AugmentParams, transform: PixelT
 def test_whole_images_equal_the_decoder(size: int) -> None:
     planes, pixels = decoded(size, size, 3)
     out = np.zeros_like(pixels)
-    paint_kernel.paint_whole(planes, size, out)
+    paint_kernel.paint_whole(planes, out)
     assert (out == pixels).all()
 
 

@@ -31,10 +31,9 @@ def picture(seed: int, height: int, width: int, kind: str = "photo") -> NDArray[
     return np.clip(waves + random.normal(0, 5, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def full_resolution(pixels: NDArray[np.uint8], quality: int = 90, *, optimized: bool = False) -> bytes:
-    """A JPEG of 4:4:4."""
+def encoded(pixels: NDArray[np.uint8], quality: int = 90, sampling: str = "444", *, optimized: bool = False) -> bytes:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, int(optimized)]
-    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}")]
     ok, data = cv2.imencode(".jpg", pixels, options)
     assert ok
     return data.tobytes()
@@ -52,32 +51,44 @@ def decode() -> SourceJpegDecoder:
     return decoder
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (8, 8), (9, 128), (64, 129), (375, 500), (3, 4096)])
+FULL_SIDES = [(1, 1), (7, 9), (8, 8), (9, 128), (64, 129), (375, 500), (3, 4096)]
+HALVED_SIDES = [(16, 16), (17, 33), (255, 31), (64, 129), (31, 256), (375, 500), (500, 375), (16, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "height", "width"),
+    [("444", *sides) for sides in FULL_SIDES] + [("420", *sides) for sides in HALVED_SIDES],
+)
 @pytest.mark.parametrize("optimized", [False, True])
-def test_pixels_equal_libjpeg_turbos(decode: SourceJpegDecoder, height: int, width: int, optimized: bool) -> None:
+def test_pixels_equal_libjpeg_turbos(
+    decode: SourceJpegDecoder, sampling: str, height: int, width: int, optimized: bool
+) -> None:
     for quality in (10, 75, 100):
         for kind in ("photo", "noise"):
-            data = full_resolution(picture(quality, height, width, kind), quality, optimized=optimized)
+            data = encoded(picture(quality, height, width, kind), quality, sampling, optimized=optimized)
             made = decode(data, read_header(data))
             assert made is not None and np.array_equal(made, reference(data)), (quality, kind)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 150), st.integers(1, 300), st.integers(1, 100), st.booleans(),
-    st.sampled_from(["photo", "noise"]),
+    st.integers(0, 2**32 - 1), st.sampled_from(["444", "420"]), st.integers(16, 150), st.integers(16, 300),
+    st.integers(1, 100), st.booleans(), st.sampled_from(["photo", "noise"]),
 )  # fmt: skip
-def test_any_picture(seed: int, height: int, width: int, quality: int, optimized: bool, kind: str) -> None:
+def test_any_picture(
+    seed: int, sampling: str, height: int, width: int, quality: int, optimized: bool, kind: str
+) -> None:
     decode = source_jpeg_decoder()
     assert decode is not None
-    data = full_resolution(picture(seed, height, width, kind), quality, optimized=optimized)
+    data = encoded(picture(seed, height, width, kind), quality, sampling, optimized=optimized)
     made = decode(data, read_header(data))
     assert made is not None and np.array_equal(made, reference(data))
 
 
 def test_pictures_one_after_the_other_leave_nothing_behind(decode: SourceJpegDecoder) -> None:
     files = [
-        full_resolution(picture(n, 40 + 31 * n, 300 - 29 * n, "noise"), 60 + n, optimized=n % 2 == 0) for n in range(9)
+        encoded(picture(n, 40 + 31 * n, 300 - 29 * n, "noise"), 60 + n, ("444", "420")[n % 2], optimized=n % 3 == 0)
+        for n in range(9)
     ]
     buffer = np.empty(1 << 20, np.uint8)
     for data in files + files[::-1]:
@@ -85,19 +96,23 @@ def test_pictures_one_after_the_other_leave_nothing_behind(decode: SourceJpegDec
         assert made is not None and np.array_equal(made, reference(data)) and made.base is buffer
 
 
-def test_a_file_larger_than_its_memory_for_bits_gets_more(decode: SourceJpegDecoder) -> None:
-    data = full_resolution(picture(1, 700, 700, "noise"), 100)
-    assert len(data) > 1 << 18
+@pytest.mark.parametrize("sampling", ["444", "420"])
+def test_a_file_larger_than_its_memory_gets_more(decode: SourceJpegDecoder, sampling: str) -> None:
+    data = encoded(picture(1, 1100, 1100, "noise"), 100, sampling)
+    assert len(data) > 1 << 18 and 1100 * 1100 * 3 // 2 > 8 << 17
     made = decode(data, read_header(data), np.empty(100, np.uint8))  # and the buffer is too small
     assert made is not None and np.array_equal(made, reference(data))
 
 
-PHOTO = full_resolution(picture(3, 90, 150), 90)
+PHOTO, HALVED = encoded(picture(3, 90, 150)), encoded(picture(3, 90, 150), 90, "420")
 LEFT_TO_LIBJPEG = {
-    "4:2:0": simplejpeg.encode_jpeg(picture(3, 90, 150), 90, "RGB", "420", False),
+    "4:2:2": encoded(picture(3, 90, 150), 90, "422"),
+    "4:2:0, narrow": encoded(picture(3, 90, 15), 90, "420"),
+    "4:2:0, low": encoded(picture(3, 15, 90), 90, "420"),
+    "4:2:0, cut": HALVED[: len(HALVED) // 2],
     "gray": simplejpeg.encode_jpeg(picture(3, 90, 150)[..., :1].copy(), 90, "GRAY"),
     "progressive": cv2.imencode(".jpg", picture(3, 90, 150), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(),
-    "too wide": full_resolution(picture(3, 2, 4097)),
+    "too wide": encoded(picture(3, 2, 4097)),
     "no end": PHOTO[:-2],
     "cut": PHOTO[: len(PHOTO) // 2],
     "more before the end": PHOTO[:-2] + b"abc\xff\xd9",
@@ -112,7 +127,7 @@ def test_what_it_is_not_made_for_is_left_to_libjpeg_turbo(decode: SourceJpegDeco
 
 
 def test_a_frame_that_says_otherwise_is_refused(decode: SourceJpegDecoder) -> None:
-    header = read_header(full_resolution(picture(3, 80, 150)))
+    header = read_header(encoded(picture(3, 80, 150)))
     assert decode(PHOTO, header) is None
 
 
@@ -121,15 +136,16 @@ def test_garbage_after_the_picture_is_no_damage(decode: SourceJpegDecoder) -> No
     assert made is not None and np.array_equal(made, reference(PHOTO))
 
 
-def test_damage_gives_what_libjpeg_turbo_gives_or_is_left_to_it(decode: SourceJpegDecoder) -> None:
+@pytest.mark.parametrize("whole", [PHOTO, HALVED])
+def test_damage_gives_what_libjpeg_turbo_gives_or_is_left_to_it(decode: SourceJpegDecoder, whole: bytes) -> None:
     random, outcomes = np.random.default_rng(0), [0, 0]
-    start = read_header(PHOTO).body_offset
+    start = read_header(whole).body_offset
     for trial in range(1500):
-        broken = bytearray(PHOTO)
-        for place in random.integers(start, len(PHOTO), random.integers(1, 5)):
+        broken = bytearray(whole)
+        for place in random.integers(start, len(whole), random.integers(1, 5)):
             broken[place] = random.choice([0, 255, int(random.integers(0, 256))])
         data = bytes(broken[: random.integers(start, len(broken))] if trial % 4 == 0 else broken)
-        made = decode(data, read_header(PHOTO))
+        made = decode(data, read_header(whole))
         outcomes[made is not None] += 1
         if made is not None:
             assert np.array_equal(made, reference(data))  # which complains of what it finds wrong
@@ -163,7 +179,7 @@ def test_nothing_is_read_or_written_outside_whatever_the_bytes_are() -> None:
 
 
 def test_the_decode_policy_is_the_same_with_it(decode: SourceJpegDecoder) -> None:
-    for data in (PHOTO, LEFT_TO_LIBJPEG["4:2:0"], LEFT_TO_LIBJPEG["gray"], LEFT_TO_LIBJPEG["progressive"]):
+    for data in (PHOTO, HALVED, LEFT_TO_LIBJPEG["4:2:2"], LEFT_TO_LIBJPEG["gray"], LEFT_TO_LIBJPEG["progressive"]):
         plain, compiled = decode_source(data, name="a.png"), decode_source(data, name="a.png", jpeg=decode)
         assert np.array_equal(plain.pixels, compiled.pixels)
         assert (plain.oddities, plain.width, plain.height) == (compiled.oddities, compiled.width, compiled.height)

@@ -7,6 +7,7 @@ tried on pictures of noise first, and not used at all where a single byte is not
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from types import ModuleType
 
 import numpy as np
@@ -17,11 +18,10 @@ from lmdali.pipeline.errors import MissingExtraError
 from lmdali.pipeline.image_header import ImageHeader
 from lmdali.pipeline.jpeg_header import read_jpeg_header
 
-_FULL_RESOLUTION = (0x11, 0x11, 0x11)
 _MAX_FILE_BYTES = 1 << 24
 """Larger files are rare, and the memory for their bits would stay."""
 
-_TRIED_SIDES = ((8, 8), (123, 391), (300, 129))
+_TRIED_SIDES = ((64, 123), (32, 391))
 
 
 class SourceJpegDecoder:
@@ -45,10 +45,10 @@ class SourceJpegDecoder:
         Returns:
             `(H, W, 3)` uint8 RGB; None where libjpeg-turbo is to decode it.
         """
-        if not header.is_baseline or header.width > self._kernel.MAX_WIDTH or len(data) > _MAX_FILE_BYTES:
+        if not header.is_baseline or len(data) > _MAX_FILE_BYTES:
             return None
         details = read_jpeg_header(data, len(data))
-        if isinstance(details, str) or details.sampling != _FULL_RESOLUTION:
+        if isinstance(details, str) or not self._kernel.is_made_for(details):
             return None
         if (details.height, details.width) != (header.height, header.width):
             return None
@@ -72,9 +72,9 @@ def _kernel_like_libjpeg() -> ModuleType | None:
         return None
     random = np.random.default_rng(0)
     decode = SourceJpegDecoder(source_jpeg_kernel)
-    for height, width in _TRIED_SIDES:
+    for height, width, sampling in product(*_TRIED_SIDES, ("444", "420")):
         pixels = random.integers(0, 256, (height, width, 3), np.uint8)
-        data = simplejpeg.encode_jpeg(pixels, 95, "RGB", "444", fastdct=False)
+        data = simplejpeg.encode_jpeg(pixels, 95, "RGB", sampling, fastdct=False)
         made = decode(data, ImageHeader("jpeg", width, height, 3, is_baseline=True))
         if made is None or not np.array_equal(made, simplejpeg.decode_jpeg(data, "RGB", fastdct=False)):
             return None

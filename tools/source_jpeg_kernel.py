@@ -1,6 +1,6 @@
-"""Whole JPEG sources to RGB, compiled: files whose chroma has full resolution (4:4:4), as most photographs of ImageNet.
+"""Whole JPEG sources to RGB, compiled: those with a sample of chroma for each pixel (4:4:4), or for each four (4:2:0).
 
-The entropy decoder and the inverse DCT are those of the loader's records. An MCU row becomes pixels while its
+The decoder is that of the loader's records. Of 4:4:4, which no record has, an MCU row becomes pixels while its
 coefficients are still in the core's cache. The result is libjpeg-turbo's accurate decode (JDCT_ISLOW) bit for bit.
 """
 
@@ -25,15 +25,37 @@ from lmdali.pipeline.huffman_tables import HuffmanTables
 from lmdali.pipeline.idct_kernel import transform_group
 from lmdali.pipeline.idct_vectors import LANES
 from lmdali.pipeline.jpeg_header import JpegHeader
-from lmdali.pipeline.paint_kernel import BLUE, GREEN, ROW, convert_row
+from lmdali.pipeline.jpeg_kernel import OK, decode_run, plane_words
+from lmdali.pipeline.paint_kernel import ROW, convert_row, paint_whole, put_row
+
+FULL: Final = (0x11, 0x11, 0x11)
+"""`JpegHeader.sampling` of 4:4:4."""
+
+HALVED: Final = (0x22, 0x11, 0x11)
+"""That of 4:2:0."""
 
 MAX_WIDTH: Final = 4096
 """Pixels of a row that the scratch memory has room for."""
 
+MAX_HALVED_PIXELS: Final = 1 << 24
+"""Of a picture of 4:2:0, whose planes are made before its pixels: 24 MB."""
+
+MIN_HALVED_SIDE: Final = 16
+"""libjpeg upsamples narrow pictures in another way."""
+
 _GROUP: Final = 64 * LANES
 _GROUP_WIDTH: Final = 8 * LANES
 _EOI: Final = 0xD9
-_1, _2, _3 = np.uint64(1), np.uint64(2), np.uint64(3)  # a plain 1 would turn unsigned indexes into floats
+
+
+def is_made_for(header: JpegHeader) -> bool:
+    """Whether `decode_picture` can decode files with this header."""
+    if header.width > MAX_WIDTH:
+        return False
+    if header.sampling == HALVED:
+        shorter = min(header.height, header.width)
+        return shorter >= MIN_HALVED_SIDE and header.height * header.width <= MAX_HALVED_PIXELS
+    return header.sampling == FULL
 
 
 class Scratch:
@@ -45,6 +67,7 @@ class Scratch:
         self.coefficients = np.empty(3 * groups * _GROUP, np.int16)
         self.words = np.empty(3 * groups * _GROUP // 8, np.uint64)
         self.bits = np.empty(1 << 18, np.uint8)
+        self.planes = np.empty((1, 1 << 17), np.uint64)
 
 
 def decode_picture(data: bytes, header: JpegHeader, scratch: Scratch, out: NDArray[np.uint8]) -> bool:
@@ -52,7 +75,7 @@ def decode_picture(data: bytes, header: JpegHeader, scratch: Scratch, out: NDArr
 
     Args:
         data: the file.
-        header: its header, of 4:4:4 and at most `MAX_WIDTH`.
+        header: its header, which `is_made_for` this.
         scratch: overwritten.
         out: (H, W, 3) uint8, C-contiguous, filled with RGB.
 
@@ -60,18 +83,39 @@ def decode_picture(data: bytes, header: JpegHeader, scratch: Scratch, out: NDArr
         Whether `out` is what libjpeg-turbo gives, and without a complaint. If not, let it decode the file.
     """
     scratch.tables.fill(header)
+    made = _decode_halved if header.sampling == HALVED else _decode_full
+    return made(np.frombuffer(data, np.uint8), header, scratch, out)
+
+
+def _decode_halved(data: NDArray[np.uint8], header: JpegHeader, scratch: Scratch, out: NDArray[np.uint8]) -> bool:
+    needed = plane_words(header.height, header.width)
+    if scratch.planes.shape[1] < needed:
+        scratch.planes = np.empty((1, needed), np.uint64)
+    status, tables = np.empty(1, np.int64), scratch.tables
+    decode_run(
+        data, np.zeros(1, np.int64), np.array([len(data)]), data[: header.num_bytes], header.height, header.width,
+        header.quant, tables.lookup, tables.long_codes, tables.at,
+        np.array([[0, header.height, 0, header.width]]), scratch.planes, status,
+    )  # fmt: skip
+    if status[0] != OK:
+        return False
+    paint_whole(scratch.planes, out[np.newaxis])
+    return True
+
+
+def _decode_full(data: NDArray[np.uint8], header: JpegHeader, scratch: Scratch, out: NDArray[np.uint8]) -> bool:
     if len(scratch.bits) < len(data) + SPARE_BYTES:
         scratch.bits = np.empty(2 * len(data) + SPARE_BYTES, np.uint8)
     tables = scratch.tables
-    is_whole: bool = _decode(
-        np.frombuffer(data, np.uint8), header.num_bytes, header.quant, tables.lookup, tables.long_codes, tables.at,
+    is_whole: bool = _full_rows(
+        data, header.num_bytes, header.quant, tables.lookup, tables.long_codes, tables.at,
         scratch.bits, scratch.coefficients, scratch.words, out,
     )  # fmt: skip
     return is_whole
 
 
 @compiled
-def _decode(
+def _full_rows(
     data: Any, begin: int, quant: Any, lookup: Any, long_codes: Any, table_at: Any, bits: Any, coefficients: Any,
     words: Any, out: Any,
 ) -> bool:  # fmt: skip
@@ -112,7 +156,4 @@ def _paint_rows(planes: Any, stride: int, rows: Any, flat: Any, top: int, stop: 
     for row in range(stop - top):
         y_at, plane = np.uint64(row * stride), np.uint64(8 * stride)
         convert_row(planes, y_at, planes, y_at + plane, y_at + plane + plane, rows, np.uint64(width))
-        start = np.uint64((top + row) * width * 3)
-        for x in range(np.uint64(width)):
-            k = start + _3 * x
-            flat[k], flat[k + _1], flat[k + _2] = rows[x], rows[x + GREEN], rows[x + BLUE]
+        put_row(rows, np.uint64(0), flat, np.uint64((top + row) * width * 3), np.uint64(width))

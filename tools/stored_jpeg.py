@@ -23,7 +23,7 @@ class StoredJpegDecoder:
         from lmdali.pipeline.jpeg_kernel import new_planes
         from lmdali.pipeline.paint_kernel import paint_whole
 
-        self._size, self._decoder, self._paint = size, JpegDecoder(size), paint_whole
+        self._decoder, self._paint = JpegDecoder(size), paint_whole
         self._planes, self._windows = new_planes(1, size), np.array([[0, size, 0, size]])
 
     def __call__(self, data: bytes, out: Pixels) -> bool:
@@ -40,5 +40,5 @@ class StoredJpegDecoder:
         record = np.frombuffer(data, np.uint8)
         if not self._decoder.decode(record, starts, stops, self._windows, self._planes)[0]:
             return False
-        self._paint(self._planes, self._size, out[np.newaxis])
+        self._paint(self._planes, out[np.newaxis])
         return True
