@@ -34,8 +34,11 @@ except ImportError as error:
 PIXELS: Final = 32
 """Pixels of one vector."""
 
-# 91881 = 65536 + 26345, 116130 = 2 * 65536 - 14942, -46802 = -65536 + 18734.
-_RED_CR, _BLUE_CB, _GREEN_CB, _GREEN_CR = 26345, -14942, -22554, 18734
+RED_CR, BLUE_CB, GREEN_CB, GREEN_CR = 91881, 116130, -22554, -46802
+"""round(65536 * c) of JFIF's 1.402, 1.772, -0.344136 and -0.714136."""
+
+# What is left of them without their whole part: 1, 2 and -1.
+_RED_CR, _BLUE_CB, _GREEN_CR = RED_CR - (1 << 16), BLUE_CB - (2 << 16), GREEN_CR + (1 << 16)
 
 
 @typed_intrinsic
@@ -81,7 +84,7 @@ def _colours(builder: Any, luma: Any, cb: Any, cr: Any) -> list[Any]:
         return builder.ashr(builder.add(halves, one), one)
 
     sums = [
-        pair_sums(builder, pairs, constant(SHORT, [_GREEN_CB, _GREEN_CR] * 8)) for pairs in interleaved(builder, cb, cr)
+        pair_sums(builder, pairs, constant(SHORT, [GREEN_CB, _GREEN_CR] * 8)) for pairs in interleaved(builder, cb, cr)
     ]
     rounded = [builder.ashr(builder.add(half, constant(INT, [1 << 15] * 8)), constant(INT, [16] * 8)) for half in sums]
     red = builder.add(builder.add(luma, cr), fraction(twice_cr, _RED_CR))

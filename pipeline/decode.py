@@ -95,7 +95,7 @@ class DecodedSource:
     oddities: tuple[str, ...]
 
 
-JpegDecoder = Callable[[bytes, ImageHeader, Pixels | None], Pixels | None]
+JpegFastPath = Callable[[bytes, ImageHeader, Pixels | None], Pixels | None]
 """Takes a file, its header, and memory for pixels; gives the pixels of libjpeg-turbo, or None to leave it to that."""
 
 
@@ -105,7 +105,7 @@ def decode_source(
     *,
     name: str | None = None,
     buffer: Pixels | None = None,
-    jpeg: JpegDecoder | None = None,
+    jpeg: JpegFastPath | None = None,
 ) -> DecodedSource:
     """Decode one source file.
 

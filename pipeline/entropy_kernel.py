@@ -16,6 +16,9 @@ from lmdali.pipeline.idct_vectors import LANES
 from lmdali.pipeline.jpeg_header import NATURAL_ORDER
 from lmdali.pipeline.word_access import big_endian_word, put_word, word
 
+EOI: Final = 0xD9
+"""Second byte of the marker that ends a file."""
+
 SPARE_BYTES: Final = 6 * (27 + 63 * 26) // 8 + 32
 """Room behind the coded bytes. An MCU has 6 blocks of at most 27 + 63 * 26 bits; a refill reads 8 bytes more."""
 
@@ -84,8 +87,15 @@ def undo_stuffing(data: Any, start: int, stop: int, bits: Any) -> tuple[Any, Any
 
 
 @inlined
-def _value(following: Any, entry: Any) -> Any:
-    """The signed number at the top of `following` (T.81, F.2.2.1): negative ones begin with 0 and are one too small."""
+def _or_longer(entry: Any, long_codes: Any, at: Any, buffer: Any) -> Any:
+    """The entry of the next bits, found among the longer codes if it is none of the short ones; 0 is no code."""
+    return entry if entry != _U0 else np.uint64(long_codes[at + (buffer >> _U48)])
+
+
+@inlined
+def _value(buffer: Any, entry: Any) -> Any:
+    """The signed number behind the code (T.81, F.2.2.1): negative ones begin with 0 and are one too small."""
+    following = buffer << (entry >> _U6 & _U63)
     negative = ~following >> _U63
     signed = np.int64(following >> _U1 | negative << _U63) >> np.int64(entry >> _U12 & _U63)
     return signed + np.int64(negative)
@@ -120,25 +130,23 @@ def decode_block(
         base: uint64.
     """
     buffer, ahead, position = state
-    entry = np.uint64(lookup[table_at[0, component] + (buffer >> _PEEK)])
+    entry = _or_longer(
+        np.uint64(lookup[table_at[0, component] + (buffer >> _PEEK)]), long_codes, table_at[1, component], buffer
+    )
     if entry == _U0:
-        entry = np.uint64(long_codes[table_at[1, component] + (buffer >> _U48)])
-        if entry == _U0:
-            return (buffer, ahead, position), _U0
-    dc[component] += _value(buffer << (entry >> _U6 & _U63), entry)
+        return (buffer, ahead, position), _U0
+    dc[component] += _value(buffer, entry)
     out[base] = np.int16(dc[component])
     ac, ac_long = table_at[0, component + _U3], table_at[1, component + _U3]
     place = _U0
     while True:
         buffer <<= entry & _U63
         ahead -= entry
-        entry = np.uint64(lookup[ac + (buffer >> _PEEK)])
+        entry = _or_longer(np.uint64(lookup[ac + (buffer >> _PEEK)]), long_codes, ac_long, buffer)
         if entry == _U0:
-            entry = np.uint64(long_codes[ac_long + (buffer >> _U48)])
-            if entry == _U0:
-                return (buffer, ahead, position), _U0
+            return (buffer, ahead, position), _U0
         place += entry >> _U20
-        out[base + np.uint64(_PLACES[place])] = np.int16(_value(buffer << (entry >> _U6 & _U63), entry))
+        out[base + np.uint64(_PLACES[place])] = np.int16(_value(buffer, entry))
         buffer <<= entry & _U63
         ahead -= entry
         if place >= _U63:
@@ -146,11 +154,10 @@ def decode_block(
         # The next entry is fetched before the buffer is refilled: it does not wait for the memory behind it.
         entry = np.uint64(lookup[ac + (buffer >> _PEEK)])
         buffer, ahead, position = _refilled(bits, buffer, ahead, position)
+        entry = _or_longer(entry, long_codes, ac_long, buffer)
         if entry == _U0:
-            entry = np.uint64(long_codes[ac_long + (buffer >> _U48)])
-            if entry == _U0:
-                return (buffer, ahead, position), _U0
+            return (buffer, ahead, position), _U0
         place += entry >> _U20
-        out[base + np.uint64(_PLACES[place])] = np.int16(_value(buffer << (entry >> _U6 & _U63), entry))
+        out[base + np.uint64(_PLACES[place])] = np.int16(_value(buffer, entry))
         if place >= _U63:
             return _refilled(bits, buffer << (entry & _U63), ahead - entry, position), place

@@ -14,11 +14,14 @@ import numpy as np
 
 from lmdali.pipeline.crop_kernel import compiled, inlined
 from lmdali.pipeline.idct_vectors import (
+    FIRST_CUT,
+    FLAT_LIMIT,
     LANES,
     ROTATION_26,
     ROTATION_53,
     ROTATION_71,
     ROTATION_SUMS,
+    SECOND_CUT,
     transform_column,
     transform_row,
 )
@@ -30,11 +33,11 @@ _C0541, _C1847, _C1306, _ = np.array(ROTATION_26, _I).ravel()
 _C1961, _C1175, _, _C0785 = np.array(ROTATION_SUMS, _I).ravel()
 _C0298, _C0899, _, _C0601 = np.array(ROTATION_71, _I).ravel()
 _C2053, _C2562, _, _C0509 = np.array(ROTATION_53, _I).ravel()
-_ROUND_1, _ROUND_2 = _I(1 << 10), _I(1 << 17)
-_SHIFT_1, _SHIFT_2, _SHIFT_13 = _I(11), _I(18), _I(13)
+_ROUND_1, _ROUND_2 = _I(1 << FIRST_CUT - 1), _I(1 << SECOND_CUT - 1)
+_SHIFT_1, _SHIFT_2, _SHIFT_13 = _I(FIRST_CUT), _I(SECOND_CUT), _I(13)
 _LOW, _HIGH = _I(-32768), _I(32767)
 _DARK, _BRIGHT, _CENTRE = _I(-128), _I(127), _I(128)
-_FLAT_LIMIT, _FLAT_BITS = _I(8192), _I(14)
+_FLAT_LIMIT, _FLAT_BITS = _I(FLAT_LIMIT), _I(14)
 _U32: Final = np.uint32
 _HALF_WORD: Final = np.uint64(32)
 

@@ -42,9 +42,17 @@ ROTATION_53: Final = ((-4176, -20995), (-20995, 4177))
 LANES: Final = 16
 """Blocks of a group; a group's coefficients are (64, LANES) int16."""
 
+GROUP: Final = 64 * LANES
+"""Numbers of a group."""
+
+FIRST_CUT, SECOND_CUT = 11, 18
+"""Bits cut off, rounded, after the first pass and after the second."""
+
+FLAT_LIMIT: Final = 8192
+"""Numbers of the first row from here on (or below its negative) are none that an image has."""
+
 _ROW = 8 * LANES
-_FLAT_LIMIT, _BEYOND_FLAT = 8192, -16384  # adding the first to a number within 14 bits leaves the bits of the second 0
-_FRACTION, _MORE = 11, 18  # bits cut off after the first pass and after the second
+_BEYOND_FLAT = -2 * FLAT_LIMIT  # bits of a number plus the limit that are all 0 where it is within
 
 _Halves = list[Any]
 """32 bits of 16 numbers: the two vectors of 8 that `interleaved` leads to."""
@@ -69,9 +77,9 @@ def transform_column(
             row_at = builder.gep(source, [builder.add(begin, LONG(_ROW * row))])
             step = builder.load(builder.gep(steps, [builder.add(column, LONG(8 * row))]))
             rows.append(builder.mul(load(builder, row_at, SHORT, LANES, align=2), spread(builder, step, LANES)))
-        moved = builder.add(rows[0], constant(SHORT, [_FLAT_LIMIT] * LANES))
+        moved = builder.add(rows[0], constant(SHORT, [FLAT_LIMIT] * LANES))
         beyond = builder.and_(moved, constant(SHORT, [_BEYOND_FLAT] * LANES))
-        for row, made in enumerate(_eight(builder, rows, _FRACTION)):
+        for row, made in enumerate(_eight(builder, rows, FIRST_CUT)):
             store(builder, made, builder.gep(target, [builder.add(to, LONG(_ROW * row))]), align=2)
         all_bits = ir.IntType(16 * LANES)
         return builder.zext(builder.icmp_unsigned("!=", builder.bitcast(beyond, all_bits), all_bits(0)), INT)
@@ -95,7 +103,7 @@ def transform_row(typing_context: Any, work: Any, begin: Any, words: Any, to: An
         for column in range(8):
             column_at = builder.gep(source, [builder.add(begin, LONG(LANES * column))])
             columns.append(load(builder, column_at, SHORT, LANES, align=2))
-        x = _eight(builder, columns, _MORE)
+        x = _eight(builder, columns, SECOND_CUT)
         # The pixels of a block come together: pairs, then fours, then eights. Each step works on halves of 128 bits.
         pairs_01, pairs_23 = interleaved(builder, saturated(builder, x[0], x[2]), saturated(builder, x[1], x[3]), 8)
         pairs_45, pairs_67 = interleaved(builder, saturated(builder, x[4], x[6]), saturated(builder, x[5], x[7]), 8)

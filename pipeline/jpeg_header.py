@@ -24,6 +24,12 @@ _ZIGZAG = sorted(
 NATURAL_ORDER: Final = np.array(_ZIGZAG, np.int64)
 """(64,) int64: place in the block, 8 * row + column, of each coefficient in the order of the file."""
 
+SAMPLING_444: Final = (0x11, 0x11, 0x11)
+"""`JpegHeader.sampling` where each pixel has its samples of chroma."""
+
+SAMPLING_420: Final = (0x22, 0x11, 0x11)
+"""`JpegHeader.sampling` where four pixels share them."""
+
 
 class _Refused(Exception):
     """The sentence that says why."""

@@ -7,13 +7,14 @@ The result is libjpeg-turbo's accurate decode (JDCT_ISLOW) bit for bit, in whose
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.crop_kernel import compiled, inlined
 from lmdali.pipeline.entropy_kernel import (
+    EOI,
     SPARE_BYTES,
     bits_left,
     decode_block,
@@ -23,7 +24,7 @@ from lmdali.pipeline.entropy_kernel import (
     undo_stuffing,
 )
 from lmdali.pipeline.idct_kernel import transform_group
-from lmdali.pipeline.idct_vectors import LANES
+from lmdali.pipeline.idct_vectors import GROUP, LANES
 from lmdali.pipeline.jpeg_layout import JpegLayout
 
 OK, HEAD_DIFFERS, BAD_CODE, OUT_OF_DATA, BAD_RUN, MISSING_EOI, OUT_OF_RANGE = range(7)
@@ -31,8 +32,6 @@ OK, HEAD_DIFFERS, BAD_CODE, OUT_OF_DATA, BAD_RUN, MISSING_EOI, OUT_OF_RANGE = ra
 
 OUT_OF_RANGE is no damage: coefficients that no image has, on which the ways to compute the same transform disagree.
 """
-
-_GROUP: Final = 64 * LANES
 
 
 def new_planes(count: int, size: int) -> NDArray[np.uint64]:
@@ -103,7 +102,7 @@ def decode_run(
     bits = np.zeros(max(longest, 0) + SPARE_BYTES, np.uint8)
     mcus = (width + 15) >> 4
     groups = 2 * ((2 * mcus + LANES - 1) // LANES) + 2 * ((mcus + LANES - 1) // LANES)
-    coefficients, work = np.empty(groups * _GROUP, np.int16), np.empty(_GROUP, np.int16)
+    coefficients, work = np.empty(groups * GROUP, np.int16), np.empty(GROUP, np.int16)
     halves, dc = np.empty(2 * LANES, np.uint32), np.empty(3, np.int64)
     for i in range(len(starts)):
         start, stop = starts[i], stops[i]
@@ -155,7 +154,7 @@ def _decode_rows(
                     lane = 2 * mcu + (block & 1) + (block >> 1) * luma_groups * LANES
                 else:
                     lane = mcu + (2 * luma_groups + (block - 4) * chroma_groups) * LANES
-                base = np.uint64((lane >> 4) * _GROUP + (lane & 15))
+                base = np.uint64((lane >> 4) * GROUP + (lane & 15))
                 component = np.uint64(max(block - 3, 0))
                 state, place = decode_block(
                     bits, state, lookup, long_codes, table_at, component, dc, coefficients, base
@@ -168,7 +167,7 @@ def _decode_rows(
     left = bits_left(state, num_bytes)
     if left < 0:
         return OUT_OF_DATA
-    if row_stop == rows and (left > 7 or marker != 0xD9):
+    if row_stop == rows and (left > 7 or marker != EOI):
         return MISSING_EOI
     return OUT_OF_RANGE if wild != 0 else OK
 
@@ -186,8 +185,8 @@ def _transform_row(
         top = 16 * row + 8 * half
         if top < window[1] and top + 8 > window[0]:
             for group in range(first, stop):
-                at = (half * luma_groups + group) * _GROUP
-                part = coefficients[at : at + _GROUP]
+                at = (half * luma_groups + group) * GROUP
+                part = coefficients[at : at + GROUP]
                 wild |= transform_group(part, quant[0], work, halves, planes, top * stride + group * LANES, stride)
     # Upsampling takes one sample more on each side.
     stride = chroma_groups * LANES
@@ -197,8 +196,8 @@ def _transform_row(
         for component in range(1, 3):
             plane = rows * 16 * luma_groups * LANES + (component - 1) * rows * 8 * stride
             for group in range(first, stop):
-                at = (2 * luma_groups + (component - 1) * chroma_groups + group) * _GROUP
-                part = coefficients[at : at + _GROUP]
+                at = (2 * luma_groups + (component - 1) * chroma_groups + group) * GROUP
+                part = coefficients[at : at + GROUP]
                 wild |= transform_group(
                     part, quant[component], work, halves, planes, plane + top * stride + group * LANES, stride
                 )

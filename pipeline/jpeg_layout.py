@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.huffman_tables import HuffmanTables
-from lmdali.pipeline.jpeg_header import read_jpeg_header
+from lmdali.pipeline.jpeg_header import SAMPLING_420, read_jpeg_header
 
 MAX_HEAD_BYTES: Final = 4096
 """A header is looked for in no more than this: ours have 623 bytes, and metadata belongs in the tables of a dataset."""
 
-_MIN_SIZE, _MAX_SIZE = 16, 4096
-_SAMPLING = (0x22, 0x11, 0x11)
+MIN_SIDE, MAX_SIDE = 16, 4096
+"""Pixels: libjpeg upsamples narrow pictures in another way, and the kernels' rows have room for no more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,9 @@ def read_layout(data: bytes) -> JpegLayout | str:
         return header
     if header.height != header.width:
         return f"it is {header.width} x {header.height} pixels, not square"
-    if not _MIN_SIZE <= header.width <= _MAX_SIZE:
-        return f"a side of {header.width} pixels is not within {_MIN_SIZE} to {_MAX_SIZE}"
-    if header.sampling != _SAMPLING:
+    if not MIN_SIDE <= header.width <= MAX_SIDE:
+        return f"a side of {header.width} pixels is not within {MIN_SIDE} to {MAX_SIDE}"
+    if header.sampling != SAMPLING_420:
         return "its sampling is not 4:2:0"
     tables = HuffmanTables()
     tables.fill(header)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.colour_vectors import PIXELS, convert_pixels
+from lmdali.pipeline.colour_vectors import BLUE_CB, GREEN_CB, GREEN_CR, PIXELS, RED_CR, convert_pixels
 from lmdali.pipeline.crop_kernel import compiled, inlined, mean_corner
 from lmdali.pipeline.idct_vectors import LANES
 from lmdali.pipeline.vectors import HAS_PAIR_SUMS
@@ -20,8 +20,7 @@ from lmdali.pipeline.word_access import colour
 
 _I: Final = np.int32
 _U: Final = np.uint16
-# round(65536 * c) of JFIF's 1.402, 1.772, 0.344136 and 0.714136.
-_RED_CR, _BLUE_CB, _GREEN_CB, _GREEN_CR, _NONE = _I(91881), _I(116130), _I(-22554), _I(-46802), _I(0)
+_RED_CR, _BLUE_CB, _GREEN_CB, _GREEN_CR, _NONE = (_I(factor) for factor in (RED_CR, BLUE_CB, GREEN_CB, GREEN_CR, 0))
 _THREE: Final = _I(3)
 
 # Five rows of scratch, R, G, B, Cb, Cr, at distances that the compiler knows; an image has up to 4,096 columns.

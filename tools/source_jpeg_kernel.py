@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.crop_kernel import compiled, inlined
 from lmdali.pipeline.entropy_kernel import (
+    EOI,
     SPARE_BYTES,
     bits_left,
     decode_block,
@@ -23,49 +24,36 @@ from lmdali.pipeline.entropy_kernel import (
 )
 from lmdali.pipeline.huffman_tables import HuffmanTables
 from lmdali.pipeline.idct_kernel import transform_group
-from lmdali.pipeline.idct_vectors import LANES
-from lmdali.pipeline.jpeg_header import JpegHeader
+from lmdali.pipeline.idct_vectors import GROUP, LANES
+from lmdali.pipeline.jpeg_header import SAMPLING_420, SAMPLING_444, JpegHeader
 from lmdali.pipeline.jpeg_kernel import OK, decode_run, plane_words
+from lmdali.pipeline.jpeg_layout import MAX_SIDE, MIN_SIDE
 from lmdali.pipeline.paint_kernel import ROW, convert_row, paint_whole, put_row
-
-FULL: Final = (0x11, 0x11, 0x11)
-"""`JpegHeader.sampling` of 4:4:4."""
-
-HALVED: Final = (0x22, 0x11, 0x11)
-"""That of 4:2:0."""
-
-MAX_WIDTH: Final = 4096
-"""Pixels of a row that the scratch memory has room for."""
 
 MAX_HALVED_PIXELS: Final = 1 << 24
 """Of a picture of 4:2:0, whose planes are made before its pixels: 24 MB."""
 
-MIN_HALVED_SIDE: Final = 16
-"""libjpeg upsamples narrow pictures in another way."""
-
-_GROUP: Final = 64 * LANES
 _GROUP_WIDTH: Final = 8 * LANES
-_EOI: Final = 0xD9
 
 
 def is_made_for(header: JpegHeader) -> bool:
     """Whether `decode_picture` can decode files with this header."""
-    if header.width > MAX_WIDTH:
+    if header.width > MAX_SIDE:
         return False
-    if header.sampling == HALVED:
-        shorter = min(header.height, header.width)
-        return shorter >= MIN_HALVED_SIDE and header.height * header.width <= MAX_HALVED_PIXELS
-    return header.sampling == FULL
+    if header.sampling == SAMPLING_420:
+        is_wide_enough = min(header.height, header.width) >= MIN_SIDE
+        return is_wide_enough and header.height * header.width <= MAX_HALVED_PIXELS
+    return header.sampling == SAMPLING_444
 
 
 class Scratch:
     """Memory of one thread, used by one picture after the other."""
 
     def __init__(self) -> None:
-        groups = MAX_WIDTH // _GROUP_WIDTH
+        groups = MAX_SIDE // _GROUP_WIDTH
         self.tables = HuffmanTables()
-        self.coefficients = np.empty(3 * groups * _GROUP, np.int16)
-        self.words = np.empty(3 * groups * _GROUP // 8, np.uint64)
+        self.coefficients = np.empty(3 * groups * GROUP, np.int16)
+        self.words = np.empty(3 * groups * GROUP // 8, np.uint64)
         self.bits = np.empty(1 << 18, np.uint8)
         self.planes = np.empty((1, 1 << 17), np.uint64)
 
@@ -83,7 +71,7 @@ def decode_picture(data: bytes, header: JpegHeader, scratch: Scratch, out: NDArr
         Whether `out` is what libjpeg-turbo gives, and without a complaint. If not, let it decode the file.
     """
     scratch.tables.fill(header)
-    made = _decode_halved if header.sampling == HALVED else _decode_full
+    made = _decode_halved if header.sampling == SAMPLING_420 else _decode_full
     return made(np.frombuffer(data, np.uint8), header, scratch, out)
 
 
@@ -122,15 +110,15 @@ def _full_rows(
     height, width = out.shape[0], out.shape[1]
     num_bytes, marker = undo_stuffing(data, begin, len(data), bits)
     mcus, groups = (width + 7) >> 3, (width + _GROUP_WIDTH - 1) // _GROUP_WIDTH
-    work, halves, dc = np.empty(_GROUP, np.int16), np.empty(2 * LANES, np.uint32), np.zeros(3, np.int64)
+    work, halves, dc = np.empty(GROUP, np.int16), np.empty(2 * LANES, np.uint32), np.zeros(3, np.int64)
     rows, flat, wild = np.empty(3 * ROW, np.uint8), out.reshape(-1), np.int32(0)
-    used = coefficients[: 3 * groups * _GROUP]
+    used = coefficients[: 3 * groups * GROUP]
     state = first_state(bits)
     for top in range(0, height, 8):
         used[:] = 0
         for mcu in range(mcus):
             for component in range(3):
-                base = np.uint64(((mcu >> 4) + component * groups) * _GROUP + (mcu & 15))
+                base = np.uint64(((mcu >> 4) + component * groups) * GROUP + (mcu & 15))
                 state, place = decode_block(
                     bits, state, lookup, long_codes, table_at, np.uint64(component), dc, used, base
                 )
@@ -140,14 +128,14 @@ def _full_rows(
                 return False
         for component in range(3):
             for group in range(groups):
-                at = (group + component * groups) * _GROUP
+                at = (group + component * groups) * GROUP
                 to = (group + component * 8 * groups) * LANES
                 wild |= transform_group(
-                    used[at : at + _GROUP], quant[component], work, halves, words, to, groups * LANES
+                    used[at : at + GROUP], quant[component], work, halves, words, to, groups * LANES
                 )
         _paint_rows(words.view(np.uint8), groups * _GROUP_WIDTH, rows, flat, top, min(top + 8, height), width)
     left = bits_left(state, num_bytes)
-    return bool(wild == 0 and 0 <= left < 8 and marker == _EOI)
+    return bool(wild == 0 and 0 <= left < 8 and marker == EOI)
 
 
 @inlined
