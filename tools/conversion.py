@@ -99,10 +99,6 @@ class ConvertConfig:
         """How pictures become squares."""
         return ResizeRecipe.named(self.filter, self.size)
 
-    def compile_filter(self) -> None:
-        """Load the compiled loop of the filter, where it can be used."""
-        (AREA if self.filter == "area" else BICUBIC).compile()
-
     def decode_policy(self) -> DecodePolicy:
         """How sources are decoded."""
         return _decode_policy(self.orientation)
@@ -227,18 +223,22 @@ class PictureMemory:
     decode_source: SourceJpegDecoder | None = None
     decode_stored: StoredJpegDecoder | None = None
 
-    @classmethod
-    def allocate(cls, size: int, *, compiled: bool = False) -> PictureMemory:
-        """Room for a source of 8 megapixels, larger than nearly all, and for a stored picture.
 
-        Args:
-            size: side of the stored pictures, pixels.
-            compiled: decode JPEGs by compiled loops, if they can be used here.
-        """
-        decode_source = source_jpeg_decoder() if compiled else None
+def prepare_pictures(config: ConvertConfig, *, compiled: bool) -> PictureMemory:
+    """Make ready for many pictures: room for a source of 8 megapixels, larger than nearly all, and for a stored one.
+
+    Args:
+        config: how they will be converted.
+        compiled: load the compiled loops, those that can be used here.
+    """
+    decode_source = decode_stored = None
+    if compiled:
+        (AREA if config.filter == "area" else BICUBIC).compile()
+        decode_source = source_jpeg_decoder()
         # Whoever has the one has numba, which the other needs.
-        decode_stored = None if decode_source is None else StoredJpegDecoder(size)
-        return cls(np.empty(24_000_000, np.uint8), np.empty((size, size, 3), np.uint8), decode_source, decode_stored)
+        decode_stored = None if decode_source is None else StoredJpegDecoder(config.size)
+    stored = np.empty((config.size, config.size, 3), np.uint8)
+    return PictureMemory(np.empty(24_000_000, np.uint8), stored, decode_source, decode_stored)
 
 
 _NO_MEMORY = PictureMemory()

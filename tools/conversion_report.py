@@ -18,7 +18,7 @@ from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.table_reader import count_values
-from lmdali.tools.conversion import ConvertConfig, PictureMemory, convert_image, make_plan, pays_compiling
+from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, pays_compiling, prepare_pictures
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 from lmdali.tools.source_entries import own_name
 from lmdali.tools.sources import Source
@@ -97,9 +97,7 @@ def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> 
     total = plan.num_sources
     order = EpochOrder(total, config.seed, 0, shuffle=True)
     stored_bytes, rejected = [], Counter[str]()
-    memory = PictureMemory.allocate(config.size, compiled=pays_compiling(total))
-    if pays_compiling(total):
-        config.compile_filter()
+    memory = prepare_pictures(config, compiled=pays_compiling(total))
     start = perf_counter()
     with native_messages_silenced():
         # In the source's own order, so that a sample of rows reads no row group twice.

@@ -15,7 +15,7 @@ from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_writer import ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, printable
-from lmdali.tools.conversion import PictureMemory, ShardJob, convert_image
+from lmdali.tools.conversion import PictureMemory, ShardJob, convert_image, prepare_pictures
 from lmdali.tools.picture_survey import PictureSurvey, make_survey
 from lmdali.tools.resize import geometry_oddities
 from lmdali.tools.source_entries import SourceEntry, own_name
@@ -58,9 +58,7 @@ def fill_shard(job: ShardJob, guard: Guard = nullcontext) -> FilledShard:
         StorageError: the disk refused; nothing of the shard is left.
     """
     content = ShardContent([], [], Moments.zero(job.config.size, job.config.size))
-    memory = PictureMemory.allocate(job.config.size, compiled=job.pays_compiling)
-    if job.pays_compiling:
-        job.config.compile_filter()
+    memory = prepare_pictures(job.config, compiled=job.pays_compiling)
     survey = make_survey(content.moments, job.config.size, compiled=job.pays_compiling)
     with ExitStack() as unless_filled:
         shard = unless_filled.enter_context(job.writer.open_shard(job.name, job.first_position, len(job.entries)))
