@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import cold  # benchmarks are scripts, not a package
 import contestant_process
 import contestant_run
+import decoding
 import loaders
 import overheads
 import profile_overhead
@@ -317,3 +318,17 @@ def test_cold_and_warm_are_measured_on_the_same_records(
     assert list(document["rows"]) == [f"cold: {name}" for name in names] + [f"warm: {name}" for name in names[-2:]]
     assert all(row["images_per_second"] > 0 for row in document["rows"].values())
     assert document["rows"]["warm: loader without readahead"]["ratio"] == 1
+
+
+# The decoder beside libjpeg-turbo.
+
+
+def test_every_step_of_decoding_does_what_libjpeg_turbo_does(
+    photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [path.read_bytes() for path in sorted(photo_folder.rglob("*")) if path.is_file()]
+    steps = decoding.source_steps(files) | decoding.record_steps(files, 90)  # which compare the pixels
+    assert "54 of 60 sources" in capsys.readouterr().out
+    assert {count for _, count in steps.values()} == {54, 56}  # six are no such JPEGs; records are taken by eights
+    for step, _ in steps.values():
+        step()
