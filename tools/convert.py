@@ -25,6 +25,7 @@ from lmdali.tools.conversion_run import convert
 from lmdali.tools.conversion_upload import check_destination, convert_part_to_address, convert_to_address
 from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.given_option import is_given
 from lmdali.tools.output_argument import Output, refuse_overlap
 from lmdali.tools.resize import FILTERS
 from lmdali.tools.source_options import source_options
@@ -154,7 +155,8 @@ def command(
     --resume any machine goes on from the shards that are there.
     """
     config = ConvertConfig(**{field.name: options.pop(field.name) for field in fields(ConvertConfig)})
-    limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit)
+    limited = any(is_given(click.get_current_context(), name) for name in ("time_limit", "memory_limit"))
+    limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit) if limited else None
     executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     chosen_part = Part.parse(part) if part else None
     _refuse_pairs(out, chosen_part, scratch, check_duplicates=check_duplicates)
