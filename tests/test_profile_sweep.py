@@ -109,7 +109,7 @@ def test_options_are_the_fields_of_the_config_with_their_defaults() -> None:
 def test_the_command_writes_what_it_found_and_a_target_out_of_reach_ends_with_9(
     jpeg_dataset: Path, by_steps: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    html, config = tmp_path / "sweep.html", tmp_path / "best.toml"
+    html, config = tmp_path / "pages" / "sweep.html", tmp_path / "settings" / "best.toml"
     arguments = ["profile", "sweep", jpeg_dataset, "-b", "4", "-j", "1,2,1", "--prefetch", "2", "--dtype", "uint8"]
     arguments += ["--device", "cpu", "--quiet"]
     assert run(*arguments, "--html", html, "--write", config, "--json") == 0

@@ -9,7 +9,7 @@ from statistics import fmean
 from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.variants import BASELINE, Variant
 from lmdali.pipeline.dataset_place import place_name
-from lmdali.pipeline.files import storage_errors, write_atomic
+from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.ablation import AblationConfig, AblationReport, ended_errors
 from lmdali.tools.ablation_table import (
@@ -65,9 +65,7 @@ def save_ablation_page(report: AblationReport, config: AblationConfig, out: Path
         f"{report.num_val:,} images of {place_name(config.val)}",
         footer=f"lmdali {lmdali_version()}",
     )
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, document.encode())
+    write_output(out, document.encode())
 
 
 def _beside(report: AblationReport) -> str:
