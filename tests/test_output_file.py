@@ -76,11 +76,14 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 
 def test_these_are_all_options_that_write_a_file() -> None:
-    assert WRITING == sorted(
-        (verb, option.opts[0])
-        for verb, command in commands()
-        for option in command.params
-        if isinstance(option.type, OutputFile)
+    assert (
+        sorted(
+            (verb, option.opts[0])
+            for verb, command in commands()
+            for option in command.params
+            if isinstance(option.type, OutputFile)
+        )
+        == WRITING
     )
 
 
