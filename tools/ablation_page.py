@@ -86,7 +86,9 @@ def _beside(report: AblationReport) -> str:
         "of the 95 % interval: what other seeds and other images would change. The paper's numbers are of ImageNet."
     )
     early = "" if report.stopped_by is None else callout("Stopped early", ["Not all has been trained."], tone="warn")
-    return early + cards + paragraph(told) + table(BESIDE_COLUMNS, beside_rows(report)) + _bars(report)
+    rows = beside_rows(report)
+    beside = paragraph(told) + table(BESIDE_COLUMNS, rows) if rows else ""
+    return early + cards + beside + _bars(report)
 
 
 def _bars(report: AblationReport) -> str:
