@@ -20,9 +20,10 @@ from lmdali.tools.audit_report import duplicate_facts
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_part import PartSummary, convert_part, report_part
-from lmdali.tools.conversion_report import ConvertSummary, estimate, report_estimate, report_summary
+from lmdali.tools.conversion_report import ConvertSummary, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.conversion_upload import check_destination, convert_part_to_address, convert_to_address
+from lmdali.tools.dry_run import estimate
 from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.given_option import is_given
@@ -171,7 +172,7 @@ def command(
         click.echo(f"{source}: {opened.describe()}", err=True)
     if dry_run:
         disk = out if isinstance(out, Path) else scratch or cache_directory()
-        report_estimate(estimate(opened, config, workers or usable_cpus(), disk), as_json=as_json)
+        report_estimate(estimate(opened, config, workers or usable_cpus(), disk, limits=limits), as_json=as_json)
         return
     run: dict[str, Any] = {"executor": executor, "resume": resume, "overwrite": overwrite, "quiet": quiet}
     try:
