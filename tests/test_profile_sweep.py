@@ -53,11 +53,11 @@ def test_a_slowed_stage_that_threads_share_makes_the_setting_with_more_of_them_b
     decode = JpegDecoder.decode
 
     def asleep(self: JpegDecoder, *arguments: Any) -> Any:
-        sleep(0.03)
+        sleep(0.05)
         return decode(self, *arguments)
 
     monkeypatch.setattr(JpegDecoder, "decode", asleep)
-    monkeypatch.setattr(profile_sweep, "plan_windows", lambda *_: WindowPlan(steps=30, windows=5))
+    monkeypatch.setattr(profile_sweep, "plan_windows", lambda *_: WindowPlan(steps=20, windows=5))
     config = SweepConfig(num_threads=(1, 2), prefetch=(3,), batch_size=(4,), device="cpu")
     report = sweep_datasets([small_jpeg_dataset], config, augment=AUGMENT, quiet=True)
     one, two = report.settings
