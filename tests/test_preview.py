@@ -83,6 +83,7 @@ def test_a_text_is_cut_to_its_room_with_an_ellipsis() -> None:
     assert pen.width(short, 15) <= 120 < pen.width(name, 15)
     assert pen.shorten("cat", 15, 120) == "cat"
     assert pen.shorten("cat", 15, 1) == ""
+    assert pen.shorten("caf\udce9", 15, 120) == r"caf\xe9"
 
 
 @pytest.mark.parametrize("typeface", [True, False])

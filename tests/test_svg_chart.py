@@ -94,3 +94,13 @@ def test_points_stay_inside(points: list[tuple[float, float]], scale: float, fro
     root = ET.fromstring(line_chart([line], x_label="x", y_label="y", description="d", from_zero=from_zero))
     for x, y in zip(numbers(root, "circle", "cx"), numbers(root, "circle", "cy"), strict=True):
         assert 0 <= x <= WIDTH and 0 <= y <= 300
+
+
+def test_labels_are_text_and_as_long_as_there_is_room_for() -> None:
+    names = ["caf\udce9 <b>", "日本語" * 20, "W" * 30, "an ordinary name", "x" * 36]
+    root = ET.fromstring(bar_chart([Bar(label=name, value=1) for name in names], unit="x", description="d\udce9"))
+    labels = [element for element in root.iter("text") if element.attrib.get("text-anchor") == "end"]
+    texts = ["".join(label.itertext()) for label in labels]
+    assert texts[0] == r"caf\xe9 <b>" and texts[3:] == names[3:]
+    assert texts[1].startswith("日本語日本語") and texts[1].endswith("…") and texts[2].endswith("W…")
+    assert 13 * len(texts[1]) <= float(labels[1].attrib["x"]) and 9 * len(texts[2]) <= float(labels[2].attrib["x"])
