@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -104,3 +105,14 @@ def test_labels_are_text_and_as_long_as_there_is_room_for() -> None:
     assert texts[0] == r"caf\xe9 <b>" and texts[3:] == names[3:]
     assert texts[1].startswith("日本語日本語") and texts[1].endswith("…") and texts[2].endswith("W…")
     assert 13 * len(texts[1]) <= float(labels[1].attrib["x"]) and 9 * len(texts[2]) <= float(labels[2].attrib["x"])
+
+
+def test_whole_numbers_below_have_no_ticks_between_them() -> None:
+    line = Line(name="n", points=[(1, 0.2), (2, 0.3)])
+    texts = re.findall(r">([^<>]+)</text>", line_chart([line], x_label="epoch", y_label="y", description="d"))
+    assert {"1", "2"} <= set(texts) and not {"1.2", "1.5"} & set(texts)
+    texts = re.findall(
+        r">([^<>]+)</text>",
+        line_chart([replace(line, points=[(1, 0), (1.5, 1)])], x_label="x", y_label="y", description="d"),
+    )
+    assert "1.1" in texts

@@ -20,7 +20,7 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.dataset_argument import DATASET
-from lmdali.tools.readable_names import readable_class
+from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.report_table import print_json
 
 
@@ -136,10 +136,10 @@ def _load(dataset: Place, augment: AugmentConfig, count: int, seed: int, epoch: 
 def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manifest: Manifest) -> list[Tile]:
     pixels = undo_normalization(batch.images.to(torch.float32).numpy(), params, transform)
     views = len(pixels) // len(batch.labels)
-    tiles = []
+    names, tiles = readable_classes(manifest.class_names), []
     for view, picture in enumerate(pixels):
         sample = view // views
-        name = readable_class(manifest.class_names[int(batch.labels[sample])])
+        name = names[int(batch.labels[sample])]
         y, x = params.crop_yx[view]
         note = f"#{int(batch.indices[sample])}   y {y}  x {x}" + ("   mirrored" if params.flip[view] else "")
         tiles.append(Tile(picture, name, note))
@@ -154,7 +154,7 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
     type=click.Choice(list(AUGMENTS)),
     default="paper",
     show_default=True,
-    help="What is drawn: a preset's training crops, the evaluation's central one or ten, or whole stored pixels.",
+    help="What is drawn: training crops of a preset, or as stored; the evaluation's central one or ten.",
 )
 @click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True, help="Rows of samples.")
 @click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True, help="Samples in a row.")

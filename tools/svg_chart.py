@@ -131,6 +131,7 @@ def line_chart(
     y_scale = _Scale.of(min(*ys, 0.0) if from_zero else min(ys), max(ys), bottom, top, logarithmic=logarithmic)
     left = max(_width(label) for _, label in y_scale.ticks) + 14
     first = min(*xs, 0.0) if x_from_zero else min(xs)
+    nearest = 1e-6 if all(x == round(x) for x in xs) else 1.0  # no tick at epoch 1.5
     x_scale = _Scale.of(first, max(xs), left, WIDTH - 14.0, logarithmic=False, tight=True)
     parts = [*legend, _text(0, legend_height + 12, y_label, "soft")]
     for at, label in y_scale.ticks:
@@ -140,7 +141,7 @@ def line_chart(
     parts += [
         _text(x_scale.place(at), bottom + 17, label, "soft", anchor="middle")
         for at, label in (x_scale.ticks if x_ticks is None else [(at, _number(at)) for at in x_ticks])
-        if first <= at <= max(xs)
+        if first <= at <= max(xs) and abs(at - round(at)) <= nearest
     ]
     parts.append(_text((left + WIDTH - 14) / 2, bottom + 36, x_label, "soft", anchor="middle"))
     for number, line in enumerate(lines):
