@@ -12,8 +12,8 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import storage_errors, write_atomic
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_LARGEST_SIDES = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}
-"""Pixels, of the formats themselves; a PNG has room for any sheet."""
+_LARGEST_SIDES = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+"""Pixels, that the formats or their encoders take; a PNG has room for any sheet."""
 
 
 def check_suffix(out: Path) -> None:
