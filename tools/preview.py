@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from lmdali.model.picture_file import check_suffix, save_picture
+from lmdali.model.presets import PRESETS
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.dataset_place import Place, place_directory, place_name
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
@@ -51,7 +53,7 @@ def draw_preview(
     seed: int = 0,
     epoch: int = 0,
 ) -> PreviewSummary:
-    """Draw the first samples of an epoch, cropped, flipped and lit as the loader delivers them.
+    """Draw the first samples of an epoch, in a preset's order, cropped, flipped and lit as the loader delivers them.
 
     The loader's own batch is drawn. The mean, which would leave a gray relief, is added back; lighting stays.
 
@@ -74,7 +76,8 @@ def draw_preview(
     directory = place_directory(dataset)
     config, manifest = AUGMENTS[augment](), load_manifest(directory)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
-    batch = _load(dataset, config, count, seed, epoch)
+    order = PRESETS[augment].order if augment in PRESETS else LoaderConfig.order
+    batch = _load(dataset, config, order, count, seed, epoch)
     params = draw_params(
         config,
         seed=seed,
@@ -124,9 +127,16 @@ def _check(out: Path, augment: str, rows: int, columns: int) -> None:
     check_suffix(out)
 
 
-def _load(dataset: Place, augment: AugmentConfig, count: int, seed: int, epoch: int) -> Batch:
+def _load(dataset: Place, augment: AugmentConfig, order: OrderName, count: int, seed: int, epoch: int) -> Batch:
     config = LoaderConfig(
-        dataset=dataset, batch_size=count, seed=seed, augment=augment, backend="cpu", layout="NHWC", prefetch=1
+        dataset=dataset,
+        batch_size=count,
+        seed=seed,
+        augment=augment,
+        order=order,
+        backend="cpu",
+        layout="NHWC",
+        prefetch=1,
     )
     with create_loader(config, rank=0, world_size=1) as loader:
         loader.set_epoch(epoch)
