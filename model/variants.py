@@ -44,6 +44,8 @@ class Variant:
             ConfigError: the changes cannot work with this recipe.
         """
         model = dict(self.model)
+        if "drop" in model:
+            model["drop"] = (*base.model.drop, *model["drop"])
         if model.get("dropout_rule") == "scale_only" and (
             base.model.dropout_rule == "inverted" or not base.model.dropout
         ):

@@ -76,3 +76,9 @@ def test_without_dropout_its_scale_stays_only_where_there_is_one() -> None:
     assert (whole.dropout_rule, whole.dropout) == ("inverted", 0.0)
     without = PRESETS["paper"].changed(model={"dropout": 0.0})
     assert variant.of(without) == without
+
+
+def test_a_layer_less_is_one_less_than_the_recipe_has() -> None:
+    base = PRESETS["paper"].changed(model={"drop": ("conv3",)})
+    assert VARIANTS["no-conv2"].of(base).model.drop == ("conv2", "conv3")
+    assert VARIANTS["no-conv3"].of(base) == base
