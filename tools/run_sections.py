@@ -180,8 +180,8 @@ def data_section(run: RunRecord) -> Section:
         rows.append(("classes", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"))
     told = (
         "One number for the samples, crops, flips and lighting of an epoch, of all ranks together. Equal numbers mean "
-        "equal input, in the same order; lmdali order TRAIN --epoch N --digest says them in advance, given the seed, batch "
-        "and order of the run."
+        "equal input, in the same order; lmdali order TRAIN --epoch N --digest says them in advance, given the run's "
+        "seed, batch and order."
     )
     digests = [(record["epoch"], record["digest"]) for record in run.epochs if record.get("digest")]
     order = paragraph(told) + details(
