@@ -83,7 +83,8 @@ def _beside(report: AblationReport) -> str:
     )
     told = (
         "Percent of the validation images that a variant gets wrong and the baseline right, less the reverse; and half "
-        "of the 95 % interval: what other seeds and other images would change. The paper's numbers are of ImageNet."
+        "of the 95 % interval: what other seeds and other images would change, or with one seed other images alone. Of "
+        "twenty variants that change nothing, one is beyond it by chance. The paper's numbers are of ImageNet."
     )
     early = "" if report.stopped_by is None else callout("Stopped early", ["Not all has been trained."], tone="warn")
     rows = beside_rows(report)
@@ -99,7 +100,9 @@ def _bars(report: AblationReport) -> str:
         "The whisker is the noise of the difference from the baseline: where it reaches the baseline's error, there "
         "may be none."
     )
-    return figure(bar_chart(bars, unit="top-1 error, %", description="top-1 error of each variant"), caption)
+    return figure(
+        bar_chart(bars, unit="top-1 error, %", description="top-1 error of each variant", linear=True), caption
+    )
 
 
 def _bar(report: AblationReport, variant: Variant) -> Bar | None:
@@ -112,7 +115,7 @@ def _bar(report: AblationReport, variant: Variant) -> Bar | None:
     difference = baseline_difference(report, variant, "top1_error") if variant.name != BASELINE else None
     if difference is not None:
         noise = 100 * difference.noise
-        low, high = max(value - noise, 0.0), value + noise
+        low, high = max(value - noise, 0.0), min(value + noise, 100.0)
         series = _SAME_SERIES if difference.is_noise else _OTHER_SERIES
         text += ", within noise" if difference.is_noise else ", worse" if difference.mean > 0 else ", better"
     return Bar(label=variant.title, value=value, text=text, low=low, high=high, series=series)

@@ -104,7 +104,7 @@ def _classes(report: EvalReport) -> str:
         )
         for entry in found[:_BARS_SHOWN]
     ]
-    plot = figure(bar_chart(bars, unit="top-1 error, %", description="top-1 error of each class"))
+    plot = figure(bar_chart(bars, unit="top-1 error, %", description="top-1 error of each class", linear=True))
     return plot + details(f"all {len(rows)} classes", table(_CLASS_COLUMNS, rows))
 
 

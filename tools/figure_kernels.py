@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.kernel_figure import chroma_energy, draw_tower_kernels, tower_kernels
 from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.pipeline.errors import InputError
@@ -39,7 +40,7 @@ def figure_kernels(checkpoint: Path, out: Path, *, scale: int = 5) -> dict[str, 
     weights = stored.model.get(_FIRST_LAYER)
     if weights is None:
         raise InputError(f"{path}: its network has no {_FIRST_LAYER}, so there are no kernels to draw")
-    towers = int(stored.model_config.get("towers", 1))
+    towers = AlexNetConfig.from_json(stored.model_config).groups
     save_picture(draw_tower_kernels(weights, towers, scale=scale), out)
     document = {
         "figure": "kernels",

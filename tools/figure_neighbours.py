@@ -83,6 +83,8 @@ def figure_neighbours(
     queries = resolve_queries(features, texts, asked, config)
     query_facts, query_pixels = _query_pictures(asked, dataset if asked is features else None, queries, config)
     found = nearest_records(features, queries, config)
+    if not found.indices.shape[1]:
+        raise InputError(f"{directory}: its only record is the query, so there is no neighbour to draw")
     order = _pixel_order(dataset, query_pixels, found, queries, config) if config.pixels else None
     described = describe_neighbours(dataset, queries.texts, found)
     for entry, facts, row in zip(described, query_facts, range(len(texts)), strict=True):

@@ -120,7 +120,10 @@ def _network_sections(run: RunRecord, config: ReportConfig, left_out: list[str])
         arguments = EvalConfig(**options, **config.loader_arguments())
         report = evaluate_networks(val, [run.run_dir], arguments)
         views = "one central view" if config.views == 1 else "the mean of ten views"
-        body = paragraph(f"The best checkpoint on {val}, {views} of each image.") + errors_part(report)
+        told = f"The best checkpoint on {val}, {views} of each image."
+        if run.facts is not None and report.probabilities.dataset_digest == run.facts.val_digest:
+            told += " It was chosen by its error on them: expect a little more on others."
+        body = paragraph(told) + errors_part(report)
         sections += [Section(title="Evaluation", body=body), *evaluation_sections(report), _predictions(report)]
     features = config.features or run.run_dir / FEATURES_DIR
     if config.features is None and not features.is_dir():
