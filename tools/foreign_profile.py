@@ -12,7 +12,7 @@ from torch import nn
 
 from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
-from lmdali.model.torchrun import torchrun_place
+from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
@@ -22,7 +22,7 @@ from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution, evidence_of
 from lmdali.tools.profiled_model import CROP_SIZE, place_model, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, Step, measure_on
 from lmdali.tools.throughput import Setting, ThroughputReport
@@ -59,7 +59,7 @@ def profile_iterable(
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
     with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks, torch.random.fork_rng():
-        return _profile(make, name, config, device, ranks, model, quiet=quiet or not ranks.is_first)
+        return _profile(make, name, config, device, ranks, place, model, quiet=quiet or not ranks.is_first)
 
 
 def _profile(
@@ -68,6 +68,7 @@ def _profile(
     config: ProfileConfig,
     device: torch.device,
     ranks: Ranks,
+    place: TorchrunPlace,
     model: nn.Module | Literal["alexnet"] | None,
     *,
     quiet: bool,
@@ -106,7 +107,7 @@ def _profile(
         setting=setting,
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
-        verdict=judged_by_ranks(judge(evidence_of(own, setting)), job),
+        verdict=judged_by_ranks(judge(evidence_of(own, setting, cpus_of_rank(place))), job),
         suggestion=None,
         machine=machine,
         cautions=busy_caution(machine),

@@ -60,15 +60,15 @@ def setting_of(
     )
 
 
-def evidence_of(rates: Mapping[str, Rate], setting: Setting) -> Evidence:
-    """What the verdict is made from."""
+def evidence_of(rates: Mapping[str, Rate], setting: Setting, num_cpus: int | None = None) -> Evidence:
+    """What the verdict is made from; `num_cpus` of a rank is its part of its machine's, None is all of them."""
     return Evidence(
         loader=rates["loader"],
         model=rates.get("model"),
         together=rates.get("together"),
         steps_per_epoch=setting.steps_per_epoch,
         num_threads=setting.num_threads or 1,
-        num_cpus=usable_cpus(),
+        num_cpus=num_cpus or usable_cpus(),
         on_gpu=setting.device.startswith("cuda"),
         backend=setting.backend,
         encoding=setting.encoding,
@@ -119,14 +119,14 @@ def judged_cold(verdict: Verdict, cold: ColdRun | None) -> Verdict:
 def situation_of(
     verdict: Verdict,
     rates: Mapping[str, Rate],
-    setting: Setting,
+    evidence: Evidence,
     config: ProfileConfig,
     manifest: Manifest,
     memory_bytes: int | None,
     cache: CacheState,
 ) -> Situation:
-    """What the suggestion is made from."""
-    evidence, measured = evidence_of(rates, setting), rates.get("together", rates["loader"])
+    """What the suggestion is made from; of a rank, `memory_bytes` are its part of its machine's."""
+    measured = rates.get("together", rates["loader"])
     return Situation(
         bound=verdict.bound,
         costs=Costs.measured(evidence.loader, evidence.model, on_gpu=evidence.on_gpu),
@@ -138,7 +138,7 @@ def situation_of(
         ),
         measured=measured.images_per_second,
         encoding=manifest.encoding,
-        backend=setting.backend,
+        backend=evidence.backend,
         verify=config.verify,
         decoded_cache_bytes=config.decoded_cache_bytes,
         decoded_bytes=manifest.num_records * 3 * manifest.image_size**2,

@@ -14,10 +14,11 @@ from torch import nn
 
 from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
-from lmdali.model.torchrun import torchrun_place
+from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
@@ -40,7 +41,7 @@ from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judg
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
@@ -83,12 +84,14 @@ def profile_dataset(
     """
     config = config or ProfileConfig()
     place = torchrun_place(config.parallel)
+    if try_suggestion and place.world_size > 1:
+        raise ConfigError("--try measures a loader while all else is quiet: profile one process without torchrun")
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
     with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks:
         quiet, trace = quiet or not ranks.is_first, trace if ranks.is_first else None
         options: dict[str, Any] = {"model": model, "augment": augment, "try_suggestion": try_suggestion, "trace": trace}
-        return _profile(dataset, config, device, ranks, **options, quiet=quiet)
+        return _profile(dataset, config, device, ranks, place, **options, quiet=quiet)
 
 
 def _profile(
@@ -96,6 +99,7 @@ def _profile(
     config: ProfileConfig,
     device: torch.device,
     ranks: Ranks,
+    place: TorchrunPlace,
     *,
     model: nn.Module | Literal["alexnet"] | None,
     augment: AugmentConfig | None,
@@ -113,8 +117,8 @@ def _profile(
         plan, threads = config.window_plan(), config.usable_threads
         cold = measure_cold(loader_config, plan, num_threads=threads, record_bytes=record_bytes, quiet=quiet)
     resident, start = resident_share(paths), perf_counter()
-    place = {"rank": ranks.rank, "world_size": ranks.world_size}
-    with create_loader(loader_config, device, **place) as loader, torch.random.fork_rng():
+    part = {"rank": ranks.rank, "world_size": ranks.world_size}
+    with create_loader(loader_config, device, **part) as loader, torch.random.fork_rng():
         ranges = find_nvtx() if config.nvtx else None
         loader.timers.annotate(ranges)
         first = first_batch(loader)
@@ -135,9 +139,11 @@ def _profile(
         if trace is not None:
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
-        verdict = judged_by_ranks(judged_cold(judge(evidence_of(own, setting)), cold), job)
+        evidence = evidence_of(own, setting, cpus_of_rank(place))
+        verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
         cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
-        situation = situation_of(verdict, own, setting, config, manifest, machine["memory_bytes"], cache)
+        memory = None if machine["memory_bytes"] is None else machine["memory_bytes"] // place.local_world_size
+        situation = situation_of(verdict, own, evidence, config, manifest, memory, cache)
         suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
