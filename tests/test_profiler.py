@@ -247,6 +247,15 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     )
 
 
+def test_a_loader_in_storage_order_has_ceilings_in_that_order_only(jpeg: Path) -> None:
+    report = profile_dataset(jpeg, replace(QUICK, order="sequential"), model=None, augment=AUGMENT, quiet=True)
+    assert (report.storage, report.read) == (None, None)
+    assert report.read_sequential is not None and report.decode is not None
+    rates = (report.read_sequential, report.decode, report.augment)
+    lowest = min(rate.images_per_second for rate in rates if rate is not None)
+    assert report.shares()["loader"] == pytest.approx(report.loader.images_per_second / lowest)
+
+
 def test_half_precision_and_uint8_are_profiled_too(jpeg: Path) -> None:
     for dtype, augment in (
         ("bfloat16", AUGMENT),

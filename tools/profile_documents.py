@@ -37,8 +37,7 @@ RATE_WORDS = {
     "model": "model on a cached batch",
     "together": "step fed by the loader",
 }
-"""What the rates of a report are called, in the order in which they are shown: "in order" is the order of storage,
-"shuffled" the loader's."""
+"""What the rates of a report are called, in the order in which they are shown: "in order" is the order of storage."""
 
 MOVES_RECORDS = frozenset(
     path
