@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -206,6 +207,31 @@ def test_copies_that_hold_a_run_back_have_a_word_of_their_own() -> None:
     assert judge(evidence(5000, 1000, 1000)).word == "COMPUTE-BOUND"
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes", "named", "not_named"),
+    [
+        ("decode", {"num_cpus": 8}, "-j 8", "more CPUs"),
+        ("decode", {}, "more CPUs", "-j"),  # there is a thread for each of them already
+        ("read", {"encoding": "raw"}, "store JPEG", "-j"),
+        ("read", {}, "--order block", "store JPEG"),
+        ("augment", {"dtype": "float32"}, "dtype uint8", "-j"),
+        ("augment", {"dtype": "uint8"}, "more CPUs", "dtype"),
+        ("copy", {"dtype": "float32"}, "is uint8 already", "use dtype"),  # our loader sends nothing else
+        ("copy", {"dtype": "float32", "encoding": None}, "use dtype uint8", "already"),
+        ("copy", {"dtype": "uint8", "encoding": None}, "is uint8 already", "use dtype"),
+        ("verify", {"verify": "always"}, "--verify first", "never"),
+        ("verify", {"verify": "first"}, "--verify never", "--verify first"),
+    ],
+)
+def test_advice_names_nothing_that_is_so_already(
+    stage: str, changes: dict[str, Any], named: str, not_named: str
+) -> None:
+    inside = dict.fromkeys(STAGES, None) | {stage: 1.8e-3}
+    found = replace(evidence(1000, 2000, 1000), loader=rate(1000, 0.0, inside), **changes)
+    advice = judge(found).advice
+    assert named in advice and not_named not in advice
+
+
 def test_dali_names_no_stage_that_it_does_not_time() -> None:
     inside = {"read": 1e-4, "decode": None, "augment": None, "copy": 9e-4}
     found = replace(evidence(1000, 2000, 1000), backend="dali", loader=rate(1000, 0.0, inside))
@@ -344,6 +370,9 @@ def test_predictions_and_what_was_tried_stand_side_by_side_in_a_hundred_columns(
     text = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
     words = " ".join(text.replace("│", " ").split())
+    stall = report.verdict.data_stall
+    assert stall is not None  # a step of 32 images at 800 images/s
+    assert f"{stall:.0%}: of the 40.0 ms of a step, {40 * stall:.1f} ms are input" in words
     assert "-j 16: predicted 990 images/s, now 800" in words and "measured 1,020" in words
     assert "predicted 6,400 images/s, limited by the model, COMPUTE-BOUND (now 800); not measured" in words
     assert "predicted 1,600 images/s, limited by the CPUs, INPUT-BOUND (decode) (now 800)" in words

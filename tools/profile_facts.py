@@ -72,6 +72,8 @@ def evidence_of(rates: Mapping[str, Rate], setting: Setting, num_cpus: int | Non
         on_gpu=setting.device.startswith("cuda"),
         backend=setting.backend,
         encoding=setting.encoding,
+        dtype=setting.dtype,
+        verify=setting.verify,
     )
 
 
