@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,7 +15,8 @@ from profile_document import profile_report
 from slow_model import SlowModel
 
 from lmdali.pipeline.augment import AugmentConfig
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.errors import ConfigError, InputError, StorageError
 from lmdali.pipeline.timing import STAGES
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
@@ -22,6 +24,7 @@ from lmdali.tools.measurement import Rate
 from lmdali.tools.prediction import Costs, Resources
 from lmdali.tools.profiler import ProfileConfig, command, profile_dataset
 from lmdali.tools.sources import open_source
+from lmdali.tools.step_probes import GRAPH_STEPS, ModelProbe
 from lmdali.tools.suggestion import Situation
 from lmdali.tools.throughput_tables import print_report
 from lmdali.tools.verdict import Evidence, dominant_stage, judge
@@ -416,3 +419,33 @@ def test_the_command_runs_alexnet_on_pictures_of_full_size(tmp_path: Path) -> No
 def test_a_directory_without_a_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         profile_dataset(tmp_path, QUICK)
+
+
+def test_several_views_of_an_image_are_no_training_step(jpeg: Path) -> None:
+    with pytest.raises(ConfigError, match="take one view of an image, found 10"):
+        profile_dataset(jpeg, QUICK, augment=AugmentConfig.ten_crop())
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0"])
+def test_a_measurement_has_an_end(jpeg: Path, seconds: str) -> None:
+    result = CliRunner().invoke(command, ["run", str(jpeg), "--seconds", seconds])
+    assert isinstance(result.exception, ConfigError) and "seconds must be" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "--no-model", "--trace"], ["sweep", "--html"], ["sweep", "--write"]], ids=" ".join
+)
+def test_a_file_that_cannot_be_written_is_found_out_before_anything_is_measured(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmdali.tools.profiler.profile_dataset", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr("lmdali.tools.profile_sweep.sweep_datasets", lambda *_, **__: pytest.fail("it was measured"))
+    result = CliRunner().invoke(command, [*arguments, str(tmp_path / "absent" / "out"), str(tmp_path)])
+    assert isinstance(result.exception, StorageError) and "make it first" in str(result.exception)
+
+
+def test_slow_steps_on_a_cpu_are_not_warmed_up_for_a_graph_that_there_is_none_of() -> None:
+    batch = Batch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    on_gpu = Batch(SimpleNamespace(device=torch.device("cuda")), batch.labels, batch.indices)  # type: ignore[arg-type]
+    steps = [ModelProbe(lambda batch: None, each).warmup_steps for each in (batch, on_gpu)]
+    assert steps == [2, GRAPH_STEPS]

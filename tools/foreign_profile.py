@@ -21,7 +21,7 @@ from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution, evidence_of
-from lmdali.tools.profiled_model import CROP_SIZE, place_model, resting_optimizer, training_step
+from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
 from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, Step, measure_on
@@ -51,10 +51,12 @@ def profile_iterable(
 
     Raises:
         InputError: what it yields are no batches.
-        ConfigError: its images do not fit the AlexNet.
+        ConfigError: its images do not fit the AlexNet, or something is asked for that needs a look inside.
         MachineError: the device or a package is missing, or another rank is gone.
     """
     config = config or ProfileConfig()
+    if config.cold or config.what_if:
+        raise ConfigError(f"--loader {name}: --cold and --what-if look inside a loader of ours: give a DATASET")
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
@@ -79,7 +81,7 @@ def _profile(
     first = loader.take()
     first_seconds = perf_counter() - start
     if model == "alexnet":
-        _check_images(first)
+        _check_images(first, config)
     classes = max(NUM_CLASSES, *ranks.gather(int(first.labels.max()) + 1))
     trained = place_model(model, num_classes=classes, width=config.width, device=device)
     ranges = find_nvtx() if config.nvtx else None
@@ -116,10 +118,15 @@ def _profile(
     )
 
 
-def _check_images(first: Batch) -> None:
-    shape = tuple(first.images.shape)
-    if len(shape) != 4 or 3 not in (shape[1], shape[3]) or CROP_SIZE not in shape[1:]:
+def _check_images(first: Batch, config: ProfileConfig) -> None:
+    shape, dtype = tuple(first.images.shape), first.images.dtype
+    if shape[1:] not in ((3, CROP_SIZE, CROP_SIZE), (CROP_SIZE, CROP_SIZE, 3)):
         raise ConfigError(f"images of shape {shape} are not for the AlexNet ({CROP_SIZE} pixels, RGB): use --no-model")
+    halves = (torch.float16, torch.bfloat16)
+    if dtype.is_floating_point and dtype != torch.float32 and not (dtype in halves and config.dtype in AUTOCAST):
+        name = str(dtype).removeprefix("torch.")
+        cure = f"give --dtype {name}" if dtype in halves else "make them float32"
+        raise ConfigError(f"images of {name} are not for the AlexNet with --dtype {config.dtype}: {cure}")
 
 
 def _setting(

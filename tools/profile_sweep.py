@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import product
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,7 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError, ThresholdError
-from lmdali.pipeline.files import write_atomic
+from lmdali.pipeline.files import require_place, write_atomic
 from lmdali.pipeline.loader import LoaderConfig
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.cold_run import CacheState
@@ -86,8 +87,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "target"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ConfigError(f"{name} must be more than 0, found {value}")
+            if (value := getattr(self, name)) is not None and not 0 < value < inf:
+                raise ConfigError(f"{name} must be more than 0 and finite, found {value}")
         self.loaders()
 
     def loaders(self) -> list[ProfileConfig]:
@@ -255,13 +256,16 @@ def sweep_command(
     machine down slows all of them. The best takes the fewest CPU seconds per image of those within noise of the fastest
     (or of those that reach --target; exit code 9 if none does). The Pareto front is of rate, CPU seconds and memory.
     """
-    report = sweep_datasets(datasets, SweepConfig(**options), quiet=quiet)
-    if html is not None:
-        write_atomic(html, sweep_page(report).encode())
+    config = SweepConfig(**options)
+    for path in filter(None, (html, write)):
+        require_place(path)
+    report = sweep_datasets(datasets, config, quiet=quiet)
     if as_json:
         print_json(report.to_json())
     else:
         print_sweep(report)
+    if html is not None:
+        write_atomic(html, sweep_page(report).encode())
     if write is not None:
         write_config(write, report)
     if report.best is None:

@@ -19,6 +19,7 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.files import require_place
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
@@ -40,7 +41,7 @@ from lmdali.tools.profile_config import ProfileParallel
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judged_cold, setting_of, situation_of
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
-from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
+from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
 from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
@@ -83,6 +84,7 @@ def profile_dataset(
         MachineError: the device or a package is missing, or another rank is gone.
     """
     config = config or ProfileConfig()
+    require_one_view(model, augment)
     place = torchrun_place(config.parallel)
     if try_suggestion and place.world_size > 1:
         raise ConfigError("--try measures a loader while all else is quiet: profile one process without torchrun")
@@ -272,8 +274,10 @@ def run(
     model: Literal["alexnet"] | None = None if no_model else "alexnet"
     if (dataset is None) == (factory is None):
         raise click.UsageError("give either a DATASET or --loader MODULE:FUNCTION")
-    if factory is not None and trace is not None:
-        raise click.UsageError("--trace looks inside a loader of ours: give a DATASET")
+    if factory is not None and (trace is not None or try_it):
+        raise click.UsageError("--trace and --try are for a loader of ours: give a DATASET")
+    if trace is not None:
+        require_place(trace)
     if factory is not None:
         report = profile_iterable(load_factory(factory), factory, config, model=model, quiet=quiet)
     elif isinstance(dataset, str):

@@ -22,7 +22,7 @@ from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, setting_of
-from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
+from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, first_batch, measure_on
 from lmdali.tools.throughput import ThroughputReport
@@ -78,6 +78,7 @@ def profile_address(
             f"{place_shown(address)}: cold, what_if and parallel need the dataset on this machine: bring it here with "
             "`lmdali stage`, or leave them out"
         )
+    require_one_view(model, augment)
     device = pick_device(config.device)
     machine = machine_facts(device)
     manifest = place_manifest(address, cache_dir=config.cache_dir)
