@@ -221,3 +221,11 @@ def test_what_needs_a_look_inside_is_refused_and_not_left_out(tmp_path: Path) ->
             profile_iterable(lambda: [(IMAGES, LABELS)], "mine:make", config)
     result = CliRunner().invoke(command, ["run", "--loader", "mine:make", "--try"])
     assert result.exit_code == 2 and "give a DATASET" in result.output
+
+
+def test_ranges_that_nobody_could_make_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("foreign_profile", "profile_facts"):
+        monkeypatch.setattr(f"lmdali.tools.{name}.find_nvtx", lambda: None)
+    config = ProfileConfig(device="cpu", steps=10, nvtx=True)
+    report = profile_iterable(lambda: [(IMAGES, LABELS)] * 3, "mine:make", config, model=None, quiet=True)
+    assert any("no NVTX ranges" in caution for caution in report.cautions)

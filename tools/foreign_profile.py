@@ -20,7 +20,7 @@ from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
-from lmdali.tools.profile_facts import busy_caution, evidence_of
+from lmdali.tools.profile_facts import busy_caution, evidence_of, nvtx_caution
 from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
 from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
@@ -112,7 +112,7 @@ def _profile(
         verdict=judged_by_ranks(judge(evidence_of(own, setting, cpus_of_rank(place))), job),
         suggestion=None,
         machine=machine,
-        cautions=busy_caution(machine),
+        cautions=(*busy_caution(machine), *nvtx_caution(config)),
         ranks=job,
         **measured,
     )

@@ -91,8 +91,7 @@ def cautions_on(cache: CacheState, machine: Mapping[str, Any], config: ProfileCo
         found.append("reads came from the page cache, not from the disk: --cold measures that, too")
     if cache.state == "mixed":
         found.append("a part of what was read came from the page cache and a part from the disk: run it again")
-    if config.nvtx and find_nvtx() is None:
-        found.append("no NVTX ranges: neither a torch for CUDA nor the package nvtx is here (pip install nvtx)")
+    found += nvtx_caution(config)
     if config.decoded_cache_bytes:
         found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
     return tuple(found)
@@ -106,6 +105,13 @@ def busy_caution(machine: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"the machine was busy before this began (load average {load:.1f} on {cpus} CPUs): compare shares, not rates",
     )
+
+
+def nvtx_caution(config: ProfileConfig) -> tuple[str, ...]:
+    """Whether ranges were asked for that nobody could make."""
+    if not config.nvtx or find_nvtx() is not None:
+        return ()
+    return ("no NVTX ranges: neither a torch for CUDA nor the package nvtx is here (pip install nvtx)",)
 
 
 def judged_cold(verdict: Verdict, cold: ColdRun | None) -> Verdict:
