@@ -9,7 +9,7 @@ import numpy as np
 
 from lmdali.model.pen import Pixels
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.files import storage_errors, write_atomic
+from lmdali.pipeline.output_file import write_output
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -30,9 +30,7 @@ def save_picture(pixels: Pixels, out: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, encode_picture(pixels, out.suffix.lower()))
+    write_output(out, encode_picture(pixels, out.suffix.lower()))
 
 
 def encode_picture(pixels: Pixels, suffix: str, *, quality: int | None = None) -> bytes:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
-from lmdali.pipeline.files import canonical_digest, storage_errors, write_atomic
+from lmdali.pipeline.files import canonical_digest, storage_errors
+from lmdali.pipeline.output_file import write_output
 
 PROBABILITIES_SUFFIX = ".npz"
 _FORMAT, _VERSION = "lmdali probabilities", 1
@@ -114,9 +115,7 @@ def save_probabilities(path: Path, probabilities: Probabilities) -> None:
     text = np.frombuffer(json.dumps(about, allow_nan=False).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, probabilities=probabilities.values, labels=probabilities.labels, about=text)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    write_output(path, buffer.getvalue())
 
 
 def load_probabilities(path: Path) -> Probabilities:

@@ -51,6 +51,25 @@ def inlined(function: _Function) -> _Function:
     return part
 
 
+def expanded(function: _Function) -> _Function:
+    """Write it out in each kernel that calls it: for a line or two, which on its own would be 60 ms of compiling.
+
+    Unlike what is `inlined` it counts references to arrays that it slices.
+    """
+    part: _Function = numba.njit(inline="always")(function)
+    return part
+
+
+@expanded
+def copy_items(source: Any, begin: Any, target: Any, to: Any, count: Any) -> None:
+    """Copy `source[begin : begin + count]` to `target[to:]`.
+
+    Assigning a slice says what is wrong where lengths differ, for which numba compiles strings two seconds long.
+    """
+    for n in range(count):
+        target[to + n] = source[begin + n]
+
+
 def mean_rows(transform: PixelTransform, *, planar: bool) -> NDArray[np.float32]:
     """The mean image as the kernels here and in `paint_kernel` take it, (H, W, 3) or planar (3, H, W) float32.
 
@@ -61,7 +80,7 @@ def mean_rows(transform: PixelTransform, *, planar: bool) -> NDArray[np.float32]
     return np.ascontiguousarray(mean.transpose(2, 0, 1) if planar else mean)
 
 
-@inlined
+@expanded
 def mean_corner(centered: bool, size: int, side: int, y0: int, x0: int, flip: bool) -> Any:
     """Row and column in `mean_rows` for the first pixel of a patch of `side` pixels at (y0, x0), as it is stored."""
     if not centered:

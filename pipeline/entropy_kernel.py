@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lmdali.pipeline.crop_kernel import inlined
+from lmdali.pipeline.crop_kernel import expanded, inlined
 from lmdali.pipeline.huffman_tables import LOOKUP_BITS
 from lmdali.pipeline.idct_vectors import LANES
 from lmdali.pipeline.jpeg_header import NATURAL_ORDER
@@ -31,25 +31,25 @@ _PEEK: Final = np.uint64(64 - LOOKUP_BITS)
 _ONES, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 
-@inlined
+@expanded
 def first_state(bits: Any) -> Any:
     """Where decoding begins: the bits read ahead, how many (the lowest six bits of that count), and the next byte."""
     return big_endian_word(bits, _U0), _U56, _U7
 
 
-@inlined
+@expanded
 def bits_left(state: Any, num_bytes: Any) -> Any:
     """How many coded bits nobody has asked for; negative where some were asked for that are not there."""
     return 8 * (np.int64(num_bytes) - np.int64(state[2])) + np.int64(state[1] & _U63)
 
 
-@inlined
+@expanded
 def is_beyond(state: Any, num_bytes: Any) -> Any:
     """Whether decoding has left the coded bytes, so far that it cannot go on for another MCU."""
     return state[2] > num_bytes + _U8
 
 
-@inlined
+@expanded
 def ends_well(place: Any) -> Any:
     """Whether a block ended where `decode_block` says in the way that blocks end."""
     return place == _U63 or place >= _LONGEST_RUN_END
@@ -86,13 +86,13 @@ def undo_stuffing(data: Any, start: int, stop: int, bits: Any) -> tuple[Any, Any
     return count, marker
 
 
-@inlined
+@expanded
 def _or_longer(entry: Any, long_codes: Any, at: Any, buffer: Any) -> Any:
     """The entry of the next bits, found among the longer codes if it is none of the short ones; 0 is no code."""
     return entry if entry != _U0 else np.uint64(long_codes[at + (buffer >> _U48)])
 
 
-@inlined
+@expanded
 def _value(buffer: Any, entry: Any) -> Any:
     """The signed number behind the code (T.81, F.2.2.1): negative ones begin with 0 and are one too small."""
     following = buffer << (entry >> _U6 & _U63)
@@ -101,7 +101,7 @@ def _value(buffer: Any, entry: Any) -> Any:
     return signed + np.int64(negative)
 
 
-@inlined
+@expanded
 def _refilled(bits: Any, buffer: Any, ahead: Any, position: Any) -> Any:
     """56 or more bits counted, and all 64 of the buffer right."""
     buffer |= big_endian_word(bits, position) >> (ahead & _U63)

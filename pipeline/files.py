@@ -42,20 +42,6 @@ def write_atomic(path: Path, payload: bytes) -> None:
         sync_directory(path.parent)
 
 
-def require_place(path: Path) -> None:
-    """Find out before long work that its file cannot be written.
-
-    Raises:
-        StorageError: it is a directory, or there is none for it, or none that may be written to.
-    """
-    if path.is_dir():
-        raise StorageError(f"{path}: is a directory: give the name of a file")
-    if not path.parent.is_dir():
-        raise StorageError(f"{path}: there is no directory {path.parent}: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise StorageError(f"{path}: {path.parent} may not be written to: give another place")
-
-
 def write_synced(path: Path, payload: bytes) -> None:
     """Write a file and make its content durable; its name is once its directory is synced.
 

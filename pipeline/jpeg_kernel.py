@@ -97,9 +97,11 @@ def decode_run(
         planes: (k, ...) of `new_planes`.
         status: (k,) int64, filled with what was found.
     """
-    longest = (stops - starts).max() if len(starts) else np.int64(0)
+    longest = np.int64(0)
+    for i in range(len(starts)):  # (stops - starts).max() would be a second of compiling
+        longest = max(longest, stops[i] - starts[i])
     # Zeros: what is wrong with a record that ends early does not depend on what this memory held before.
-    bits = np.zeros(max(longest, 0) + SPARE_BYTES, np.uint8)
+    bits = np.zeros(longest + SPARE_BYTES, np.uint8)
     mcus = (width + 15) >> 4
     groups = 2 * ((2 * mcus + LANES - 1) // LANES) + 2 * ((mcus + LANES - 1) // LANES)
     coefficients, work = np.empty(groups * GROUP, np.int16), np.empty(GROUP, np.int16)

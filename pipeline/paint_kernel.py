@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.colour_vectors import BLUE_CB, GREEN_CB, GREEN_CR, PIXELS, RED_CR, convert_pixels
-from lmdali.pipeline.crop_kernel import compiled, inlined, mean_corner
+from lmdali.pipeline.crop_kernel import compiled, expanded, inlined, mean_corner
 from lmdali.pipeline.idct_vectors import LANES
 from lmdali.pipeline.vectors import HAS_PAIR_SUMS
 from lmdali.pipeline.word_access import colour
@@ -245,14 +245,14 @@ def _upsample(
         pairs[into + i] = _U(even | _U(odd << _U(8)))
 
 
-@inlined
+@expanded
 def _convert_in_vectors(luma: Any, y_at: Any, chroma: Any, cb_at: Any, cr_at: Any, rows: Any, width: Any) -> None:
     """`_convert_in_loops` where `HAS_PAIR_SUMS`; up to 31 samples more are read, and written behind each row."""
     for x in range(np.uint64(0), width, np.uint64(PIXELS)):
         convert_pixels(luma, y_at + x, chroma, cb_at + x, cr_at + x, rows, x, GREEN)
 
 
-@inlined
+@expanded
 def _convert_in_loops(luma: Any, y_at: Any, chroma: Any, cb_at: Any, cr_at: Any, rows: Any, width: Any) -> None:
     """`width` samples of Y, Cb and Cr, uint8 in `luma` and `chroma`, to rows 0, 1 and 2 of `rows`: R, G and B."""
     for x in range(width):

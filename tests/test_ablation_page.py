@@ -91,6 +91,7 @@ def test_what_is_not_there_is_left_out(ablation: tuple[AblationReport, AblationC
     parts = parse_page((tmp_path / "page.html").read_text())
     assert "Learning curves" not in parts.headings and parts.plots == []
     assert "Stopped early" in parts.text and "0 of 0" in parts.text
+    assert "the baseline right, less the reverse" not in parts.text  # of a table without a row
 
 
 @pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)

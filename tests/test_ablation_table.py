@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 import pytest
@@ -84,6 +85,15 @@ def test_the_table_stands_beside_the_claims(capsys: pytest.CaptureFixture[str]) 
         assert text in beside
     assert "section 3.3" in claim
     assert "no-dropout, seed 0: failed: step 3: the loss is nan" in told
+
+
+def test_the_baseline_alone_has_its_errors_and_no_empty_table(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = report()
+    alone = replace(whole, variants=whole.variants[:1], parameters=whole.parameters[:1], runs=whole.runs[:2])
+    print_ablation(alone)
+    told = capsys.readouterr().out
+    assert "41.00 ± 1.41" in told and "20.50 ± 0.71" in told
+    assert "beside the baseline" not in told
 
 
 def test_json_has_means_differences_and_runs() -> None:

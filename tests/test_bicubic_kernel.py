@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lmdali.pipeline.crop_kernel import copy_items
 from lmdali.tools import bicubic_kernel
 from lmdali.tools.bicubic_filter import BicubicFilter
 
@@ -55,14 +56,16 @@ def plain() -> ModuleType:
     """The module again, not compiled, with the vectors above."""
     source = inspect.getsource(bicubic_kernel)
     for line in (
-        "from lmdali.pipeline.crop_kernel import compiled, inlined\n",
+        "from lmdali.pipeline.crop_kernel import compiled, copy_items, expanded\n",
         "from lmdali.tools.filter_vectors import blend_columns, blend_rows\n",
     ):
         assert line in source
         source = source.replace(line, "")
     module = ModuleType("plain_bicubic_kernel")
     as_it_is: Any = lambda function: function  # noqa: E731
-    vars(module).update(compiled=as_it_is, inlined=as_it_is, blend_columns=blend_columns, blend_rows=blend_rows)
+    vectors = {"blend_columns": blend_columns, "blend_rows": blend_rows}
+    copy: Any = copy_items
+    vars(module).update(compiled=as_it_is, expanded=as_it_is, copy_items=copy.py_func, **vectors)
     exec(compile(source, "plain_bicubic_kernel", "exec"), vars(module))
     return module
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.variants import BASELINE, Variant
 from lmdali.pipeline.dataset_place import place_name
-from lmdali.pipeline.files import storage_errors, write_atomic
+from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.ablation import AblationConfig, AblationReport, ended_errors
 from lmdali.tools.ablation_table import (
@@ -65,9 +65,7 @@ def save_ablation_page(report: AblationReport, config: AblationConfig, out: Path
         f"{report.num_val:,} images of {place_name(config.val)}",
         footer=f"lmdali {lmdali_version()}",
     )
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, document.encode())
+    write_output(out, document.encode())
 
 
 def _beside(report: AblationReport) -> str:
@@ -88,7 +86,9 @@ def _beside(report: AblationReport) -> str:
         "of the 95 % interval: what other seeds and other images would change. The paper's numbers are of ImageNet."
     )
     early = "" if report.stopped_by is None else callout("Stopped early", ["Not all has been trained."], tone="warn")
-    return early + cards + paragraph(told) + table(BESIDE_COLUMNS, beside_rows(report)) + _bars(report)
+    rows = beside_rows(report)
+    beside = paragraph(told) + table(BESIDE_COLUMNS, rows) if rows else ""
+    return early + cards + beside + _bars(report)
 
 
 def _bars(report: AblationReport) -> str:

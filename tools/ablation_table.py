@@ -107,11 +107,11 @@ def print_ablation(report: AblationReport) -> None:
     print_table(
         f"errors on {report.num_val:,} validation images, % ± deviation over seeds", ERROR_COLUMNS, error_rows(report)
     )
-    print_table(
-        "beside the baseline: % more errors ± noise, and what the paper has on ImageNet",
-        BESIDE_COLUMNS,
-        beside_rows(report),
-    )
+    beside = beside_rows(report)
+    if beside:  # the baseline alone has nothing to stand beside
+        print_table(
+            "beside the baseline: % more errors ± noise, and what the paper has on ImageNet", BESIDE_COLUMNS, beside
+        )
     claims = claim_rows(report)
     if claims:
         print_table("what the paper says", CLAIM_COLUMNS, claims, align="left")

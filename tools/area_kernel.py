@@ -13,7 +13,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.crop_kernel import compiled
+from lmdali.pipeline.crop_kernel import compiled, copy_items
 from lmdali.tools.filter_vectors import weighted_colours
 
 _LEAST_SHARE = 1e-3
@@ -96,7 +96,7 @@ def shrink_area(
     source, lines, shares = pixels.reshape(-1), out.reshape(rows, length), weights.reshape(-1)
     # A vector takes a byte more than its pixel has: where no more follows, it reads a copy.
     bottom = np.zeros(stride + 1, np.uint8)
-    bottom[:stride] = source[(height - 1) * stride :]
+    copy_items(source, (height - 1) * stride, bottom, 0, stride)
     filtered, total = np.empty(length + 1, np.float32), np.empty(length, np.float32)
     current = -1
     for y in range(rows):

@@ -14,7 +14,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.crop_kernel import compiled, inlined
+from lmdali.pipeline.crop_kernel import compiled, copy_items, expanded
 from lmdali.tools.filter_vectors import blend_columns, blend_rows
 
 _SUPPORT = 2.0  # of the filter, pixels to either side
@@ -23,7 +23,7 @@ _BYTES = 16  # that `blend_rows` makes, and that `blend_columns` writes and read
 _COLUMNS, _TAPS, _WEIGHTS = 4, 4, 16  # of `blend_columns`
 
 
-@inlined
+@expanded
 def _cubic(distance: float) -> float:
     x = abs(distance)
     if x < 1:
@@ -99,7 +99,8 @@ def resize_bicubic(pixels: NDArray[np.uint8], top: int, left: int, side: int, ou
     groups, pairs, shift = (taps + _TAPS - 1) // _TAPS, (taps + 1) // 2, np.int32(bits)
     table, shares = _table_of(weights, groups), weights.reshape(-1)
     offsets = np.zeros(size + _COLUMNS, np.int64)
-    offsets[:size] = 3 * starts
+    for x in range(size):
+        offsets[x] = 3 * starts[x]
 
     source, result = pixels.reshape(-1), out.reshape(-1)
     length, spare = 3 * size, 3 * _TAPS * groups + _BYTES
@@ -112,7 +113,7 @@ def resize_bicubic(pixels: NDArray[np.uint8], top: int, left: int, side: int, ou
         while done < min(starts[y] + taps, side):
             data, begin = source, 3 * ((top + done) * pixels.shape[1] + left)
             if begin + 3 * side + spare > source.size:  # too near the end of memory for whole vectors
-                edge[: 3 * side] = source[begin : begin + 3 * side]
+                copy_items(source, begin, edge, 0, 3 * side)
                 data, begin = edge, 0
             if groups == 2:  # sides of up to twice the result's
                 for x in range(0, size, _COLUMNS):
@@ -127,4 +128,4 @@ def resize_bicubic(pixels: NDArray[np.uint8], top: int, left: int, side: int, ou
         at = length // _BYTES * _BYTES
         if at < length:
             blend_rows(line, 0, rows, from_row + at, pitch, shares, first, pairs, shift)
-            result[to_row + at : to_row + length] = line[: length - at]
+            copy_items(line, 0, result, to_row + at, length - at)

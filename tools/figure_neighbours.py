@@ -23,6 +23,7 @@ from lmdali.pipeline.files import write_json
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.neighbour_list import dataset_at, describe_neighbours
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.record_pictures import central_crop, read_records, spread_indices
@@ -180,9 +181,7 @@ def _note(near: dict[str, Any]) -> str:
 @click.command("neighbours")
 @click.argument("features", type=click.Path(path_type=Path))
 @click.argument("query", nargs=-1)
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp; and .json."
-)
+@click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp; and .json.")
 @click.option(
     "-k",
     "--count",

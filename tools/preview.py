@@ -20,6 +20,7 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.readable_names import readable_class
 from lmdali.tools.report_table import print_json
 
@@ -148,7 +149,7 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 
 @click.command("preview")
 @click.argument("dataset", type=DATASET)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp.")
+@click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp.")
 @click.option(
     "--augment",
     type=click.Choice(list(AUGMENTS)),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.files import write_atomic
+from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.timing import STAGES, Recording
 from lmdali.tools.measurement import WindowPlan
 from lmdali.tools.step_probes import LoaderProbe
@@ -155,4 +155,4 @@ def write_trace(path: Path, recording: Recording) -> None:
         for read in recording.queue
     ]
     document = {"traceEvents": named + calls + queue, "displayTimeUnit": "ms"}
-    write_atomic(path, json.dumps(document, allow_nan=False).encode())
+    write_output(path, json.dumps(document, allow_nan=False).encode())
