@@ -41,6 +41,22 @@ def test_each_part_is_judged_by_the_next_thing_above_it() -> None:
     )
 
 
+def test_a_loader_that_reads_in_order_is_judged_by_what_is_read_in_order() -> None:
+    rates = {"storage_sequential": rate(1000), "read_sequential": rate(900), "loader": rate(450)}
+    cold = {f"cold.{path}": found for path, found in rates.items()} | {"cold.read_sequential": rate(90)}
+    # Cold, LMDB alone waits for each page; a loader that asks for them ahead is no faster than storage, not than that.
+    assert shares_of_ceilings({**rates, **cold}, 2) == pytest.approx(
+        {
+            "storage_sequential": None,
+            "read_sequential": 0.9,
+            "loader": 0.5,
+            "cold.storage_sequential": None,
+            "cold.read_sequential": 0.09,
+            "cold.loader": 0.45,
+        }
+    )
+
+
 def test_time_alone_is_told_as_a_share_of_the_step() -> None:
     assert shares_of_step({"read": rate(1000), "model": rate(50), "together": rate(40), "decode": None}) == (
         pytest.approx({"read": 0.04, "model": 0.8, "together": 1.0})

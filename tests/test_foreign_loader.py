@@ -108,7 +108,7 @@ def test_a_torch_loader_says_how_much_it_may_have_ready() -> None:
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=2)
     found = ForeignLoader(lambda: loader, CPU)
     assert (found.kind, found.num_batches, found.num_samples, found.depth) == ("DataLoader", 2, 4, 0)
-    assert ForeignProbe(found).warmup_steps >= 6
+    assert ForeignProbe(found).warmup_steps > found.depth
 
 
 @pytest.mark.parametrize(
@@ -172,3 +172,60 @@ def test_the_command_takes_a_function_of_a_file_that_lies_here(tmp_path: Path, m
     assert json.loads(result.stdout)["setting"]["backend"] == "list"
     assert CliRunner().invoke(command, ["run"]).exit_code == 2
     assert CliRunner().invoke(command, ["run", str(tmp_path), "--loader", "a:b"]).exit_code == 2
+
+
+@pytest.mark.parametrize("labels", [["a"] * 4, torch.zeros(3), torch.zeros(0)])
+def test_labels_that_are_none_are_refused_in_one_line(labels: Any) -> None:
+    with pytest.raises(InputError, match="4 images and labels that are not"):
+        as_batch((IMAGES, labels), CPU)
+
+
+def test_a_factory_that_returns_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="gave NoneType"):
+        ForeignLoader(lambda: None, CPU)  # type: ignore[arg-type, return-value]
+
+
+def test_an_epoch_begins_once() -> None:
+    # Each iterator of a torch DataLoader starts its workers: to make one only to look at it doubles what is timed.
+    class Counted:
+        begun = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.begun += 1
+            return iter([(IMAGES, LABELS)] * 2)
+
+    loader = Counted()
+    found = ForeignLoader(lambda: loader, CPU)
+    for _ in range(5):
+        found.take()
+    assert loader.begun == 3
+    assert len(found.epoch_gaps_seconds) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "cure"),
+    [
+        (torch.zeros(2, 3, 224, 100), "--no-model"),
+        (torch.zeros(2, 3, 224, 224, dtype=torch.float64), "make them float32"),
+        (torch.zeros(2, 3, 224, 224, dtype=torch.float16), "--dtype float16"),
+    ],
+)
+def test_images_that_the_network_would_stumble_over_are_refused_with_a_cure(images: torch.Tensor, cure: str) -> None:
+    with pytest.raises(ConfigError, match=cure):
+        profile_iterable(lambda: [(images, torch.zeros(2))], "mine:make", QUICK, quiet=True)
+
+
+def test_what_needs_a_look_inside_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    for config in (ProfileConfig(cold=True), ProfileConfig(what_if=("cpus=4",))):
+        with pytest.raises(ConfigError, match="give a DATASET"):
+            profile_iterable(lambda: [(IMAGES, LABELS)], "mine:make", config)
+    result = CliRunner().invoke(command, ["run", "--loader", "mine:make", "--try"])
+    assert result.exit_code == 2 and "give a DATASET" in result.output
+
+
+def test_ranges_that_nobody_could_make_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("foreign_profile", "profile_facts"):
+        monkeypatch.setattr(f"lmdali.tools.{name}.find_nvtx", lambda: None)
+    config = ProfileConfig(device="cpu", steps=10, nvtx=True)
+    report = profile_iterable(lambda: [(IMAGES, LABELS)] * 3, "mine:make", config, model=None, quiet=True)
+    assert any("no NVTX ranges" in caution for caution in report.cautions)

@@ -168,3 +168,24 @@ def test_the_command_gives_one_json_document(write: Write) -> None:
     assert document["met"] is False and document["limits"][0]["within_noise"] is False
     assert document["rates"]["loader"]["quotient"]["value"] == 0.5
     assert isinstance(result.exception, ThresholdError)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("loader.images_per_second", float("nan")),
+        ("machine.load_average", float("inf")),
+        ("loader.images_per_second", None),
+        ("loader.per_window", [0.0] * 5),
+        ("loader.per_window", ["fast"]),
+        ("loader", "fast"),
+        ("verdict", None),
+        ("verdict", "COMPUTE-BOUND"),
+        ("suggestion", {"option": "-j 16"}),
+        ("what_if", ["cpus=4"]),
+    ],
+)
+def test_a_profile_that_tells_no_numbers_is_refused_and_keeps_no_limit(write: Write, path: str, value: Any) -> None:
+    damaged = write("b.json", {path: value})
+    with pytest.raises(InputError, match=r"b\.json: .*measure again"):
+        compare_profiles(write("a.json"), damaged, limits("loader.images_per_second < 0.95x"))

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +15,8 @@ from profile_document import profile_report
 from slow_model import SlowModel
 
 from lmdali.pipeline.augment import AugmentConfig
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.errors import ConfigError, InputError, StorageError
 from lmdali.pipeline.timing import STAGES
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
@@ -21,6 +24,7 @@ from lmdali.tools.measurement import Rate
 from lmdali.tools.prediction import Costs, Resources
 from lmdali.tools.profiler import ProfileConfig, command, profile_dataset
 from lmdali.tools.sources import open_source
+from lmdali.tools.step_probes import GRAPH_STEPS, ModelProbe
 from lmdali.tools.suggestion import Situation
 from lmdali.tools.throughput_tables import print_report
 from lmdali.tools.verdict import Evidence, dominant_stage, judge
@@ -206,6 +210,31 @@ def test_copies_that_hold_a_run_back_have_a_word_of_their_own() -> None:
     assert judge(evidence(5000, 1000, 1000)).word == "COMPUTE-BOUND"
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes", "named", "not_named"),
+    [
+        ("decode", {"num_cpus": 8}, "-j 8", "more CPUs"),
+        ("decode", {}, "more CPUs", "-j"),  # there is a thread for each of them already
+        ("read", {"encoding": "raw"}, "store JPEG", "-j"),
+        ("read", {}, "--order block", "store JPEG"),
+        ("augment", {"dtype": "float32"}, "dtype uint8", "-j"),
+        ("augment", {"dtype": "uint8"}, "more CPUs", "dtype"),
+        ("copy", {"dtype": "float32"}, "is uint8 already", "use dtype"),  # our loader sends nothing else
+        ("copy", {"dtype": "float32", "encoding": None}, "use dtype uint8", "already"),
+        ("copy", {"dtype": "uint8", "encoding": None}, "is uint8 already", "use dtype"),
+        ("verify", {"verify": "always"}, "--verify first", "never"),
+        ("verify", {"verify": "first"}, "--verify never", "--verify first"),
+    ],
+)
+def test_advice_names_nothing_that_is_so_already(
+    stage: str, changes: dict[str, Any], named: str, not_named: str
+) -> None:
+    inside = dict.fromkeys(STAGES, None) | {stage: 1.8e-3}
+    found = replace(evidence(1000, 2000, 1000), loader=rate(1000, 0.0, inside), **changes)
+    advice = judge(found).advice
+    assert named in advice and not_named not in advice
+
+
 def test_dali_names_no_stage_that_it_does_not_time() -> None:
     inside = {"read": 1e-4, "decode": None, "augment": None, "copy": 9e-4}
     found = replace(evidence(1000, 2000, 1000), backend="dali", loader=rate(1000, 0.0, inside))
@@ -245,6 +274,15 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     assert document["shares"]["read"] == pytest.approx(
         document["read"]["images_per_second"] / document["storage"]["images_per_second"]
     )
+
+
+def test_a_loader_in_storage_order_has_ceilings_in_that_order_only(jpeg: Path) -> None:
+    report = profile_dataset(jpeg, replace(QUICK, order="sequential"), model=None, augment=AUGMENT, quiet=True)
+    assert (report.storage, report.read) == (None, None)
+    assert report.read_sequential is not None and report.decode is not None
+    rates = (report.read_sequential, report.decode, report.augment)
+    lowest = min(rate.images_per_second for rate in rates if rate is not None)
+    assert report.shares()["loader"] == pytest.approx(report.loader.images_per_second / lowest)
 
 
 def test_half_precision_and_uint8_are_profiled_too(jpeg: Path) -> None:
@@ -335,6 +373,9 @@ def test_predictions_and_what_was_tried_stand_side_by_side_in_a_hundred_columns(
     text = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
     words = " ".join(text.replace("│", " ").split())
+    stall = report.verdict.data_stall
+    assert stall is not None  # a step of 32 images at 800 images/s
+    assert f"{stall:.0%}: of the 40.0 ms of a step, {40 * stall:.1f} ms are input" in words
     assert "-j 16: predicted 990 images/s, now 800" in words and "measured 1,020" in words
     assert "predicted 6,400 images/s, limited by the model, COMPUTE-BOUND (now 800); not measured" in words
     assert "predicted 1,600 images/s, limited by the CPUs, INPUT-BOUND (decode) (now 800)" in words
@@ -378,3 +419,33 @@ def test_the_command_runs_alexnet_on_pictures_of_full_size(tmp_path: Path) -> No
 def test_a_directory_without_a_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         profile_dataset(tmp_path, QUICK)
+
+
+def test_several_views_of_an_image_are_no_training_step(jpeg: Path) -> None:
+    with pytest.raises(ConfigError, match="take one view of an image, found 10"):
+        profile_dataset(jpeg, QUICK, augment=AugmentConfig.ten_crop())
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0"])
+def test_a_measurement_has_an_end(jpeg: Path, seconds: str) -> None:
+    result = CliRunner().invoke(command, ["run", str(jpeg), "--seconds", seconds])
+    assert isinstance(result.exception, ConfigError) and "seconds must be" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "--no-model", "--trace"], ["sweep", "--html"], ["sweep", "--write"]], ids=" ".join
+)
+def test_a_file_that_cannot_be_written_is_found_out_before_anything_is_measured(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmdali.tools.profiler.profile_dataset", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr("lmdali.tools.profile_sweep.sweep_datasets", lambda *_, **__: pytest.fail("it was measured"))
+    result = CliRunner().invoke(command, [*arguments, str(tmp_path), str(tmp_path)])
+    assert isinstance(result.exception, StorageError) and "is a directory" in str(result.exception)
+
+
+def test_slow_steps_on_a_cpu_are_not_warmed_up_for_a_graph_that_there_is_none_of() -> None:
+    batch = Batch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    on_gpu = Batch(SimpleNamespace(device=torch.device("cuda")), batch.labels, batch.indices)  # type: ignore[arg-type]
+    steps = [ModelProbe(lambda batch: None, each).warmup_steps for each in (batch, on_gpu)]
+    assert steps == [2, GRAPH_STEPS]

@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from slow_model import SlowModel
+
+from lmdali.model.torchrun import TorchrunPlace
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.errors import ConfigError
+from lmdali.tools import profiler, rank_profile
+from lmdali.tools.profile_config import ProfileConfig
+from lmdali.tools.suggestion import Situation, suggest
 
 JOB = """
 import json, os, sys, time
@@ -140,3 +148,31 @@ def test_a_rank_whose_model_sleeps_is_named_too(job: Reports) -> None:
         assert report["setting"]["num_threads"] == 1
     # Each rank has its half of the 37 samples, in batches of its own.
     assert [report["setting"]["steps_per_epoch"] for report in job.by_compute] == [37 // 8] * 2
+
+
+def test_a_rank_is_told_of_its_part_of_the_machine_only(
+    small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Eight ranks on 64 CPUs have eight threads each: 64 for every one of them would be advice to ruin the job.
+    situations: list[Situation] = []
+    monkeypatch.setattr(profiler, "torchrun_place", lambda parallel: TorchrunPlace(local_world_size=8))
+    monkeypatch.setattr(rank_profile, "usable_cpus", lambda: 64)
+    monkeypatch.setattr(profiler, "suggest", lambda found: situations.append(found) or suggest(found))
+    config = ProfileConfig(batch_size=4, steps=10, device="cpu", num_threads=2)
+    report = profiler.profile_dataset(
+        small_jpeg_dataset, config, model=SlowModel(0.001), augment=AugmentConfig(crop_size=24), quiet=True
+    )
+    (situation,) = situations
+    assert situation.resources.num_cpus == 8
+    assert situation.memory_bytes == report.machine["memory_bytes"] // 8
+    assert "share 64 CPUs" not in report.verdict.reason
+
+
+def test_what_one_process_must_have_to_itself_is_refused_of_ranks(
+    small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiler, "torchrun_place", lambda parallel: TorchrunPlace(world_size=2, local_world_size=2))
+    with pytest.raises(ConfigError, match="--try measures"):
+        profiler.profile_dataset(small_jpeg_dataset, ProfileConfig(device="cpu"), try_suggestion=True)
+    with pytest.raises(ConfigError, match="--cold drops"):
+        profiler.profile_dataset(small_jpeg_dataset, ProfileConfig(device="cpu", cold=True))

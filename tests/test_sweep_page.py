@@ -42,6 +42,22 @@ def test_the_page_is_whole_and_says_the_best_first() -> None:
     assert places == sorted(places)
 
 
+def test_bars_are_told_apart_by_everything_that_was_swept() -> None:
+    kinds = [("photos/jpeg", "jpeg", 64), ("photos/raw", "raw", 64), ("photos/jpeg", "jpeg", 128)]
+    settings = [
+        setting(900, 0.2, 5, dataset=home, encoding=kind, batch_size=size, num_threads=16 // number, prefetch=number)
+        for number, (home, kind, size) in enumerate(kinds, 1)
+    ]
+    page = sweep_page(sweep_report(*settings))
+    for label in (
+        "1: A, -j 16, prefetch 1, -b 64<",
+        "2: B, -j 8, prefetch 2, -b 64<",
+        "3: A, -j 5, prefetch 3, -b 128<",
+    ):
+        assert label in page
+    assert "…" not in page
+
+
 def test_where_memory_is_not_told_there_is_no_plot_of_it() -> None:
     parts = parse_page(sweep_page(sweep_report(setting(900, 0.2, None, prefetch=1), setting(1000, 0.1, None))))
     assert len(parts.plots) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import closing
 from dataclasses import dataclass, replace
+from math import inf
 from textwrap import fill
 from typing import Any
 
@@ -66,8 +67,8 @@ class AuConfig(EpochOptions):
         super().__post_init__()
         if self.accelerator not in RESNET50:
             raise ConfigError(f"accelerator must be one of {', '.join(RESNET50)}; found {self.accelerator!r}")
-        if self.compute_seconds is not None and not self.compute_seconds > 0:
-            raise ConfigError(f"compute_seconds must be more than 0, found {self.compute_seconds}")
+        if self.compute_seconds is not None and not 0 < self.compute_seconds < inf:
+            raise ConfigError(f"compute_seconds must be more than 0 and finite, found {self.compute_seconds}")
         if self.epochs < 1:
             raise ConfigError(f"epochs must be at least 1, found {self.epochs}")
 

@@ -10,7 +10,7 @@ NEXT_CEILING: dict[str, tuple[str, ...]] = {
     "cold.storage": ("cold.storage_sequential",),
     "cold.read_sequential": ("cold.storage_sequential",),
     "cold.read": ("cold.storage",),
-    "cold.loader": ("cold.read",),
+    "cold.loader": ("cold.storage",),  # not LMDB alone, which waits for each page: the loader asks for them ahead
     "storage": ("storage_sequential",),
     "read_sequential": ("storage_sequential",),
     "read": ("storage",),
@@ -27,6 +27,8 @@ _ONE_THREAD = "_one_thread"
 def shares_of_ceilings(rates: Mapping[str, Rate | None], num_threads: int | None) -> dict[str, float | None]:
     """Each rate over the lowest of its ceilings, 0..1 or a little more; None for what has none here.
 
+    Where nothing was read out of order, because the loader reads in order, the rates in order take that place.
+
     A storage read out of order is judged by one in order, LMDB by storage, what all threads do by so many times what
     one does, the loader by its parts, and the fed training step by loader and model.
 
@@ -40,7 +42,7 @@ def shares_of_ceilings(rates: Mapping[str, Rate | None], num_threads: int | None
 def _share(rates: Mapping[str, Rate | None], path: str, num_threads: int | None) -> float | None:
     rate, ceilings = rates[path], []
     for name in NEXT_CEILING.get(path, ()):
-        ceiling = rates.get(name)
+        ceiling = rates.get(name) or rates.get(f"{name}_sequential")
         if ceiling is not None:
             ceilings.append(ceiling.images_per_second * ((num_threads or 1) if name.endswith(_ONE_THREAD) else 1))
     if rate is None or not ceilings:

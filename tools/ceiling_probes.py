@@ -33,7 +33,8 @@ def ceiling_probes(config: LoaderConfig, manifest: Manifest, device: torch.devic
     probes: dict[str, Probe] = {}
     for name, make in (("storage", storage_probe), ("read", read_probe)):
         probes[f"{name}_sequential"] = make(dataset, num_threads=threads, seed=config.seed, shuffle=False)
-        probes[name] = make(dataset, num_threads=threads, seed=config.seed)
+        if config.order != "sequential":  # its loader reads nothing out of order
+            probes[name] = make(dataset, num_threads=threads, seed=config.seed)
     if manifest.encoding == "raw":
         probes["memory_copy"] = copy_probe(sample, size, num_threads=threads)
     else:

@@ -69,21 +69,21 @@ class ColdRun:
 
     Attributes:
         storage_sequential: storage alone, in storage order.
-        storage: storage alone, in the loader's order.
+        storage: storage alone, shuffled; None for a loader that reads in storage order.
         read_sequential: LMDB records, in storage order.
-        read: LMDB records, in the loader's order.
+        read: LMDB records, shuffled; None as `storage`.
         loader: the loader alone.
         cache: of the loader's passes; the largest share before any pass.
         problem: why this was not cold; None where it was.
     """
 
     storage_sequential: Rate
-    storage: Rate
     read_sequential: Rate
-    read: Rate
     loader: Rate
     cache: CacheState
     problem: str | None
+    storage: Rate | None = None
+    read: Rate | None = None
 
 
 class ColdProbe:
@@ -134,6 +134,7 @@ def measure_cold(
         f"{name}{suffix}": ColdProbe(partial(_read_pass, make, dataset, num_threads, shuffle), paths)
         for name, make in (("storage", storage_probe), ("read", read_probe))
         for suffix, shuffle in (("_sequential", False), ("", True))
+        if not (shuffle and config.order == "sequential")
     }
     loader = ColdProbe(partial(_loader_pass, config), paths)
     rates = measure_on(torch.device("cpu"), {**reads, "loader": loader}, plan, quiet=quiet)

@@ -13,7 +13,7 @@ import torch
 
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.tools.step_probes import ModelProbe, Step
+from lmdali.tools.step_probes import WARMUP_STEPS, Step
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "data", "img", "x", "jpg")
 """Names that images have in batches that are dictionaries."""
@@ -69,9 +69,15 @@ def as_batch(item: Any, device: torch.device) -> Batch:
     if pictures.ndim == 0 or len(pictures) == 0:
         raise InputError(f"the loader yields images of shape {tuple(pictures.shape)}: {_EXPECTED}")
     count = len(pictures)
-    numbers = torch.zeros(count, dtype=torch.int64) if labels is None else torch.as_tensor(labels)
-    if numbers.numel() != count:  # one-hot rows
-        numbers = numbers.reshape(count, -1).argmax(dim=1)
+    try:
+        numbers = torch.zeros(count, dtype=torch.int64) if labels is None else torch.as_tensor(labels)
+        if numbers.numel() != count:  # one-hot rows
+            numbers = numbers.reshape(count, -1).argmax(dim=1)
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        raise InputError(
+            f"the loader yields {count} images and labels that are not one number or one row for each: make them that, "
+            "or yield images alone"
+        ) from None
     moved = pictures.to(device, non_blocking=True), numbers.reshape(-1).long().to(device, non_blocking=True)
     return Batch(*moved, torch.full((count,), -1))
 
@@ -107,7 +113,10 @@ class ForeignLoader:
 
     def __init__(self, make: Callable[[], Iterable[Any]], device: torch.device) -> None:
         self._make, self._device = make, device
-        self._iterable = make()
+        made: Any = make()
+        if not isinstance(made, Iterable) and not hasattr(made, "__getitem__"):
+            raise InputError(f"--loader gave {type(made).__name__}: expected something to iterate over")
+        self._iterable: Iterable[Any] = made
         self._iterator: Iterator[Any] | None = None
         self.kind = type(self._iterable).__name__
         self.num_batches = _length(self._iterable)
@@ -158,7 +167,7 @@ class ForeignLoader:
         reset = getattr(self._iterable, "reset", None)
         if callable(reset):
             reset()
-        elif iter(self._iterable) is self._iterable:  # an iterator or a generator: used up
+        elif self._iterator is self._iterable:  # an iterator or a generator: used up
             self._iterable = self._make()
 
 
@@ -180,7 +189,7 @@ class ForeignProbe:
     def __init__(self, loader: ForeignLoader, step: Step | None = None) -> None:
         self._loader, self._step = loader, step
         # Its workers filled their queues while others were measured: that much comes for free.
-        self.warmup_steps = max(loader.depth + 1, ModelProbe.warmup_steps)
+        self.warmup_steps = max(loader.depth + 1, WARMUP_STEPS)
 
     def run(self) -> Iterator[int]:
         """Each step is one batch."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
-from lmdali.model.torchrun import torchrun_place
+from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
@@ -20,9 +20,9 @@ from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
-from lmdali.tools.profile_facts import busy_caution, evidence_of
-from lmdali.tools.profiled_model import CROP_SIZE, place_model, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.profile_facts import busy_caution, evidence_of, nvtx_caution
+from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, Step, measure_on
 from lmdali.tools.throughput import Setting, ThroughputReport
@@ -51,15 +51,17 @@ def profile_iterable(
 
     Raises:
         InputError: what it yields are no batches.
-        ConfigError: its images do not fit the AlexNet.
+        ConfigError: its images do not fit the AlexNet, or something is asked for that needs a look inside.
         MachineError: the device or a package is missing, or another rank is gone.
     """
     config = config or ProfileConfig()
+    if config.cold or config.what_if:
+        raise ConfigError(f"--loader {name}: --cold and --what-if look inside a loader of ours: give a DATASET")
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
     with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks, torch.random.fork_rng():
-        return _profile(make, name, config, device, ranks, model, quiet=quiet or not ranks.is_first)
+        return _profile(make, name, config, device, ranks, place, model, quiet=quiet or not ranks.is_first)
 
 
 def _profile(
@@ -68,6 +70,7 @@ def _profile(
     config: ProfileConfig,
     device: torch.device,
     ranks: Ranks,
+    place: TorchrunPlace,
     model: nn.Module | Literal["alexnet"] | None,
     *,
     quiet: bool,
@@ -78,7 +81,7 @@ def _profile(
     first = loader.take()
     first_seconds = perf_counter() - start
     if model == "alexnet":
-        _check_images(first)
+        _check_images(first, config)
     classes = max(NUM_CLASSES, *ranks.gather(int(first.labels.max()) + 1))
     trained = place_model(model, num_classes=classes, width=config.width, device=device)
     ranges = find_nvtx() if config.nvtx else None
@@ -106,19 +109,24 @@ def _profile(
         setting=setting,
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
-        verdict=judged_by_ranks(judge(evidence_of(own, setting)), job),
+        verdict=judged_by_ranks(judge(evidence_of(own, setting, cpus_of_rank(place))), job),
         suggestion=None,
         machine=machine,
-        cautions=busy_caution(machine),
+        cautions=(*busy_caution(machine), *nvtx_caution(config)),
         ranks=job,
         **measured,
     )
 
 
-def _check_images(first: Batch) -> None:
-    shape = tuple(first.images.shape)
-    if len(shape) != 4 or 3 not in (shape[1], shape[3]) or CROP_SIZE not in shape[1:]:
+def _check_images(first: Batch, config: ProfileConfig) -> None:
+    shape, dtype = tuple(first.images.shape), first.images.dtype
+    if shape[1:] not in ((3, CROP_SIZE, CROP_SIZE), (CROP_SIZE, CROP_SIZE, 3)):
         raise ConfigError(f"images of shape {shape} are not for the AlexNet ({CROP_SIZE} pixels, RGB): use --no-model")
+    halves = (torch.float16, torch.bfloat16)
+    if dtype.is_floating_point and dtype != torch.float32 and not (dtype in halves and config.dtype in AUTOCAST):
+        name = str(dtype).removeprefix("torch.")
+        cure = f"give --dtype {name}" if dtype in halves else "make them float32"
+        raise ConfigError(f"images of {name} are not for the AlexNet with --dtype {config.dtype}: {cure}")
 
 
 def _setting(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 from time import perf_counter
 from typing import Protocol
@@ -50,8 +51,8 @@ class WindowPlan:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ConfigError(f"seconds must be more than 0, found {self.seconds}")
+        if not 0 < self.seconds < inf:
+            raise ConfigError(f"seconds must be more than 0 and finite, found {self.seconds}")
         if self.windows < 1:
             raise ConfigError(f"windows must be at least 1, found {self.windows}")
         if self.steps is not None and self.steps < self.windows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ RATE_WORDS = {
     "model": "model on a cached batch",
     "together": "step fed by the loader",
 }
-"""What the rates of a report are called, in the order in which they are shown: "in order" is the order of storage,
-"shuffled" the loader's."""
+"""What the rates of a report are called, in the order in which they are shown: "in order" is the order of storage."""
 
 MOVES_RECORDS = frozenset(
     path
@@ -116,7 +116,7 @@ def load_profile(path: Path) -> dict[str, Any]:
     """Read a report.
 
     Raises:
-        InputError: no such file, or another document than a report of this version.
+        InputError: no such file, another document than a report of this version, or one that tells no numbers.
         IntegrityError: not JSON.
     """
     document = read_json(path)
@@ -125,7 +125,56 @@ def load_profile(path: Path) -> dict[str, Any]:
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: a profile of schema version {version}, this program reads {SCHEMA_VERSION}")
+    if (problem := _problem(document)) is not None:
+        raise InputError(f"{path}: {problem}: it was cut, edited or written by another program; measure again")
     return document
+
+
+_SPEAKING: dict[str, tuple[str, ...]] = {
+    "verdict": (),
+    "suggestion": ("option", "predicted_images_per_second", "baseline_images_per_second", "why"),
+    "what_if": ("question", "baseline_images_per_second", "predicted_images_per_second"),
+}
+"""Parts of a report that tell more than rates, and what each of them has; `what_if` is a list of such parts."""
+
+
+def _problem(document: Mapping[str, Any]) -> str | None:
+    """Why a document cannot be trusted, or None. A number that is none would keep every limit."""
+    for path, value in _leaves(document, ""):
+        if isinstance(value, float) and not isfinite(value):
+            return f"{path} is no number ({value})"
+    if not isinstance(document.get("verdict"), Mapping):
+        return "it has no verdict"
+    for name, keys in _SPEAKING.items():
+        found = document.get(name) or {}
+        for part in found if isinstance(found, list) else [found] if found else []:
+            if not isinstance(part, Mapping) or not all(key in part for key in keys):
+                return f"{name} lacks {', '.join(keys) or 'its fields'}"
+    for path in RATE_WORDS:
+        found = document
+        for key in path.split("."):
+            found = (found.get(key) if isinstance(found, Mapping) else None) or {}
+        if found and not _is_sound(found):
+            return f"{path} is no rate: images/s above zero, and those of its windows"
+    return None
+
+
+def _is_sound(rate: Any) -> bool:
+    return is_rate(rate) and all(
+        isinstance(value, int | float) and value > 0 for value in (rate["images_per_second"], *rate["per_window"])
+    )
+
+
+def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
+    named: Iterator[tuple[Any, object]] = iter(())
+    if isinstance(value, Mapping):
+        named = iter(value.items())
+    elif isinstance(value, list):
+        named = iter(enumerate(value))
+    else:
+        yield path, value
+    for key, found in named:
+        yield from _leaves(found, f"{path}.{key}" if path else str(key))
 
 
 def is_rate(value: object) -> bool:

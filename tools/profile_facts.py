@@ -60,18 +60,20 @@ def setting_of(
     )
 
 
-def evidence_of(rates: Mapping[str, Rate], setting: Setting) -> Evidence:
-    """What the verdict is made from."""
+def evidence_of(rates: Mapping[str, Rate], setting: Setting, num_cpus: int | None = None) -> Evidence:
+    """What the verdict is made from; `num_cpus` of a rank is its part of its machine's, None is all of them."""
     return Evidence(
         loader=rates["loader"],
         model=rates.get("model"),
         together=rates.get("together"),
         steps_per_epoch=setting.steps_per_epoch,
         num_threads=setting.num_threads or 1,
-        num_cpus=usable_cpus(),
+        num_cpus=num_cpus or usable_cpus(),
         on_gpu=setting.device.startswith("cuda"),
         backend=setting.backend,
         encoding=setting.encoding,
+        dtype=setting.dtype,
+        verify=setting.verify,
     )
 
 
@@ -89,8 +91,7 @@ def cautions_on(cache: CacheState, machine: Mapping[str, Any], config: ProfileCo
         found.append("reads came from the page cache, not from the disk: --cold measures that, too")
     if cache.state == "mixed":
         found.append("a part of what was read came from the page cache and a part from the disk: run it again")
-    if config.nvtx and find_nvtx() is None:
-        found.append("no NVTX ranges: neither a torch for CUDA nor the package nvtx is here (pip install nvtx)")
+    found += nvtx_caution(config)
     if config.decoded_cache_bytes:
         found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
     return tuple(found)
@@ -106,6 +107,13 @@ def busy_caution(machine: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def nvtx_caution(config: ProfileConfig) -> tuple[str, ...]:
+    """Whether ranges were asked for that nobody could make."""
+    if not config.nvtx or find_nvtx() is not None:
+        return ()
+    return ("no NVTX ranges: neither a torch for CUDA nor the package nvtx is here (pip install nvtx)",)
+
+
 def judged_cold(verdict: Verdict, cold: ColdRun | None) -> Verdict:
     """INVALID where a cold run was asked for and was none."""
     if cold is None or cold.problem is None:
@@ -119,14 +127,14 @@ def judged_cold(verdict: Verdict, cold: ColdRun | None) -> Verdict:
 def situation_of(
     verdict: Verdict,
     rates: Mapping[str, Rate],
-    setting: Setting,
+    evidence: Evidence,
     config: ProfileConfig,
     manifest: Manifest,
     memory_bytes: int | None,
     cache: CacheState,
 ) -> Situation:
-    """What the suggestion is made from."""
-    evidence, measured = evidence_of(rates, setting), rates.get("together", rates["loader"])
+    """What the suggestion is made from; of a rank, `memory_bytes` are its part of its machine's."""
+    measured = rates.get("together", rates["loader"])
     return Situation(
         bound=verdict.bound,
         costs=Costs.measured(evidence.loader, evidence.model, on_gpu=evidence.on_gpu),
@@ -138,7 +146,7 @@ def situation_of(
         ),
         measured=measured.images_per_second,
         encoding=manifest.encoding,
-        backend=setting.backend,
+        backend=evidence.backend,
         verify=config.verify,
         decoded_cache_bytes=config.decoded_cache_bytes,
         decoded_bytes=manifest.num_records * 3 * manifest.image_size**2,

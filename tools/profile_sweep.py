@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import product
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -87,8 +88,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "target"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ConfigError(f"{name} must be more than 0, found {value}")
+            if (value := getattr(self, name)) is not None and not 0 < value < inf:
+                raise ConfigError(f"{name} must be more than 0 and finite, found {value}")
         self.loaders()
 
     def loaders(self) -> list[ProfileConfig]:
@@ -255,12 +256,12 @@ def sweep_command(
     (or of those that reach --target; exit code 9 if none does). The Pareto front is of rate, CPU seconds and memory.
     """
     report = sweep_datasets(datasets, SweepConfig(**options), quiet=quiet)
-    if html is not None:
-        write_output(html, sweep_page(report).encode())
     if as_json:
         print_json(report.to_json())
     else:
         print_sweep(report)
+    if html is not None:
+        write_output(html, sweep_page(report).encode())
     if write is not None:
         write_config(write, report)
     if report.best is None:

@@ -16,6 +16,7 @@ from lmdali.model.train_step import TrainStep
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.errors import ConfigError
 
 _LEARNING_RATE = 1e-6
 """Costs what any other does, and leaves the weights where no number of steps on one batch finds an infinity."""
@@ -23,7 +24,18 @@ _LEARNING_RATE = 1e-6
 CROP_SIZE = AugmentConfig.crop_size
 """Side of the images that the AlexNet takes, pixels."""
 
-_AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""What a step computes in, by the dtype of its images; float32 for others."""
+
+
+def require_one_view(model: object, augment: AugmentConfig | None) -> None:
+    """Views are for evaluation: a training step has one label an image.
+
+    Raises:
+        ConfigError: a model and several views.
+    """
+    if model is not None and augment is not None and augment.num_views > 1:
+        raise ConfigError(f"training steps take one view of an image, found {augment.num_views}: use model=None")
 
 
 def place_model(
@@ -66,7 +78,7 @@ def training_step(
     model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device, cuda_graph: bool = True
 ) -> PacedStep:
     """What the trainer does with a batch, as it does it by default; without a graph where ranks average gradients."""
-    precision = _AUTOCAST.get(dtype, torch.float32)
+    precision = AUTOCAST.get(dtype, torch.float32)
     return PacedStep(TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=cuda_graph), device)
 
 

@@ -14,10 +14,11 @@ from torch import nn
 
 from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
-from lmdali.model.torchrun import torchrun_place
+from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_loader import DatasetLoader
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
@@ -40,8 +41,8 @@ from lmdali.tools.profile_config import ProfileParallel
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judged_cold, setting_of, situation_of
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
-from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
@@ -83,13 +84,16 @@ def profile_dataset(
         MachineError: the device or a package is missing, or another rank is gone.
     """
     config = config or ProfileConfig()
+    require_one_view(model, augment)
     place = torchrun_place(config.parallel)
+    if try_suggestion and place.world_size > 1:
+        raise ConfigError("--try measures a loader while all else is quiet: profile one process without torchrun")
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
     with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks:
         quiet, trace = quiet or not ranks.is_first, trace if ranks.is_first else None
         options: dict[str, Any] = {"model": model, "augment": augment, "try_suggestion": try_suggestion, "trace": trace}
-        return _profile(dataset, config, device, ranks, **options, quiet=quiet)
+        return _profile(dataset, config, device, ranks, place, **options, quiet=quiet)
 
 
 def _profile(
@@ -97,6 +101,7 @@ def _profile(
     config: ProfileConfig,
     device: torch.device,
     ranks: Ranks,
+    place: TorchrunPlace,
     *,
     model: nn.Module | Literal["alexnet"] | None,
     augment: AugmentConfig | None,
@@ -114,8 +119,8 @@ def _profile(
         plan, threads = config.window_plan(), config.usable_threads
         cold = measure_cold(loader_config, plan, num_threads=threads, record_bytes=record_bytes, quiet=quiet)
     resident, start = resident_share(paths), perf_counter()
-    place = {"rank": ranks.rank, "world_size": ranks.world_size}
-    with create_loader(loader_config, device, **place) as loader, torch.random.fork_rng():
+    part = {"rank": ranks.rank, "world_size": ranks.world_size}
+    with create_loader(loader_config, device, **part) as loader, torch.random.fork_rng():
         ranges = find_nvtx() if config.nvtx else None
         loader.timers.annotate(ranges)
         first = first_batch(loader)
@@ -136,9 +141,11 @@ def _profile(
         if trace is not None:
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
-        verdict = judged_by_ranks(judged_cold(judge(evidence_of(own, setting)), cold), job)
+        evidence = evidence_of(own, setting, cpus_of_rank(place))
+        verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
         cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
-        situation = situation_of(verdict, own, setting, config, manifest, machine["memory_bytes"], cache)
+        memory = None if machine["memory_bytes"] is None else machine["memory_bytes"] // place.local_world_size
+        situation = situation_of(verdict, own, evidence, config, manifest, memory, cache)
         suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
@@ -267,8 +274,8 @@ def run(
     model: Literal["alexnet"] | None = None if no_model else "alexnet"
     if (dataset is None) == (factory is None):
         raise click.UsageError("give either a DATASET or --loader MODULE:FUNCTION")
-    if factory is not None and trace is not None:
-        raise click.UsageError("--trace looks inside a loader of ours: give a DATASET")
+    if factory is not None and (trace is not None or try_it):
+        raise click.UsageError("--trace and --try are for a loader of ours: give a DATASET")
     if factory is not None:
         report = profile_iterable(load_factory(factory), factory, config, model=model, quiet=quiet)
     elif isinstance(dataset, str):

@@ -23,6 +23,11 @@ RANK_TIMEOUT_SECONDS = 600.0
 """How long a rank waits for the others."""
 
 
+def cpus_of_rank(place: TorchrunPlace) -> int:
+    """Its part of the CPUs that this machine's ranks share."""
+    return max(1, usable_cpus() // place.local_world_size)
+
+
 def config_of_rank(config: ProfileConfig, place: TorchrunPlace) -> ProfileConfig:
     """What one rank measures: silent but for the first, and with its part of the machine's CPUs.
 
@@ -33,8 +38,7 @@ def config_of_rank(config: ProfileConfig, place: TorchrunPlace) -> ProfileConfig
         return config
     if config.cold:
         raise ConfigError("--cold drops a page cache that all ranks share: profile one process without torchrun")
-    threads = config.num_threads or max(1, usable_cpus() // place.local_world_size)
-    return replace(config, num_threads=threads)
+    return replace(config, num_threads=config.num_threads or cpus_of_rank(place))
 
 
 def measure_job(

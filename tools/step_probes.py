@@ -27,6 +27,13 @@ def first_batch(loader: DatasetLoader) -> Batch:
         return next(batches)
 
 
+WARMUP_STEPS = 3
+"""The first steps of any window. Few, for they are seconds each where an AlexNet trains on a CPU."""
+
+GRAPH_STEPS = 6
+"""On a GPU the first few steps are ordinary, and one captures the graph of the others."""
+
+
 class LoaderProbe:
     """A loader, epoch after epoch: alone, or with a training step on each batch.
 
@@ -44,7 +51,7 @@ class LoaderProbe:
     @staticmethod
     def steps_to_fill(prefetch: int) -> int:
         """Until the queue is as full as it will be, a step pays for more or fewer batches than the one it takes."""
-        return max(prefetch + 1, ModelProbe.warmup_steps)
+        return max(prefetch + 1, WARMUP_STEPS)
 
     def run(self) -> Iterator[int]:
         """Each step is one batch."""
@@ -77,10 +84,9 @@ class ModelProbe:
         batch: on the model's device.
     """
 
-    warmup_steps = 6  # on a GPU the first few are ordinary, and one captures the graph of the others
-
     def __init__(self, step: Step, batch: Batch) -> None:
         self._step, self._batch = step, batch
+        self.warmup_steps = GRAPH_STEPS if batch.images.device.type == "cuda" else WARMUP_STEPS - 1
 
     def run(self) -> Iterator[int]:
         """Each step is one update."""

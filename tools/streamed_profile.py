@@ -17,14 +17,15 @@ from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_place import place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import create_loader
+from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
 from lmdali.tools.fetch_figures import FETCH_STAGE, FetchFigures, fetch_cautions
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate
 from lmdali.tools.profile_config import ProfileConfig
-from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, setting_of
-from lmdali.tools.profiled_model import place_model, resting_optimizer, training_step
+from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, nvtx_caution, setting_of
+from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, first_batch, measure_on
+from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, first_batch, measure_on
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.verdict import judge
 
@@ -78,18 +79,22 @@ def profile_address(
             f"{place_shown(address)}: cold, what_if and parallel need the dataset on this machine: bring it here with "
             "`lmdali stage`, or leave them out"
         )
+    require_one_view(model, augment)
     device = pick_device(config.device)
     machine = machine_facts(device)
     manifest = place_manifest(address, cache_dir=config.cache_dir)
     loader_config = config.loader_config(address, augment)
     start = perf_counter()
     with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
+        ranges = find_nvtx() if config.nvtx else None
+        loader.timers.annotate(ranges)
         first = first_batch(loader)
         first_seconds = perf_counter() - start
         probes: dict[str, Probe] = {"loader": StreamedProbe(loader, config.prefetch)}
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
         if trained is not None:
-            step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
+            step: Step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
+            step = marked(ranges, "step", step)
             probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
             probes |= {"model": ModelProbe(step, first), "together": StreamedProbe(loader, config.prefetch, step)}
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
@@ -116,7 +121,7 @@ def profile_address(
         verdict=judge(evidence_of(rates, setting)),
         suggestion=None,
         machine=machine,
-        cautions=(*busy_caution(machine), *fetch_cautions(figures)),
+        cautions=(*busy_caution(machine), *nvtx_caution(config), *fetch_cautions(figures)),
         inside=StageDetail.of(recording),
         fetch=figures,
         **measured,

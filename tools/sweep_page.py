@@ -103,6 +103,13 @@ def _described(report: SweepReport, setting: SweptSetting) -> str:
     )
 
 
+def _short(report: SweepReport, setting: SweptSetting) -> str:
+    """The same for a bar, beside which there is less room: options as they are typed."""
+    names = {dataset: name.partition(" ")[0] for dataset, name in _dataset_names(report).items()}
+    words = {"dataset": "{}", "num_threads": "-j {}", "batch_size": "-b {}"}
+    return ", ".join(words.get(axis, f"{axis} {{}}").format(_value(axis, setting, names)) for axis in _swept(report))
+
+
 def _columns(report: SweepReport) -> list[str]:
     axes = [_word(axis) for axis in _swept(report)]
     return ["", *axes, "images/s", "spread", "CPU ms", "MB", "", "of fastest"]
@@ -201,7 +208,7 @@ def _bars(report: SweepReport) -> str:
     front, best = report.front, report.best
     bars = [
         Bar(
-            label=f"{number}: {_described(report, setting)}",
+            label=f"{number}: {_short(report, setting)}",
             value=setting.rate.images_per_second,
             text=f"{setting.rate.images_per_second:,.0f}",
             low=setting.rate.low,

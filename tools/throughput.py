@@ -75,9 +75,9 @@ class ThroughputReport:
     Attributes:
         setting: what was profiled.
         storage_sequential: storage alone, in storage order: records' bytes read from the files.
-        storage: the same in the loader's order.
+        storage: the same shuffled; None for a loader that reads in storage order.
         read_sequential: LMDB records found in storage order, every byte copied once.
-        read: the same in the loader's order.
+        read: the same shuffled; None as `storage`.
         decode: libjpeg-turbo (simplejpeg) alone, to whole RGB images, on all threads; None for raw records. Our decoder
             leaves out what a crop does not need, so a loader may be faster than this.
         decode_one_thread: the same on one thread; None where that is all there is.

@@ -9,6 +9,7 @@ from typing import Literal
 from lmdali.tools.fetch_figures import FETCH_STAGE, waits_for_shards
 from lmdali.tools.measurement import Rate
 from lmdali.tools.prediction import CONSUMER_STAGES, WORKER_STAGES, known
+from lmdali.tools.stage_advice import stage_advice
 
 Bound = Literal["INPUT-BOUND", "COPY-BOUND", "COMPUTE-BOUND", "BALANCED", "STRAGGLER", "INVALID"]
 
@@ -57,6 +58,8 @@ class Evidence:
         on_gpu: whether the model runs on a GPU.
         backend: of the loader.
         encoding: of the records, "jpeg" or "raw"; None where the loader is not ours.
+        dtype: of the batches; None where it does not matter.
+        verify: when CRCs are compared; None where that is not known.
     """
 
     loader: Rate
@@ -68,6 +71,8 @@ class Evidence:
     on_gpu: bool
     backend: str
     encoding: str | None
+    dtype: str | None = None
+    verify: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,42 +262,6 @@ def _advice(evidence: Evidence, bound: Bound, stage: str | None, ratio: float, *
         if shared:
             return "Input and model take about half of the cores each: speeding up either one gains at most half."
         return "Input keeps up, with less than 25 % to spare: a faster model would have to wait for it."
-    if evidence.encoding is None and stage is None:
-        return _OUTSIDE
-    return _ADVICE.get((stage, evidence.encoding or "")) or _ADVICE.get((stage, "")) or _UNKNOWN_STAGE
-
-
-_ADVICE: dict[tuple[str | None, str], str] = {
-    ("decode", "jpeg"): (
-        "Decoding JPEG takes most of the loader's time: use more CPUs (-j), the dali backend where there is a GPU, "
-        "--decoded-cache-bytes where memory can hold pixels (0.2 MB an image), or convert with --encoding raw, which "
-        "needs no decoding and about six times the room."
-    ),
-    ("read", ""): (
-        "Reading takes most of the loader's time: put the dataset on a local disk or into memory (/dev/shm), store "
-        "JPEG instead of raw pixels, or use --order block where the disk reads in sequence much faster than at random."
-    ),
-    ("fetch", ""): (
-        "Waiting for shards takes most of the loader's time: let more of them come at once (--fetches), give the cache "
-        "room for all of them so that later epochs fetch none (--cache-bytes), use --order block, which needs few at "
-        "a time, or bring the dataset here before the run (`lmdali stage`)."
-    ),
-    ("augment", ""): (
-        "Cropping and normalising takes most of the loader's time: use dtype uint8 with the mean subtracted on the "
-        "device, or more CPUs (-j)."
-    ),
-    ("copy", ""): "Copying to the device takes most of the loader's time: use dtype uint8, a quarter of float32.",
-    ("verify", ""): "Comparing CRCs takes most of the loader's time: --verify first does it once for each record.",
-    ("collate", ""): (
-        "The consumer's own work on each finished batch takes most of the loader's time, and threads cannot share it: "
-        "use a larger batch (-b), and look at what else runs in that thread."
-    ),
-    ("plan", ""): "Order and draws take most of the loader's time: use a larger batch (-b).",
-}
-_OUTSIDE = (
-    "What this loader waits for cannot be seen from outside: try more workers, and the same pictures in a dataset of "
-    "ours (`lmdali convert`, `lmdali profile run DATASET`), whose stages have names."
-)
-_UNKNOWN_STAGE = (
-    "This backend does not tell decoding from augmenting: compare the decode ceiling above, and try more threads (-j)."
-)
+    has_spare = evidence.num_threads < evidence.num_cpus
+    more = f"more threads (-j {evidence.num_cpus})" if has_spare else "more CPUs"
+    return stage_advice(stage, encoding=evidence.encoding, dtype=evidence.dtype, verify=evidence.verify, more=more)
