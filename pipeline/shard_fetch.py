@@ -119,6 +119,7 @@ class ShardFetcher:
         state = self._state
         with state.changed:
             state.kept, state.is_paused = list(numbers), False
+            self._try_again(state, numbers)
             self._take_back(state)
             for number in state.ready.difference(numbers):
                 self._release_unless_needed(state, number)
@@ -161,7 +162,15 @@ class ShardFetcher:
         """In a forked child: there are no threads, and the shards are the parent's."""
         self._state, self._counters = _State(), FetchCounters()
 
+    @staticmethod
+    def _try_again(state: _State, numbers: list[int]) -> None:
+        """What could not be had ahead of its use, perhaps hours ago, is asked for once more; nobody was told of it."""
+        for number in numbers:
+            if not state.waiting[number]:
+                state.failed.pop(number, None)
+
     def _wait_for(self, state: _State, missing: list[int]) -> None:
+        self._try_again(state, missing)
         state.waiting.update(missing)
         self._start(state)
         state.changed.notify_all()
@@ -190,9 +199,9 @@ class ShardFetcher:
             thread = threading.Thread(
                 target=self._work, args=(state,), name=f"lmdali-fetch-{len(state.threads)}", daemon=True
             )
+            thread.start()  # where the system refuses one, nobody shall count on it
             state.threads.append(thread)
             state.num_running += 1
-            thread.start()
 
     def _work(self, state: _State) -> None:
         while (number := self._next(state)) is not None:
@@ -204,7 +213,10 @@ class ShardFetcher:
             except Exception as found:  # told to whoever needs the shard
                 error = found
             with state.changed:
-                self._note(state, number, claim, error)
+                try:
+                    self._note(state, number, claim, error)
+                except Exception as found:  # of the disk; a thread that ended would leave others waiting for ever
+                    state.failed[number] = found
                 state.changed.notify_all()
         with state.changed:
             state.num_running -= 1
