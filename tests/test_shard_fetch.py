@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lmdali.pipeline.errors import RemoteError, StorageError
+from lmdali.pipeline.errors import RemoteError, ShardError, StorageError
 from lmdali.pipeline.manifest import Manifest, ShardInfo, load_manifest
-from lmdali.pipeline.shard_cache import ShardCache
+from lmdali.pipeline.shard_cache import Claim, ShardCache
 from lmdali.pipeline.shard_fetch import ShardFetcher
 
 
@@ -64,3 +64,31 @@ def test_a_disk_that_fails_while_room_is_looked_for_leaves_nobody_waiting(
             fetcher.use([0])
     last_resort.cancel()
     fetcher.close()
+
+
+def test_a_shard_that_was_removed_as_damaged_and_is_still_read_elsewhere_is_not_waited_for_for_ever(
+    small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    info, other = manifest.shards[0], ShardCache(tmp_path, 10**9)
+
+    def fetch(info: ShardInfo, path: Path, stopped: Callable[[], bool]) -> int:
+        shutil.copyfile(small_jpeg_dataset / "shards" / info.name / "data.mdb", path)
+        return info.file_bytes
+
+    assert other.claim(info) is Claim.MINE
+    fetch(info, other.partial_file(info), lambda: False)
+    other.publish(info)
+    cache = ShardCache(tmp_path, 10**9)
+    cache.discard(info)
+    fetcher = ShardFetcher(
+        manifest.shards, cache, fetch, let_go=lambda _: None, num_threads=1, room_wait_seconds=0.0, poll_seconds=0.01
+    )
+    last_resort = threading.Timer(10, fetcher.give_up_waiting)
+    last_resort.start()
+    with pytest.raises(ShardError, match="another process still reads what was there: stop that one"):
+        fetcher.use([0])
+    other.release(info)
+    fetcher.use([0])()
+    last_resort.cancel()
+    fetcher.close()
+    other.close()
