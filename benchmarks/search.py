@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from lmdali.model.code_network import CodeConfig, encode_features, train_code_network
 from lmdali.model.code_quality import precision_at_k
 from lmdali.model.exact_search import SEARCH_RECORDS, Neighbours, search_exact
-from lmdali.model.faiss_index import INDEX_FILE, open_index
+from lmdali.model.faiss_index import open_index
 from lmdali.model.faiss_search import search_faiss, search_index
-from lmdali.model.features_file import Features, FeaturesPlan
+from lmdali.model.features_file import INDEX_FILE, Features, FeaturesPlan
 from lmdali.model.features_writer import FeaturesWriter
 from lmdali.model.hamming import WORD_BITS, pack_codes, search_hamming
 from lmdali.tools.machine import machine_facts

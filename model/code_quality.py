@@ -50,8 +50,8 @@ class SearchQuality:
 
 
 def precision_at_k(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
-    """Mean part of each row of `(Q, k)` found records that is in the same row of `(Q, k)` wanted ones."""
-    hits = (found[:, :, None] == wanted[:, None, :]).any(axis=2)
+    """Mean part of each row of `(Q, k)` wanted records that is in the same row of found ones, `(Q, k)` or fewer."""
+    hits = (found[:, None, :] == wanted[:, :, None]).any(axis=2)
     return float(hits.mean())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -79,6 +79,9 @@ class CodesInfo:
     words_sha256: str = ""
 
 
+_Info = TypeVar("_Info", EncoderInfo, CodesInfo)
+
+
 @dataclass(frozen=True, eq=False)
 class Codes:
     """Codes of a dataset.
@@ -117,7 +120,7 @@ def load_encoder(directory: Path, device: torch.device | str = "cpu") -> tuple[C
         InputError: there is none.
         IntegrityError: it is damaged.
     """
-    info = EncoderInfo(**_read(directory, ENCODER_FILE, "lmdali-encoder", "`lmdali codes train`"))
+    info = _read(directory, ENCODER_FILE, EncoderInfo, "lmdali-encoder", "`lmdali codes train`")
     path = directory / WEIGHTS_FILE
     _require_hash(path, info.weights_sha256)
     with np.load(path, allow_pickle=False) as stored:
@@ -148,7 +151,7 @@ def load_codes(directory: Path) -> Codes:
         InputError: there are none.
         IntegrityError: they are damaged.
     """
-    info = CodesInfo(**_read(directory, CODES_FILE, "lmdali-codes", "`lmdali codes encode`"))
+    info = _read(directory, CODES_FILE, CodesInfo, "lmdali-codes", "`lmdali codes encode`")
     path = directory / WORDS_FILE
     _require_hash(path, info.words_sha256)
     words = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -184,15 +187,18 @@ def _replace(path: Path, payload: bytes, description: Path) -> None:
     write_atomic(path, payload)
 
 
-def _read(directory: Path, name: str, form: str, maker: str) -> dict[str, Any]:
+def _read(directory: Path, name: str, kind: type[_Info], form: str, maker: str) -> _Info:
     path = directory / name
     if not path.is_file():
         raise InputError(f"{directory}: no {name} here: expected what {maker} makes")
     document = read_sealed(path)
     if (document.pop("format", None), document.pop("version", None)) != (form, _VERSION):
         raise InputError(f"{path}: not of version {_VERSION}: upgrade lmdali or make it again")
-    document.pop("digest")
-    return document
+    document.pop("digest", None)
+    try:
+        return kind(**document)
+    except TypeError as error:
+        raise IntegrityError(f"{path}: a field is missing or unknown ({error}): make it again") from error
 
 
 def _require_hash(path: Path, sha256: str) -> None:

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from lmdali.model.features_file import Features, as_float32, require_finite
+from lmdali.model.features_file import INDEX_FILE, Features, as_float32, require_finite
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, write_atomic
 
-INDEX_FILE = "index.faiss"
 _FORMAT, _VERSION = "lmdali-faiss-index", 1
 _DIRECTIONS, _NUMBERS_PER_BYTE = 256, 4
 _POINTS_PER_CENTRE = 40  # faiss warns below 39

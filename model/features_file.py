@@ -3,6 +3,7 @@
 OUT/
   features.json          what it is, written last: dataset, what the features come from, dimensions, shards
   shards/00000.npy       (records, dimensions) float16 or float32, plain NumPy files
+  index.faiss            only where a search with faiss made one (`faiss_index`)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lmdali.pipeline.files import canonical_digest, read_sealed, seal, write_jso
 from lmdali.pipeline.half_kernel import from_float16
 from lmdali.pipeline.word_access import HAS_HALVES
 
-FEATURES_FILE = "features.json"
+FEATURES_FILE, INDEX_FILE = "features.json", "index.faiss"
 SHARDS_DIRECTORY = "shards"
 _FORMAT, _VERSION = "lmdali-features", 1
 _SHARD_RECORDS = 8192  # 64 MB of the paper's 4096 dimensions in float16: little to lose to a kill, few files

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lmdali.model.features_file import (
     FEATURES_FILE,
+    INDEX_FILE,
     SHARDS_DIRECTORY,
     Features,
     FeaturesPlan,
@@ -111,9 +112,9 @@ class FeaturesWriter:
         if not self.directory.is_dir():
             raise InputError(f"{self.directory}: exists and is not a directory: choose another output")
         found = {path.name for path in self.directory.iterdir()}
-        foreign = sorted(found - {FEATURES_FILE, SHARDS_DIRECTORY, STAGING_DIRECTORY})
+        foreign = sorted(found - {FEATURES_FILE, INDEX_FILE, SHARDS_DIRECTORY, STAGING_DIRECTORY})
         # What `write_atomic` leaves when it is killed is ours.
-        foreign = [name for name in foreign if not name.startswith(f".{FEATURES_FILE}.")]
+        foreign = [name for name in foreign if not name.startswith((f".{FEATURES_FILE}.", f".{INDEX_FILE}."))]
         if foreign:
             raise InputError(f"{self.directory}: holds {foreign[0]!r}, which is no feature file: choose another output")
         if found and not (resume or overwrite):
@@ -129,6 +130,7 @@ class FeaturesWriter:
                 # The file that says "finished" goes first, the plan that shards are believed by last of all.
                 (self.directory / FEATURES_FILE).unlink(missing_ok=True)
                 self._plan_path.unlink(missing_ok=True)
+                (self.directory / INDEX_FILE).unlink(missing_ok=True)
                 shutil.rmtree(self._shards, ignore_errors=True)
                 self._shards.mkdir(parents=True)
             write_json(self._plan_path, seal(self.plan.to_json()))

@@ -94,4 +94,6 @@ def _draw(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float) -> 
         values = [factor * record[f"{kind}_{name}"] for record in epochs]
         axes.plot(at, values, color=color, label=label, marker=mark, linewidth=1.5)
     axes.locator_params(axis="x", integer=True)
+    if len(at) == 1:  # or ticks at fractions of an epoch
+        axes.set_xlim(at[0] - 1, at[0] + 1)
     tidy_axes(axes)

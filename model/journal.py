@@ -82,7 +82,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         InputError: there is no such file.
-        IntegrityError: another line is not a JSON object.
+        IntegrityError: another line is not a JSON object with a `kind`.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file: give a run directory with a {METRICS_FILE}")
@@ -94,8 +94,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError as error:
             raise IntegrityError(f"{path}, line {number}: not JSON ({error}): edited or damaged") from error
-        if not isinstance(record, dict):
-            raise IntegrityError(f"{path}, line {number}: found a {type(record).__name__}, expected an object")
+        if not isinstance(record, dict) or "kind" not in record:
+            found = "no 'kind'" if isinstance(record, dict) else f"a {type(record).__name__}, expected an object"
+            raise IntegrityError(f"{path}, line {number}: found {found}: edited, or not written by `lmdali train`")
         records.append(record)
     return records
 

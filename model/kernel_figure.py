@@ -16,7 +16,7 @@ from lmdali.model.figures import KERNELS_PER_ROW, kernel_grid
 from lmdali.model.pen import BLACK, GRAY, Pen, Pixels
 from lmdali.pipeline.errors import ConfigError
 
-_MARGIN, _HEADING_HEIGHT, _TOWER_GAP = 24, 34, 22
+_MARGIN, _HEADING_HEIGHT, _TOWER_GAP, _TEXT_GAP = 24, 34, 22, 20
 _HEADING_SIZE, _DETAIL_SIZE = 18, 14
 
 
@@ -68,21 +68,31 @@ def draw_tower_kernels(weights: Tensor, towers: int, *, scale: int = 5) -> Pixel
     grids = [kernel_grid(part, levels=levels)[:, :columns] for part in weights.chunk(towers)]
     grids = [grid.repeat(scale, axis=0).repeat(scale, axis=1) for grid in grids]
     heights = [len(grid) + _HEADING_HEIGHT for grid in grids]
-    width = grids[0].shape[1]
+    captions = _captions(energies, count)
+    width = max(grids[0].shape[1], _text_width(captions))
     shape = (2 * _MARGIN + sum(heights) + (towers - 1) * _TOWER_GAP, 2 * _MARGIN + width, 3)
     sheet: Pixels = np.full(shape, 255, np.uint8)
     pen, top = Pen(sheet), _MARGIN
-    for heading, detail, grid in _captioned(grids, energies, count):
+    for (heading, detail), grid in zip(captions, grids, strict=True):
         pen.write(heading, _MARGIN, top + 20, _HEADING_SIZE, BLACK, width, bold=True)
         start = _MARGIN + width - pen.width(detail, _DETAIL_SIZE)
         pen.write(detail, start, top + 20, _DETAIL_SIZE, GRAY, width)
         top += _HEADING_HEIGHT
-        sheet[top : top + len(grid), _MARGIN : _MARGIN + width] = grid
+        sheet[top : top + len(grid), _MARGIN : _MARGIN + grid.shape[1]] = grid
         top += len(grid) + _TOWER_GAP
     return sheet
 
 
-def _captioned(grids: Sequence[Pixels], energies: Sequence[float], count: int) -> list[tuple[str, str, Pixels]]:
-    headings = ["first layer"] if len(grids) == 1 else [f"tower {number}" for number in range(1, len(grids) + 1)]
+def _captions(energies: Sequence[float], count: int) -> list[tuple[str, str]]:
+    headings = ["first layer"] if len(energies) == 1 else [f"tower {number}" for number in range(1, len(energies) + 1)]
     details = [f"{count} kernels, chroma energy {energy:.3f}" for energy in energies]
-    return list(zip(headings, details, grids, strict=True))
+    return list(zip(headings, details, strict=True))
+
+
+def _text_width(captions: Sequence[tuple[str, str]]) -> int:
+    """Pixels that a heading and what stands to the right of it need."""
+    pen = Pen(np.empty((0, 0, 3), np.uint8))
+    return max(
+        pen.width(heading, _HEADING_SIZE, bold=True) + _TEXT_GAP + pen.width(detail, _DETAIL_SIZE)
+        for heading, detail in captions
+    )

@@ -47,7 +47,7 @@ def draw_neighbours(rows: Sequence[tuple[Picture, Sequence[Picture]]], *, legend
     first = _MARGIN + TILE_SIDE + _QUERY_GAP
     pen = Pen(sheet)
     pen.write("query", _MARGIN, _MARGIN + 16, _HEADER_SIZE, BLACK, TILE_SIDE, bold=True)
-    heading, room = "nearest, the nearest first", width - _MARGIN - first
+    heading, room = "nearest first", width - _MARGIN - first
     pen.write(heading, first, _MARGIN + 16, _HEADER_SIZE, BLACK, room, bold=True)
     room -= pen.width(heading, _HEADER_SIZE, bold=True) + _GAP
     legend = pen.shorten(legend, _NOTE_SIZE, room)

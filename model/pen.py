@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lmdali.pipeline.tables import printable
+
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
@@ -37,14 +39,15 @@ class Pen:
         self, text: str, x: int, baseline: int, size: int, color: Color, room: int, *, bold: bool = False
     ) -> None:
         """Write one line, shortened where it is wider than `room` pixels."""
-        text = self.shorten(_printable(text), size, room, bold=bold)
+        text = self.shorten(text, size, room, bold=bold)
         if text and self._face is not None:
             cv2.putText(self._sheet, text, (x, baseline), color, self._face, size, 700 if bold else 400)
         elif text:
             self._stroke(text, x, baseline, size, color, bold=bold)
 
     def shorten(self, text: str, size: int, room: int, *, bold: bool = False) -> str:
-        """`text`, or as much of its beginning as fits before an ellipsis."""
+        """`text` as it is written, or as much of its beginning as fits before an ellipsis."""
+        text = printable(text)
         if self.width(text, size, bold=bold) <= room:
             return text
         for length in range(len(text) - 1, 0, -1):
@@ -55,6 +58,7 @@ class Pen:
 
     def width(self, text: str, size: int, *, bold: bool = False) -> int:
         """Pixels from the start of a line to its end."""
+        text = printable(text)  # names of folders may hold bytes that are no text: OpenCV 5 ends the process on them
         if self._face is not None:
             box = cv2.getTextSize((0, 0), text, (0, 0), self._face, size, 700 if bold else 400)
             return int(box[0] + box[2])
@@ -82,9 +86,3 @@ _STROKE_HEIGHT = 32.0
 def _stroke_form(size: int, *, bold: bool) -> tuple[float, int]:
     """Scale and line width of the stroke font before it is averaged down."""
     return _FINER * size / _STROKE_HEIGHT, max(1, round(_FINER * size / (9 if bold else 14)))
-
-
-def _printable(text: str) -> str:
-    """Names of folders may hold bytes that are no text, and control characters."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
-from lmdali.pipeline.files import canonical_digest, storage_errors, write_atomic
+from lmdali.pipeline.files import canonical_digest, storage_errors
+from lmdali.pipeline.output_file import write_output
 
 PROBABILITIES_SUFFIX = ".npz"
 _FORMAT, _VERSION = "lmdali probabilities", 1
@@ -114,9 +114,7 @@ def save_probabilities(path: Path, probabilities: Probabilities) -> None:
     text = np.frombuffer(json.dumps(about, allow_nan=False).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, probabilities=probabilities.values, labels=probabilities.labels, about=text)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    write_output(path, buffer.getvalue())
 
 
 def load_probabilities(path: Path) -> Probabilities:
@@ -138,7 +136,7 @@ def load_probabilities(path: Path) -> Probabilities:
         known = about["format"] == _FORMAT
     except KeyError:
         raise InputError(f"{path}: an .npz file, but not of probabilities of lmdali") from None
-    except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy lets what zlib, tokenize and ast raise out, and MemoryError, on damaged headers
         raise IntegrityError(f"{path}: not a readable file of probabilities ({error}): damaged or truncated") from error
     if not known or about.get("version") != _VERSION:
         raise InputError(
@@ -161,7 +159,8 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], about: dict[str, Any])
         source=about["source"],
     )
     if (
-        (values.dtype, labels.dtype) != (np.dtype(np.float32), np.dtype(np.int64))
+        not isinstance(found.source, dict)
+        or (values.dtype, labels.dtype) != (np.dtype(np.float32), np.dtype(np.int64))
         or values.shape != (len(labels), len(found.class_names))
         or _arrays_sha256(values, labels) != about["arrays_sha256"]
         or found.class_list_hash != about["class_list_hash"]

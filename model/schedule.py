@@ -190,29 +190,32 @@ def create_schedule(text: str, epochs: int) -> Schedule:
             return _plateau(int(patience) if patience else 5, float(threshold) if threshold else 0.001)
         if name == "cosine":
             return _cosine(epochs, float(rest) if rest else 0.0)
-    except ValueError as error:
-        raise ConfigError(f"schedule {text!r}: {error}") from error
+    except ValueError:  # a number is missing, or none
+        pass
     raise ConfigError(
-        f"schedule {text!r} is unknown: use plateau[:PATIENCE[,THRESHOLD]], fixed:EPOCH,EPOCH,...[:STOP], "
+        f"schedule {text!r} is none: use plateau[:PATIENCE[,THRESHOLD]], fixed:EPOCH,EPOCH,...[:STOP], "
         "cosine[:WARMUP_EPOCHS] or constant"
     )
 
 
 def _fixed(cuts: tuple[int, ...], stop: int | None) -> FixedCuts:
     if any(cut < 1 for cut in cuts) or list(cuts) != sorted(set(cuts)):
-        raise ValueError("the epochs must be positive and ascending")
+        raise ConfigError(f"schedule: epochs must be positive and ascending, found {', '.join(map(str, cuts))}")
     if stop is not None and stop < 1:
-        raise ValueError("the last epoch must be positive")
+        raise ConfigError(f"schedule: the last epoch must be positive, found {stop}")
     return FixedCuts(cuts, stop)
 
 
 def _plateau(patience: int, threshold: float) -> Plateau:
     if patience < 0 or not 0 <= threshold < 1:
-        raise ValueError("patience must be at least 0 and the threshold an error rate in 0..1")
+        raise ConfigError(
+            f"schedule: patience must be at least 0 and the threshold an error rate in 0..1, found {patience} and "
+            f"{threshold}"
+        )
     return Plateau(patience, threshold)
 
 
 def _cosine(epochs: int, warmup: float) -> Cosine:
     if not 0 <= warmup < max(epochs, 1):
-        raise ValueError(f"the warm-up must be shorter than the run of {epochs} epochs")
+        raise ConfigError(f"schedule: the warm-up must be shorter than the run of {epochs} epochs, found {warmup}")
     return Cosine(epochs, warmup)

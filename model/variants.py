@@ -43,7 +43,14 @@ class Variant:
         Raises:
             ConfigError: the changes cannot work with this recipe.
         """
-        return base.changed(model=dict(self.model), augment=dict(self.augment))
+        model = dict(self.model)
+        if "drop" in model:
+            model["drop"] = (*base.model.drop, *model["drop"])
+        if model.get("dropout_rule") == "scale_only" and (
+            base.model.dropout_rule == "inverted" or not base.model.dropout
+        ):
+            model["dropout_rule"], model["dropout"] = base.model.dropout_rule, 0.0  # there is no scale to keep
+        return base.changed(model=model, augment=dict(self.augment))
 
 
 def _without(layer: str) -> Variant:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, overload, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,11 @@ class Batch(tuple):  # type: ignore[type-arg]  # two items and an attribute, see
     It unpacks to two items, so `for images, labels in loader` is all that a training loop needs; `batch.indices` says
     which records of the dataset these are, without a flag that would change the tuple's length.
 
+    Libraries that move batches themselves either call `to`, as Lightning and accelerate do, which keeps `indices`; or
+    they walk the items and call the type with what they made of them (`torch.utils.data`'s pin_memory, accelerate's
+    concatenate and gather): then a plain tuple `(images, labels)` comes out, whose records are not known. torch's
+    pytree takes a batch for one leaf.
+
     Attributes:
         images: `(B * V, 3, S, S)` (or `(B * V, S, S, 3)` for layout NHWC) in the loader's dtype, RGB, 0..255 minus the
             mean where one was asked for, on the loader's device. V is 1, or 10 for ten-crop evaluation, where the
@@ -26,7 +31,15 @@ class Batch(tuple):  # type: ignore[type-arg]  # two items and an attribute, see
 
     indices: torch.Tensor
 
-    def __new__(cls, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> Self:
+    @overload
+    def __new__(cls, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> Self: ...
+
+    @overload
+    def __new__(cls, images: Iterable[Any]) -> tuple[Any, ...]: ...  # type: ignore[misc]
+
+    def __new__(cls, images: Any, labels: Any = None, indices: Any = None) -> Any:
+        if labels is None and indices is None:
+            return tuple(images)
         self = super().__new__(cls, (images, labels))
         self.indices = indices
         return self
@@ -45,6 +58,11 @@ class Batch(tuple):  # type: ignore[type-arg]  # two items and an attribute, see
         """The second item."""
         labels: torch.Tensor = self[1]
         return labels
+
+    def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> Batch:
+        """The batch on another device, for training code that places batches itself; `indices` stay on the CPU."""
+        images, labels = (item.to(device, non_blocking=non_blocking) for item in self)
+        return Batch(images, labels, self.indices)
 
 
 @runtime_checkable

@@ -8,9 +8,10 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Self
 
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.process_bound import ProcessBound
 
 
-class BatchIterator:
+class BatchIterator(ProcessBound):
     """Batches of a generator, to one thread at a time: the others wait for their turn, and each batch goes to one.
 
     A loader may be closed by another thread than the one that iterates: a generator alone would refuse that.
@@ -27,6 +28,7 @@ class BatchIterator:
         alone: Callable[[], AbstractContextManager[object]],
         given_up: Callable[[BatchIterator], None],
     ) -> None:
+        super().__init__()
         self._walk, self._alone, self._given_up = walk, alone, given_up
 
     def __iter__(self) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Generator, Iterator
@@ -23,6 +22,7 @@ from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.fetch_counts import FetchCounts
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
+from lmdali.pipeline.process_bound import ProcessBound
 from lmdali.pipeline.readahead import Horizon, Readahead, announced
 from lmdali.pipeline.remote_file import FetchStopped
 from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice, SampleOrder
@@ -32,7 +32,7 @@ from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.whole_number import whole_number
 
 
-class DatasetLoader:
+class DatasetLoader(ProcessBound):
     """One iteration is one epoch of this rank. See the `Loader` protocol for what a consumer may rely on.
 
     Made by `create_loader`.
@@ -62,6 +62,7 @@ class DatasetLoader:
         backend_name: str,
         backend_reason: str,
     ) -> None:
+        super().__init__()
         self.backend_name, self.backend_reason = backend_name, backend_reason
         self._backend, self._identity, self._slice = backend, identity, rank_slice
         self._augment, self._seed, self._timers = augment, seed, timers
@@ -102,7 +103,6 @@ class DatasetLoader:
         self._closed = False
         # Again and again by one thread: a signal handler may ask for the state while a batch is waited for.
         self._lock = threading.RLock()
-        self._process = os.getpid()
 
     @property
     def num_samples(self) -> int:
@@ -278,20 +278,9 @@ class DatasetLoader:
             epoch_digest=self._digest if position else 0,
         )
 
-    def _is_own_process(self) -> bool:
-        return os.getpid() == self._process
-
     def _alone(self) -> AbstractContextManager[object]:
         """No other thread is at the queue or says where the consumer is; in a forked child there is no other."""
         return self._lock if self._is_own_process() else nullcontext()
-
-    def _require_own_process(self) -> None:
-        """A forked child has no threads: what it asks for would never come."""
-        if not self._is_own_process():
-            raise ConfigError(
-                f"this loader was made in process {self._process}, used in {os.getpid()}: call create_loader in the "
-                "process that iterates"
-            )
 
     def _walk(self, place: Place, walk_number: int) -> Generator[Batch, None, None]:
         steps = self._slice.num_steps(place.position)

@@ -41,7 +41,7 @@ def check_output(directory: Path, *, is_part: bool, resume: bool, overwrite: boo
         refuse_content(directory)
     # A finished dataset on a read-only disk may be resumed: there is nothing to do.
     if not (resume and not overwrite and (directory / MANIFEST_FILE).exists()):
-        _try_to_write(directory, needs_room=not overwrite)
+        try_to_write(directory, needs_room=not overwrite)
 
 
 def refuse_undecodable(directory: Path) -> None:
@@ -96,8 +96,16 @@ def _names_in(directory: Path) -> list[str]:
         return sorted(entry.name for entry in directory.iterdir())
 
 
-def _try_to_write(directory: Path, *, needs_room: bool) -> None:
-    """Write a block where the output will be, or its first parent that is missing, and take it back."""
+def try_to_write(directory: Path, *, needs_room: bool = True) -> None:
+    """Write a block where an output will be, or in the nearest parent that there is, and take it back.
+
+    Args:
+        directory: the output; it and its parents may be missing, where they can be made.
+        needs_room: a full disk is refused, too.
+
+    Raises:
+        StorageError: it cannot be written: read-only, full, or not allowed.
+    """
     place = directory
     while not place.exists() and not place.is_symlink():
         place = place.parent

@@ -1,7 +1,11 @@
-"""How long a remote file is tried for: pauses that grow, what a server asks for, and an end to it all."""
+"""How long a remote file is tried for: pauses that grow, what a server asks for, and an end to it all.
+
+Whoever waits is told: the first failure is logged as a warning, which Python shows on stderr unless logging is set up.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -11,6 +15,13 @@ from typing import TypeVar
 from lmdali.pipeline.errors import ConfigError, RemoteError
 
 Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+_QUIET_SECONDS = 60.0
+"""Between two notices about one server: if it is away, every file that is wanted from it fails."""
+
+_told: dict[str, float] = {}
+"""Server -> when a notice about it was given. Of the process: its threads fetch files of one server each by itself."""
 
 
 class TransientError(Exception):
@@ -52,6 +63,10 @@ class RetryConfig:
         for name, value in vars(self).items():
             if not value > 0:
                 raise ConfigError(f"{name} must be over 0, found {value}")
+
+    def pause_seconds(self, failures: int) -> float:
+        """The pause after so many failures in a row, before it is shortened."""
+        return min(self.first_pause_seconds * 2.0 ** (failures - 1), self.longest_pause_seconds)
 
 
 @dataclass(frozen=True)
@@ -139,8 +154,7 @@ class Attempts:
         config = self._config
         if self._failures >= config.tries:
             raise RemoteError(f"{self._what}: {error.reason}; given up after {self._failures} tries")
-        pause = min(config.first_pause_seconds * 2.0 ** (self._failures - 1), config.longest_pause_seconds)
-        pause *= 1 - self._clock.chance() / 2
+        pause = config.pause_seconds(self._failures) * (1 - self._clock.chance() / 2)
         asked = error.retry_after_seconds
         if asked is not None:
             pause = max(pause, asked)
@@ -149,7 +163,25 @@ class Attempts:
             raise RemoteError(
                 f"{self._what}: {error.reason}{wish}; given up, for there are {config.budget_seconds:.0f} s for a file"
             )
+        if self._failures == 1:
+            self._tell(error.reason, pause)
         self._clock.sleep(pause)
+
+    def _tell(self, reason: str, pause: float) -> None:
+        """Say what is waited for, and for how long at most, where it was not said of this server just now."""
+        server, now = "/".join(self._what.split("/", 3)[:3]), time.monotonic()
+        if now - _told.get(server, -_QUIET_SECONDS) < _QUIET_SECONDS:
+            return
+        _told[server] = now
+        more = self._config.tries - 1
+        pauses = pause + sum(map(self._config.pause_seconds, range(2, more + 1)))
+        _log.warning(
+            "%s: %s; trying again, up to %d times, with pauses of at most %.0f s in all",
+            self._what,
+            reason,
+            more,
+            min(pauses, self._seconds_left()),
+        )
 
     def _seconds_left(self) -> float:
         earned = self._bytes / self._config.min_bytes_per_second

@@ -62,7 +62,7 @@ class ShardFetcher:
         fetch: how they come.
         let_go: called with the number of a shard that may be removed from now on: nothing may look at it any more.
         num_threads: shards fetched at once.
-        room_wait_seconds: how long somebody who needs a shard waits for others to make room, or to let go of damaged ones.
+        room_wait_seconds: how long somebody who needs a shard waits for others to make room, or to let go of it.
         poll_seconds: between two looks at what other processes do.
     """
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from page_parts import parse_page
 
 from lmdali.model.journal import read_metrics
-from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
 from lmdali.tools import ablation
 from lmdali.tools.ablate import command
 from lmdali.tools.ablation import AblationConfig, run_ablation
@@ -87,6 +87,13 @@ def test_what_is_missing_is_trained_and_ends_the_same(
     shutil.rmtree(copy / "no-conv3" / "seed-1")
     (copy / "baseline" / "seed-0" / "result.json").unlink()  # killed between the last checkpoint and the result
     assert json.loads(call(datasets, copy, "--variants", "no-conv3", "--seeds", 2)) == document
+
+
+def test_a_result_of_another_kind_is_named(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    copy = shutil.copytree(done[0] / "baseline" / "seed-0", tmp_path / "seed-0")
+    (copy / "result.json").write_text('{"variant": "baseline", "accuracy": 0.5}')
+    with pytest.raises(IntegrityError, match=r"result\.json: a field is missing or unknown"):
+        ablation._ended(copy)
 
 
 def config(datasets: tuple[Path, Path], run_dir: Path, **changes: Any) -> AblationConfig:

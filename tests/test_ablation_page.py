@@ -78,6 +78,26 @@ def test_the_page_stands_beside_the_claims_and_marks_noise(
     assert "section 3.3" in parts.text and "Stopped early" not in parts.text
 
 
+def test_errors_are_drawn_from_zero_to_at_most_all_of_them(tmp_path: Path) -> None:
+    """Two seeds that disagree: a whisker from nearly 0 to beyond 100 %."""
+    errors = {("baseline", 0): 0.5, ("baseline", 1): 0.5, ("no-lrn", 0): 0.56, ("no-lrn", 1): 0.45}
+    runs = [
+        VariantRun(variant=name, seed=seed, epochs=1, top1_error=error, top5_error=error, loss=1.0)
+        for (name, seed), error in errors.items()
+    ]
+    report = AblationReport(
+        variants=(VARIANTS["baseline"], VARIANTS["no-lrn"]),
+        parameters=(1, 1),
+        runs=tuple(runs),
+        num_val=100,
+        stopped_by=None,
+    )
+    config = AblationConfig(train=Path("train"), val=Path("val"), run_dir=tmp_path, recipe=resolve_recipe([]), seeds=2)
+    save_ablation_page(report, config, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "logarithmic" not in page and ">100<" in page and ">120<" not in page and ">150<" not in page
+
+
 def test_what_is_not_there_is_left_out(ablation: tuple[AblationReport, AblationConfig], tmp_path: Path) -> None:
     report, config = ablation
     nothing = replace(
@@ -91,6 +111,7 @@ def test_what_is_not_there_is_left_out(ablation: tuple[AblationReport, AblationC
     parts = parse_page((tmp_path / "page.html").read_text())
     assert "Learning curves" not in parts.headings and parts.plots == []
     assert "Stopped early" in parts.text and "0 of 0" in parts.text
+    assert "the baseline right, less the reverse" not in parts.text  # of a table without a row
 
 
 @pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
+from statistics import stdev
 
 import pytest
 
@@ -17,6 +19,23 @@ def test_the_noise_of_one_seed_is_that_of_the_images() -> None:
     assert found.mean == pytest.approx(0.1)
     assert found.noise == pytest.approx(1.96 * sqrt((0.25 + 0.24) / 100))
     assert found.is_noise
+
+
+def test_one_seed_is_never_without_a_word() -> None:
+    """Ten million images: what is left is what other seeds would change, and one seed does not tell."""
+    assert verdict(compare({0: 0.40}, {0: 0.41}, 10**7), 0.02) == "worse, claim not met (one seed)"
+    assert verdict(compare({0: 0.40}, {0: 0.41}, 10**7), None) == "worse (one seed)"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "student"), [(2, 12.7062), (11, 2.22814), (12, 2.20099), (13, 2.17881), (21, 2.08596), (121, 1.97993)]
+)
+def test_intervals_are_no_narrower_than_students(seeds: int, student: float) -> None:
+    differences = [(-1) ** seed * 0.01 for seed in range(seeds)]
+    found = compare(dict.fromkeys(range(seeds), 0.4), {seed: 0.4 + differences[seed] for seed in range(seeds)}, 10**12)
+    assert found is not None
+    wanted = student * stdev(differences) / sqrt(seeds)
+    assert wanted * 0.9999 <= found.noise <= wanted * 1.01
 
 
 def test_seeds_are_compared_one_by_one() -> None:
@@ -84,6 +103,15 @@ def test_the_table_stands_beside_the_claims(capsys: pytest.CaptureFixture[str]) 
         assert text in beside
     assert "section 3.3" in claim
     assert "no-dropout, seed 0: failed: step 3: the loss is nan" in told
+
+
+def test_the_baseline_alone_has_its_errors_and_no_empty_table(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = report()
+    alone = replace(whole, variants=whole.variants[:1], parameters=whole.parameters[:1], runs=whole.runs[:2])
+    print_ablation(alone)
+    told = capsys.readouterr().out
+    assert "41.00 ± 1.41" in told and "20.50 ± 0.71" in told
+    assert "beside the baseline" not in told
 
 
 def test_json_has_means_differences_and_runs() -> None:

@@ -8,6 +8,9 @@ import pickle
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import default_convert
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from lmdali.pipeline import errors
 from lmdali.pipeline.batch import Batch, Loader
@@ -33,6 +36,31 @@ def test_a_batch_survives_pickle_and_copy_with_its_indices(batch: Batch) -> None
         assert isinstance(other, Batch)
         assert other.indices.tolist() == [17, 4]
         assert other.labels.tolist() == [1, 0]
+
+
+def test_a_batch_that_is_moved_keeps_its_indices(batch: Batch) -> None:
+    for moved in (batch.to("meta"), batch.to(torch.device("meta"), non_blocking=True)):
+        assert isinstance(moved, Batch)
+        assert moved.images.device.type == moved.labels.device.type == "meta"
+        assert moved.images.shape == (2, 3, 4, 4)
+        assert moved.indices is batch.indices
+
+
+def test_a_batch_whose_items_are_walked_comes_out_as_a_plain_tuple(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # a machine without a GPU has none
+    for rebuilt in (pin_memory(batch), type(batch)(list(batch)), type(batch)(item for item in batch)):
+        assert type(rebuilt) is tuple
+        images, labels = rebuilt
+        assert images.shape == (2, 3, 4, 4) and labels.tolist() == [1, 0]
+    images, labels = default_convert(batch)  # what a DataLoader without a batch size does
+    assert images is batch.images and labels is batch.labels
+
+
+def test_torch_takes_a_batch_for_one_leaf_which_can_be_moved(batch: Batch) -> None:
+    assert tree_leaves(batch) == [batch]
+    assert tree_map(lambda leaf: leaf.to("meta"), {"batch": batch})["batch"].labels.device.type == "meta"
 
 
 def test_the_loader_keeps_the_protocol() -> None:

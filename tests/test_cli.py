@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import click
 import pytest
 
 from lmdali.pipeline import errors
+from lmdali.tools import cli as cli_module
 from lmdali.tools.cli import _SUMMARIES, VERBS, cli
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.convert import command as convert_command
@@ -170,3 +172,16 @@ def test_the_module_and_the_script_are_one_program() -> None:
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
     assert outputs[0].startswith("lmdali, version ")
+
+
+@pytest.mark.parametrize(("handler", "written"), [("strict", b"caf\\udce9\n"), ("surrogateescape", b"caf\xe9\n")])
+def test_a_path_that_is_no_text_is_printed_all_the_same(
+    handler: str, written: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=handler)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(cli_module, "cli", lambda **_: print("caf\udce9"))
+    with pytest.raises(SystemExit, match="0"):
+        cli_module.main()
+    stdout.seek(0)
+    assert stdout.buffer.read() == written

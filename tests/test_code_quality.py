@@ -16,6 +16,7 @@ LABELS = np.array([0, 0, 1, 1, 0])
 def test_precision_by_hand() -> None:
     found, wanted = np.array([[1, 2, 3], [7, 8, 9]]), np.array([[3, 5, 1], [1, 2, 3]])
     assert precision_at_k(found, wanted) == pytest.approx((2 / 3 + 0) / 2)
+    assert precision_at_k(found[:, :2], wanted) == pytest.approx((1 / 3 + 0) / 2)  # a search that found fewer
 
 
 def test_exact_search_is_its_own_measure(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from lmdali.model.code_network import CodeNetwork
 from lmdali.model.codes_file import CodesInfo, EncoderInfo, load_codes, load_encoder, save_codes, save_encoder
 from lmdali.model.hamming import unpack_codes
 from lmdali.pipeline.errors import InputError, IntegrityError
+from lmdali.pipeline.files import seal, write_json
 
 ENCODER = EncoderInfo(
     bits=5,
@@ -68,6 +70,18 @@ def test_damage_is_found(tmp_path: Path) -> None:
     description.write_text(description.read_text().replace('"bits": 70', '"bits": 71'))
     with pytest.raises(IntegrityError, match="edited or damaged"):
         load_codes(tmp_path / "c")
+
+
+def test_fields_that_are_missing_or_unknown_are_damage(tmp_path: Path) -> None:
+    save_codes(tmp_path / "c", BITS, CODES)
+    description = tmp_path / "c" / "codes.json"
+    fields = {name: value for name, value in json.loads(description.read_text()).items() if name != "digest"}
+    write_json(description, fields)  # as files of no seal are
+    assert load_codes(tmp_path / "c").info.bits == 70
+    for changed in ({**fields, "colour": 1}, {name: value for name, value in fields.items() if name != "bits"}):
+        write_json(description, seal(changed))
+        with pytest.raises(IntegrityError, match="missing or unknown"):
+            load_codes(tmp_path / "c")
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

@@ -396,4 +396,4 @@ def test_a_run_killed_at_any_request_goes_on_to_the_same_bytes(
         if at % 2:
             shutil.rmtree(scratch, ignore_errors=True)
         converted(place, resume=True)
-        assert hashes_at(place) == expected and list(scratch.iterdir()) == []
+        assert hashes_at(place) == expected and (not scratch.exists() or list(scratch.iterdir()) == [])

@@ -138,6 +138,16 @@ def test_sources_that_cannot_be_used_are_refused_in_one_line(
     assert not out.exists()
 
 
+def test_options_that_would_do_nothing_are_refused_in_one_line(
+    tmp_path: Path, photos: Path, called: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    out = tmp_path / "out"
+    refused(called(photos, out, *RAW, "--allow-missing-classes"), 2, "ConfigError", "give that (--classes)")
+    for limit in (["--time-limit", "60"], ["--memory-limit", "500"]):  # 60 is the default: what was typed is a wish
+        refused(called(photos, out, *RAW, "--executor", "dask", *limit), 2, "ConfigError", "leave them out")
+    assert not out.exists()
+
+
 def test_an_existing_output_is_refused_and_untouched(
     tmp_path: Path, photos: Path, whole: Path, called: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

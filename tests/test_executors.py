@@ -28,3 +28,5 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         make_executor("local", scheduler="tcp://a:1")
     with pytest.raises(ConfigError, match="leave out --workers"):
         make_executor("dask", workers=2, scheduler="tcp://a:1")
+    with pytest.raises(ConfigError, match="--time-limit and --memory-limit are for --executor local"):
+        make_executor("dask", limits=WorkerLimits())

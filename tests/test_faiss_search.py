@@ -14,9 +14,9 @@ from feature_files import write_features
 
 from lmdali.model import faiss_index
 from lmdali.model.exact_search import search_exact
-from lmdali.model.faiss_index import INDEX_FILE, IndexPlan
+from lmdali.model.faiss_index import IndexPlan
 from lmdali.model.faiss_search import search_faiss
-from lmdali.model.features_file import Features, load_features
+from lmdali.model.features_file import INDEX_FILE, Features, load_features
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MissingExtraError
 
 needs_faiss = pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is the extra 'faiss': pip install '.[dev]'")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from command_line import run
 from feature_files import write_features
+from PIL import Image
 from untrained_run import make_run
 
 from lmdali.model.features_file import Features
@@ -21,9 +22,12 @@ from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import seal, write_json
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.checkpoint_network import open_network
+from lmdali.tools.conversion import ConvertConfig
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.features import FeaturesConfig, compute_features
 from lmdali.tools.record_pictures import read_records
 from lmdali.tools.search import command as search_command
+from lmdali.tools.sources import open_source
 
 CONFIG = FeaturesConfig(precision="float32", batch_size=16, device="cpu", num_threads=1, quiet=True)
 
@@ -112,6 +116,25 @@ def test_a_picture_file_finds_its_own_record(
     first, second = document["queries"][0]["neighbours"]
     assert first["key"].endswith("_fig/005.png")
     assert first["distance"] < 1e-3 < second["distance"]
+
+
+def test_a_picture_file_is_turned_and_resized_as_the_dataset_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "source" / "photos"
+    folder.mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
+        picture = Image.fromarray(cv2.resize(pixels, (150, 100), interpolation=cv2.INTER_CUBIC))
+        picture.save(folder / f"{number}.jpg", quality=95, exif=exif)
+    config = ConvertConfig(size=64, encoding="raw", orientation="apply", filter="bicubic")
+    convert(open_source(tmp_path / "source"), tmp_path / "set", config, workers=1, quiet=True)
+    compute_features(tmp_path / "set", "pixels", tmp_path / "f", FeaturesConfig(precision="float32", quiet=True))
+    document = search(capsys, tmp_path / "f", folder / "1.jpg", "-k", 1, "--device", "cpu")
+    (nearest,) = document["queries"][0]["neighbours"]
+    assert nearest["key"].endswith("photos/1.jpg") and nearest["distance"] == 0.0
 
 
 def test_records_of_another_file_are_queries(

@@ -7,7 +7,7 @@ import pytest
 from feature_files import plan_for, write_features
 from kill_points import kill_everywhere
 
-from lmdali.model.features_file import Features, FeaturesPlan, load_features
+from lmdali.model.features_file import INDEX_FILE, Features, FeaturesPlan, load_features
 from lmdali.model.features_writer import FeaturesWriter
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError
 
@@ -68,6 +68,19 @@ def test_content_is_neither_mixed_nor_replaced_unasked(tmp_path: Path) -> None:
     with writer.hold(resume=False, overwrite=True):
         writer.add(np.ones((5, 3), np.float32))
         assert len(writer.publish()) == 5
+
+
+def test_an_index_of_a_search_is_content_of_ours(tmp_path: Path) -> None:
+    write_features(tmp_path / "f", ROWS)
+    index = tmp_path / "f" / INDEX_FILE
+    index.write_bytes(b"of these rows")
+    (tmp_path / "f" / f".{INDEX_FILE}.1a2b.tmp").write_bytes(b"killed")
+    writer = FeaturesWriter(tmp_path / "f", plan_for(ROWS))
+    with writer.hold(resume=True, overwrite=False):
+        writer.publish()
+    assert index.exists() and not list((tmp_path / "f").glob(".*.tmp"))
+    with writer.hold(resume=False, overwrite=True):
+        assert not index.exists()
 
 
 def test_foreign_directories_are_left_alone(tmp_path: Path) -> None:

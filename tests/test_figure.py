@@ -98,6 +98,13 @@ def test_kernels_are_drawn_by_tower_with_their_numbers(jpeg_dataset: Path, tmp_p
     assert cv2.imread(str(tmp_path / "made" / "k.png")) is not None
 
 
+def test_the_half_network_is_one_tower_in_its_picture(jpeg_dataset: Path, tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", jpeg_dataset, half_net=True)
+    assert run("figure", "kernels", run_dir, "--out", tmp_path / "k.png") == 0
+    (tower,) = json.loads((tmp_path / "k.json").read_text())["towers"]
+    assert tower["num_kernels"] == 2
+
+
 def test_a_damaged_checkpoint_has_no_kernels(
     network_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

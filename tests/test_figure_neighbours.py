@@ -110,9 +110,14 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     gone = features_of(tmp_path / "gone", small_raw_dataset, 0, dataset=str(tmp_path / "nowhere"))
+    manifest = load_manifest(small_raw_dataset)
+    lone = write_features(
+        tmp_path / "lone", np.ones((1, 4)), dataset=str(small_raw_dataset), dataset_digest=manifest.digest
+    )
     out = tmp_path / "n.png"
     for code, part, *arguments in (
         (3, "is no longer there", gone.directory),
+        (3, "its only record is the query", lone.directory),
         (3, "made of dataset", gone.directory, "--dataset", raw_dataset),
         (2, "there is no record 37", features.directory, 37),
         (2, "a picture's name ends in", features.directory, "--out", tmp_path / "n.txt"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from lmdali.model import figures
 from lmdali.model.figures import kernel_grid, save_kernels, save_learning_curve
 from lmdali.pipeline.errors import InputError, MissingExtraError
 
@@ -84,6 +86,17 @@ def test_the_learning_curve_has_both_colours(tmp_path: Path, epochs: int) -> Non
     assert picture.shape[1] > 900
     for color in ((0xB2, 0x72, 0x00), (0x00, 0x5E, 0xD5)):  # BGR of training and validation
         assert (np.abs(picture.astype(int) - color).sum(axis=2) < 12).sum() > 20
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_epochs_are_whole_on_the_axis(tmp_path: Path, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is the extra 'report'")
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save_plot", lambda figure, path: drawn.append(figure))
+    save_learning_curve(write_run(tmp_path / "metrics.jsonl", epochs), tmp_path / "curve.png")
+    for axes in drawn[0].axes:
+        low, high = axes.get_xlim()
+        assert all(float(tick).is_integer() for tick in axes.get_xticks() if low <= tick <= high)
 
 
 def test_a_run_without_an_epoch_has_no_curve(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_last_line_cut_off_in_writing_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(path) == [{"kind": "step"}]
 
 
-@pytest.mark.parametrize("damaged", ["{kind}", "[1]", "1"])
+@pytest.mark.parametrize("damaged", ["{kind}", "[1]", "1", '{"loss": 1}'])
 def test_a_damaged_line_is_named(tmp_path: Path, damaged: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"kind": "step"}}\n{damaged}\n')

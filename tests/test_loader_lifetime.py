@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -195,6 +197,17 @@ def test_a_started_process_reads_what_its_parent_is_reading(method: str, small_j
         child.start()
         assert answer.get(timeout=100) == expected
         child.join()
+
+
+def test_a_loader_is_not_copied_or_sent_and_its_config_is(small_jpeg_dataset: Path) -> None:
+    asked = config(small_jpeg_dataset)
+    with create_loader(asked) as loader:
+        for thing in (loader, iter(loader)):
+            for send in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(ConfigError, match="pass the LoaderConfig, and call create_loader in the process"):
+                    send(thing)
+        assert len(list(loader)) == len(loader)
+    assert pickle.loads(pickle.dumps(asked)) == copy.deepcopy(asked) == asked
 
 
 def in_forked_child(work: Any) -> bytes:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,9 +21,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from test_dataset_writer import PLAN, fill, fingerprints, written
 
+from lmdali.pipeline import shard_output
 from lmdali.pipeline.dataset_plan import DatasetPlan, Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LockedError
+from lmdali.pipeline.files import file_sha256
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.output_lock import hold_part
 from lmdali.tools import part_merge
@@ -111,6 +114,37 @@ def test_missing_shards_are_named_with_the_parts_that_make_them(tmp_path: Path) 
     assert not (out / "manifest.json").exists()
     make_part(out, Part(2, 3))
     assert merge_parts(out, [other], quiet=True).num_shards == COUNT
+
+
+def test_a_merge_that_is_refused_leaves_no_trace_in_a_new_output(tmp_path: Path) -> None:
+    parts, out = three_parts(tmp_path), tmp_path / "new" / "out"
+    before = fingerprints(tmp_path)
+    with pytest.raises(InputError, match=r"2 of 6 shards are missing"):
+        merge_parts(out, parts[:2], quiet=True)
+    (parts[2] / "shards" / "00099").mkdir()
+    with pytest.raises(InputError, match="'00099' is no shard of the plan"):
+        merge_parts(out, parts, quiet=True)
+    (parts[2] / "shards" / "00099").rmdir()
+    with hold_part(parts[2], Part(3, 3)), pytest.raises(LockedError):
+        merge_parts(out, parts, quiet=True)
+    assert not out.parent.exists() and fingerprints(tmp_path) == before
+    assert merge_parts(out, parts, quiet=True).num_shards == COUNT
+
+
+def test_what_is_staged_is_hashed_where_it_was_and_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = three_parts(tmp_path)
+    hashed: list[int] = []
+
+    def note(path: Path) -> str:
+        hashed.append(path.stat().st_ino)
+        return file_sha256(path)
+
+    monkeypatch.setattr(shard_output, "file_sha256", note)
+    merge_parts(tmp_path / "out", parts, quiet=True)
+    assert set(Counter(hashed).values()) == {2}  # a link is the file that was hashed already
+    assert len(hashed) == 2 * 3 * COUNT
 
 
 def test_a_merged_dataset_merged_again_is_left_alone(tmp_path: Path, expected: dict[str, str]) -> None:

@@ -72,3 +72,9 @@ def test_long_names_stay_inside_their_cell() -> None:
     long = ["a name that is far too long for any cell of any figure that was ever printed"] * 5
     one = draw_predictions([rank_classes(PIXELS, 0, torch.full((5,), 0.2), long)])
     assert (one[:, -_MARGIN + 1 :] == 255).all() and (one[:, : _MARGIN - 6] == 255).all()
+
+
+def test_names_that_are_no_text_are_drawn_all_the_same() -> None:
+    names = ["caf\udce9", "tab\tand\x07bell", "", "日本語", "x"]
+    sheet = draw_predictions([rank_classes(PIXELS, 0, torch.full((5,), 0.2), names)])
+    assert (sheet != 255).any()

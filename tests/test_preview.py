@@ -83,6 +83,7 @@ def test_a_text_is_cut_to_its_room_with_an_ellipsis() -> None:
     assert pen.width(short, 15) <= 120 < pen.width(name, 15)
     assert pen.shorten("cat", 15, 120) == "cat"
     assert pen.shorten("cat", 15, 1) == ""
+    assert pen.shorten("caf\udce9", 15, 120) == r"caf\xe9"
 
 
 @pytest.mark.parametrize("typeface", [True, False])
@@ -185,3 +186,13 @@ def test_the_command_writes_the_picture_and_one_json_document(dataset: Path, tmp
     document = json.loads(result.stdout)
     assert document["out"] == str(out) and len(document["indices"]) == 2
     assert cv2.imread(str(out)).shape == (document["height"], document["width"], 3)
+
+
+def test_samples_come_in_the_order_of_the_preset(dataset: Path, tmp_path: Path) -> None:
+    """The 2012 code shuffles once: each epoch begins with the same samples."""
+    drawn = {
+        (augment, epoch): draw_preview(dataset, tmp_path / "s.png", augment=augment, rows=1, epoch=epoch).indices
+        for augment in ("paper", "original2012")
+        for epoch in (0, 3)
+    }
+    assert drawn["original2012", 3] == drawn["original2012", 0] == drawn["paper", 0] != drawn["paper", 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,23 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_probabilities(tmp_path / "other.npz")
     with pytest.raises(ConfigError, match=r"ends in \.npz"):
         save_probabilities(tmp_path / "p.npy", some())
+
+
+@pytest.mark.parametrize(
+    "shape", ["(3,", "(99999999999999,)", "(3,) * 0 + (x for x in y)"], ids=["unfinished", "beyond memory", "no shape"]
+)
+def test_arrays_with_impossible_headers_are_damage(tmp_path: Path, shape: str) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    with zipfile.ZipFile(tmp_path / "p.npz", "w") as archive:
+        archive.writestr("about.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(IntegrityError, match="damaged"):
+        load_probabilities(tmp_path / "p.npz")
+
+
+def test_what_it_is_of_must_be_told(tmp_path: Path) -> None:
+    save_probabilities(tmp_path / "p.npz", some(source=None))
+    with pytest.raises(IntegrityError, match="edited"):
+        load_probabilities(tmp_path / "p.npz")
 
 
 def test_a_class_list_that_was_edited_is_found(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_other_words_and_rates_of_later_versions_are_shown_too() -> None:
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(document()))
-    out = tmp_path / "a.html"
+    out = tmp_path / "pages" / "a.html"
     result = CliRunner().invoke(command, ["report", str(tmp_path / "a.json"), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert result.output.strip() == str(out)

@@ -53,11 +53,11 @@ def test_a_slowed_stage_that_threads_share_makes_the_setting_with_more_of_them_b
     decode = JpegDecoder.decode
 
     def asleep(self: JpegDecoder, *arguments: Any) -> Any:
-        sleep(0.03)
+        sleep(0.05)
         return decode(self, *arguments)
 
     monkeypatch.setattr(JpegDecoder, "decode", asleep)
-    monkeypatch.setattr(profile_sweep, "plan_windows", lambda *_: WindowPlan(steps=30, windows=5))
+    monkeypatch.setattr(profile_sweep, "plan_windows", lambda *_: WindowPlan(steps=20, windows=5))
     config = SweepConfig(num_threads=(1, 2), prefetch=(3,), batch_size=(4,), device="cpu")
     report = sweep_datasets([small_jpeg_dataset], config, augment=AUGMENT, quiet=True)
     one, two = report.settings
@@ -109,7 +109,7 @@ def test_options_are_the_fields_of_the_config_with_their_defaults() -> None:
 def test_the_command_writes_what_it_found_and_a_target_out_of_reach_ends_with_9(
     jpeg_dataset: Path, by_steps: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    html, config = tmp_path / "sweep.html", tmp_path / "best.toml"
+    html, config = tmp_path / "pages" / "sweep.html", tmp_path / "settings" / "best.toml"
     arguments = ["profile", "sweep", jpeg_dataset, "-b", "4", "-j", "1,2,1", "--prefetch", "2", "--dtype", "uint8"]
     arguments += ["--device", "cpu", "--quiet"]
     assert run(*arguments, "--html", html, "--write", config, "--json") == 0

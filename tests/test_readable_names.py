@@ -18,6 +18,16 @@ def test_without_a_file_the_folder_names_are_used() -> None:
     assert readable_classes(("tench, Tinca tinca", "hot_dog")) == ("tench", "hot dog")
 
 
+def test_classes_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    names = tmp_path / "synsets.txt"
+    names.write_text("n02012849 crane\nn03126707 crane\nn01440764 tench, Tinca tinca\n")
+    classes = ("n01440764", "n02012849", "n03126707")
+    assert readable_classes(classes, names) == ("tench", "crane (n02012849)", "crane (n03126707)")
+    assert readable_classes(("hot dog", "hot_dog")) == ("hot dog (hot dog)", "hot dog (hot_dog)")
+    names.write_text("crane\ncrane, Grus\n")
+    assert readable_classes(("a", "b"), names) == ("crane (a)", "crane (b)")
+
+
 def test_a_synset_file_is_read_by_class_in_any_order_and_may_know_more(tmp_path: Path) -> None:
     names = tmp_path / "synsets.txt"
     names.write_text("n3 stingray\nn2 great white shark, white shark\n\nn1 tench, Tinca tinca\n")

@@ -177,6 +177,19 @@ def test_a_server_that_is_not_there_is_given_up(server: RemoteServer, tmp_path: 
     assert fetched.pauses == [1, 2, 4]
 
 
+def test_who_waits_for_a_server_is_told_once_for_what_and_for_how_long(
+    server: RemoteServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.close()
+    for name in ("out", "other"):
+        with pytest.raises(RemoteError):
+            Fetched(server, tmp_path / name).run()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"{server.address}/file: [Errno" in record.getMessage()
+    assert "Connection refused; trying again, up to 3 times, with pauses of at most 7 s in all" in record.getMessage()
+
+
 def test_a_redirect_is_followed_and_a_password_does_not_go_along(server: RemoteServer, tmp_path: Path) -> None:
     with serving(server.folder) as other:
         server.once("file", Fault(307, {"Location": f"{other.address}/file"}))

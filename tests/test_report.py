@@ -91,6 +91,7 @@ def test_the_report_has_everything(run_dir: Path, datasets: tuple[Path, Path], t
             assert record["digest"] in parts.text
     best = min(record["val_top1_error"] for record in lines if record["kind"] == "epoch")
     assert f"{100 * best:.2f} %" in parts.text
+    assert "It was chosen by its error on them" in parts.text
     assert "--width" in parts.text and "preset small" in parts.text and "torch" in parts.text
 
 

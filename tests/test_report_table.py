@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
 from lmdali.tools.report_table import print_pairs, print_table
@@ -12,3 +15,14 @@ def test_brackets_and_colons_are_shown_as_they_are(text: str, capsys: pytest.Cap
     print_table(text, ("", text), [("name", text), (text, "value")])
     print_pairs("title", [("name", text)])
     assert capsys.readouterr().out.count(text) == 5
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", r"é caf\xe9 a\x1bb"), ("ascii", r"\xe9 caf\xe9 a\x1bb")])
+def test_what_a_terminal_cannot_show_is_escaped(encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    print_table("é caf\udce9 a\x1bb", ("", "x"), [("two\nlines", "é caf\udce9 a\x1bb")])
+    stdout.seek(0)
+    text = stdout.read()
+    assert text.count(shown) == 2
+    assert "two" in text and "lines" in text and "two\\" not in text

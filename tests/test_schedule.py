@@ -127,3 +127,9 @@ def test_a_plateau_that_takes_over_from_another_kind_begins() -> None:
 def test_unknown_schedules_are_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigError, match="schedule"):
         create_schedule(text, epochs=5)
+
+
+@pytest.mark.parametrize("text", ["fixed", "fixed:", "fixed:a", "fixed:2,3:b", "plateau:x", "cosine:x", "nothing"])
+def test_a_schedule_without_its_numbers_is_told_the_forms(text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"schedule '{text}' is none: use plateau.*fixed:EPOCH"):
+        create_schedule(text, epochs=5)

@@ -259,6 +259,8 @@ def test_a_pipe_and_a_wrong_format_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path, "tarball")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="root"):
         open_source(tmp_path, root=tmp_path)
+    with pytest.raises(ConfigError, match="--classes"):
+        open_source(tmp_path, allow_missing_classes=True)
 
 
 # Class lists.

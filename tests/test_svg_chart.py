@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -94,3 +95,24 @@ def test_points_stay_inside(points: list[tuple[float, float]], scale: float, fro
     root = ET.fromstring(line_chart([line], x_label="x", y_label="y", description="d", from_zero=from_zero))
     for x, y in zip(numbers(root, "circle", "cx"), numbers(root, "circle", "cy"), strict=True):
         assert 0 <= x <= WIDTH and 0 <= y <= 300
+
+
+def test_labels_are_text_and_as_long_as_there_is_room_for() -> None:
+    names = ["caf\udce9 <b>", "日本語" * 20, "W" * 30, "an ordinary name", "x" * 36]
+    root = ET.fromstring(bar_chart([Bar(label=name, value=1) for name in names], unit="x", description="d\udce9"))
+    labels = [element for element in root.iter("text") if element.attrib.get("text-anchor") == "end"]
+    texts = ["".join(label.itertext()) for label in labels]
+    assert texts[0] == r"caf\xe9 <b>" and texts[3:] == names[3:]
+    assert texts[1].startswith("日本語日本語") and texts[1].endswith("…") and texts[2].endswith("W…")
+    assert 13 * len(texts[1]) <= float(labels[1].attrib["x"]) and 9 * len(texts[2]) <= float(labels[2].attrib["x"])
+
+
+def test_whole_numbers_below_have_no_ticks_between_them() -> None:
+    line = Line(name="n", points=[(1, 0.2), (2, 0.3)])
+    texts = re.findall(r">([^<>]+)</text>", line_chart([line], x_label="epoch", y_label="y", description="d"))
+    assert {"1", "2"} <= set(texts) and not {"1.2", "1.5"} & set(texts)
+    texts = re.findall(
+        r">([^<>]+)</text>",
+        line_chart([replace(line, points=[(1, 0), (1.5, 1)])], x_label="x", y_label="y", description="d"),
+    )
+    assert "1.1" in texts

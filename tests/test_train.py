@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lmdali.tools.config_file import GivenSettings
 from lmdali.tools.exit_codes import Terminated
 from lmdali.tools.recipe import resolve_recipe
 from lmdali.tools.train import command
-from lmdali.tools.train_job import TrainJob, train_dataset
+from lmdali.tools.train_job import SameDatasetWarning, TrainJob, train_dataset
 from lmdali.tools.train_report import print_report
 
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
@@ -76,6 +77,16 @@ def test_a_run_leaves_metrics_checkpoints_statistics_and_pictures(tmp_path: Path
     assert [r["epoch"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "epoch"] == [0, 1]
 
 
+def test_validating_on_the_training_set_is_told_by_name_and_is_no_error(
+    tmp_path: Path, datasets: tuple[Path, Path]
+) -> None:
+    again = shutil.copytree(datasets[0], tmp_path / "copy")  # another place, the same manifest
+    with pytest.warns(SameDatasetWarning, match="one dataset .* validation figures say nothing"):
+        outcome = run(datasets[0], again, "--run-dir", tmp_path / "run", *FAST, "--epochs", "1", "--json", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
+    assert json.loads(outcome.stdout)["val"]["num_samples"] == json.loads(outcome.stdout)["steps"] * 8
+
+
 def test_people_get_a_table_on_stdout_and_progress_on_stderr(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
     outcome = run(*datasets, "--run-dir", tmp_path / "run", *FAST)
     assert outcome.exit_code == 0, outcome.output
@@ -124,7 +135,8 @@ def test_whatever_is_changed_on_resuming_is_shown(
     print_report(ended)
     assert "images/s" not in capsys.readouterr().out  # it had ended, so nothing was trained
     recipe = dataclasses.replace(job.preset.changed(augment={"lighting": "none"}, batch_size=4), drop_last=False)
-    train_dataset(dataclasses.replace(job, preset=recipe, order="block", val=datasets[0]), screen := io.StringIO())
+    with pytest.warns(SameDatasetWarning):
+        train_dataset(dataclasses.replace(job, preset=recipe, order="block", val=datasets[0]), screen := io.StringIO())
     changed = [line for line in screen.getvalue().splitlines() if line.startswith("changed")]
     digests = [load_manifest(path).digest[:12] for path in datasets[::-1]]
     assert changed == [

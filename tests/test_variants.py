@@ -65,3 +65,20 @@ def test_choosing() -> None:
         choose_variants(["no-lighting"], unlit)
     with pytest.raises(ConfigError, match="no variant 'no-conv1': there are baseline, no-conv2"):
         choose_variants(["no-conv1"], base)
+
+
+def test_without_dropout_its_scale_stays_only_where_there_is_one() -> None:
+    """By the paper's rule outputs are halved at test time, by the inverted one never."""
+    variant = VARIANTS["no-dropout"]
+    halved = variant.of(PRESETS["paper"]).model
+    assert (halved.dropout_rule, halved.dropout) == ("scale_only", 0.5)
+    whole = variant.of(PRESETS["caffe"]).model
+    assert (whole.dropout_rule, whole.dropout) == ("inverted", 0.0)
+    without = PRESETS["paper"].changed(model={"dropout": 0.0})
+    assert variant.of(without) == without
+
+
+def test_a_layer_less_is_one_less_than_the_recipe_has() -> None:
+    base = PRESETS["paper"].changed(model={"drop": ("conv3",)})
+    assert VARIANTS["no-conv2"].of(base).model.drop == ("conv2", "conv3")
+    assert VARIANTS["no-conv3"].of(base) == base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import BEST_NAME, Checkpoint, save_checkpoint
@@ -13,10 +14,10 @@ from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.manifest import load_manifest
 
 
-def make_run(run_dir: Path, train: Path, *, seed: int = 0, width: float = 1 / 32, towers: int = 2) -> Path:
-    """`run_dir` with `checkpoints/best.pt` and the statistics of `train`."""
+def make_run(run_dir: Path, train: Path, *, seed: int = 0, width: float = 1 / 32, **model: Any) -> Path:
+    """`run_dir` with `checkpoints/best.pt` and the statistics of `train`; `model` are fields of `AlexNetConfig`."""
     manifest = load_manifest(train)
-    config = AlexNetConfig(num_classes=len(manifest.class_names), width=width, towers=towers, init="lecun")
+    config = AlexNetConfig(num_classes=len(manifest.class_names), width=width, init="lecun", **model)
     checkpoint = Checkpoint(
         model=AlexNet(config, seed=seed).state_dict(),
         velocities={},

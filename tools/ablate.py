@@ -16,6 +16,7 @@ from lmdali.tools.ablation_table import ablation_json, print_ablation
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.exit_codes import end_as
 from lmdali.tools.loader_options import epoch_options, loader_options
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.preset_options import RecipeCommand, given_settings, preset_options
 from lmdali.tools.recipe import resolve_recipe
 from lmdali.tools.report_table import print_json
@@ -51,7 +52,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 @loader_options
 @epoch_options
 @preset_options
-@click.option("--html", "page", type=click.Path(path_type=Path), help="Also write it as one HTML file.")
+@click.option("--html", "page", type=OUTPUT_FILE, help="Also write it as one HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(

@@ -13,7 +13,7 @@ from lmdali.model.layer_plan import layer_plans
 from lmdali.model.presets import Preset
 from lmdali.model.variants import Variant, choose_variants
 from lmdali.pipeline.dataset_place import Place, place_manifest
-from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import read_json, storage_errors, write_json
 from lmdali.tools.recipe import Recipe
 from lmdali.tools.train_job import TrainJob, train_dataset
@@ -168,7 +168,14 @@ def _train(
 
 def _ended(directory: Path) -> VariantRun | None:
     path = directory / RESULT_FILE
-    return VariantRun(**read_json(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return VariantRun(**read_json(path))
+    except TypeError as error:
+        raise IntegrityError(
+            f"{path}: a field is missing or unknown ({error}): remove it, and the run is read again"
+        ) from error
 
 
 def _require_plan(config: AblationConfig) -> None:

@@ -13,7 +13,7 @@ from lmdali.tools.ablation import AblationReport, ended_errors
 from lmdali.tools.report_table import print_table
 
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5 % points of Student's t with 1 to 10 degrees of freedom; with more, `1.96 + 2.6 / degrees` is above it."""
+"""97.5 % points of Student's t with 1 to 10 degrees of freedom; with more, `1.96 + 2.7 / degrees` is above it."""
 _NORMAL = 1.96
 
 
@@ -23,7 +23,8 @@ class Difference:
 
     Attributes:
         mean: positive where the variant is worse.
-        noise: half of the 95 % interval around it: what other seeds and other validation images would change.
+        noise: half of the 95 % interval around it: what other validation images would change, and, from two seeds on,
+            other seeds.
         seeds: that both have.
     """
 
@@ -42,7 +43,8 @@ def compare(baseline: Mapping[int, float], variant: Mapping[int, float], num_ima
 
     The noise has two parts, added as squares: Student's interval of the differences, from two seeds on; and the
     sampling of the validation images, as if the two networks had been measured on images of their own. They are
-    measured on the same ones, so that the second part is rather too large: nothing is called real too early.
+    measured on the same ones, so that the second part is rather too large. One seed says nothing of others: its noise
+    is that of the images alone, which is too little, and verdicts say so.
 
     Args:
         baseline: seed -> error, 0..1.
@@ -66,10 +68,10 @@ def verdict(difference: Difference | None, claim: float | None) -> str:
     if difference is None:
         return ""
     found = "within noise" if difference.is_noise else "worse" if difference.mean > 0 else "better"
-    if claim is None:
-        return found
-    agrees = abs(difference.mean - claim) <= difference.noise
-    return f"{found}, claim {'not contradicted' if agrees else 'not met'}"
+    if claim is not None:
+        agrees = abs(difference.mean - claim) <= difference.noise
+        found += f", claim {'not contradicted' if agrees else 'not met'}"
+    return found if difference.seeds > 1 else f"{found} (one seed)"
 
 
 def ablation_json(report: AblationReport) -> dict[str, Any]:
@@ -107,11 +109,11 @@ def print_ablation(report: AblationReport) -> None:
     print_table(
         f"errors on {report.num_val:,} validation images, % ± deviation over seeds", ERROR_COLUMNS, error_rows(report)
     )
-    print_table(
-        "beside the baseline: % more errors ± noise, and what the paper has on ImageNet",
-        BESIDE_COLUMNS,
-        beside_rows(report),
-    )
+    beside = beside_rows(report)
+    if beside:  # the baseline alone has nothing to stand beside
+        print_table(
+            "beside the baseline: % more errors ± noise, and what the paper has on ImageNet", BESIDE_COLUMNS, beside
+        )
     claims = claim_rows(report)
     if claims:
         print_table("what the paper says", CLAIM_COLUMNS, claims, align="left")
@@ -181,4 +183,4 @@ def _mean(errors: list[float]) -> str:
 
 
 def _student(degrees: int) -> float:
-    return _STUDENT[degrees - 1] if degrees <= len(_STUDENT) else _NORMAL + 2.6 / degrees
+    return _STUDENT[degrees - 1] if degrees <= len(_STUDENT) else _NORMAL + 2.7 / degrees

@@ -9,12 +9,13 @@ import click
 from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.pipeline.dataset_place import Place, place_text
 from lmdali.pipeline.errors import ConfigError, ThresholdError
-from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.output_file import make_parents
 from lmdali.pipeline.tables import DuplicateRow, write_rows
 from lmdali.tools.audit_report import audit_facts, duplicate_rows, pairs_sheet, report_audit
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.duplicates import DISTANCE, find_duplicates
 from lmdali.tools.hash_search import MAX_DISTANCE
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.record_catalog import RecordCatalog
 from lmdali.tools.report_table import print_json
 
@@ -34,8 +35,8 @@ from lmdali.tools.report_table import print_json
     type=click.IntRange(0),
     help="Records of a later dataset that may show a picture of an earlier one; more are exit code 9.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Parquet file to write: one row per pair.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Picture to draw of the first groups.")
+@click.option("--out", type=OUTPUT_FILE, help="Parquet file to write: one row per pair.")
+@click.option("--sheet", type=OUTPUT_FILE, help="Picture to draw of the first groups.")
 @click.option("-j", "--workers", type=click.IntRange(1), help="Threads.  [default: every usable CPU]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -61,8 +62,7 @@ def command(
     try:
         found = find_duplicates(catalog, distance=distance, mirrored=mirrored, workers=workers, quiet=quiet)
         if out is not None:
-            with storage_errors(out):
-                out.parent.mkdir(parents=True, exist_ok=True)
+            make_parents(out)
             write_rows(out, DuplicateRow, duplicate_rows(catalog, found))
         if sheet is not None and found.pairs:
             save_picture(pairs_sheet(catalog, found), sheet)

@@ -24,6 +24,7 @@ from lmdali.pipeline.table_reader import read_integers
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.feature_encoder import PIXELS
 from lmdali.tools.neighbour_list import dataset_at
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.record_pictures import spread_indices
 from lmdali.tools.report_table import print_json, print_table
 
@@ -110,7 +111,7 @@ def _require_same_dataset(features: Features, codes: Codes) -> None:
 @click.option("--faiss", "with_faiss", is_flag=True, help="Also search FEATURES with faiss, an extra.")
 @click.option("--by-class", is_flag=True, help="Also a table of label precision by class.")
 @click.option("--dataset", type=DATASET, help="Where the dataset is.  [default: where it was]")
-@click.option("--out", type=click.Path(path_type=Path), help="Picture to draw of bits and precision; and .json.")
+@click.option("--out", type=OUTPUT_FILE, help="Picture to draw of bits and precision; and .json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def compare_command(
     features: Path,

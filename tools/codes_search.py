@@ -17,7 +17,7 @@ from lmdali.model.exact_search import Neighbours
 from lmdali.model.hamming import pack_codes, search_hamming
 from lmdali.pipeline.errors import InputError
 from lmdali.tools.feature_encoder import open_encoder, require_encoder
-from lmdali.tools.neighbour_list import dataset_at, describe_neighbours, print_neighbours
+from lmdali.tools.neighbour_list import dataset_at, describe_neighbours, picture_recipe, print_neighbours
 from lmdali.tools.record_pictures import read_picture_file
 from lmdali.tools.report_table import print_json
 from lmdali.tools.search_queries import QueryOptions, query_options, split_queries
@@ -72,7 +72,8 @@ def search_codes(codes: Codes, texts: Sequence[str], config: CodesSearchConfig |
 
 def _encode(codes: Codes, files: Sequence[Path], config: CodesSearchConfig) -> NDArray[np.uint64]:
     info = codes.info
-    pictures = np.stack([read_picture_file(path, info.image_size) for path in files])
+    recipe = picture_recipe(info.dataset, info.dataset_digest, config.dataset, codes.directory)
+    pictures = np.stack([read_picture_file(path, info.image_size, recipe) for path in files])
     source = open_encoder(config.checkpoint or info.source, info.image_size, device=config.device, basis=config.basis)
     require_encoder(source, info.source_digest, codes.directory)
     directory = config.encoder or Path(info.encoder)

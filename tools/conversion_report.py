@@ -1,4 +1,4 @@
-"""What a conversion did or would do: counted from its own tables or from a sample, and shown."""
+"""What a conversion did, counted from its own tables, or would do; and how it is shown."""
 
 from __future__ import annotations
 
@@ -6,24 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from lmdali.pipeline.dataset_plan import PlannedShard
-from lmdali.pipeline.decode import native_messages_silenced
-from lmdali.pipeline.files import free_bytes
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
-from lmdali.pipeline.rejection import SourceRejected
-from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.table_reader import count_values
-from lmdali.tools.conversion import ConvertConfig, convert_image, make_plan, pays_compiling, prepare_pictures
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
-from lmdali.tools.source_entries import own_name
 from lmdali.tools.sources import Source
-
-_DRY_RUN_SAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -89,41 +78,6 @@ def count_oddities(directory: Path) -> Counter[str]:
         for name in filter(None, names.split(",")):
             oddities[name] += count
     return oddities
-
-
-def estimate(source: Source, config: ConvertConfig, workers: int, out: Path) -> dict[str, Any]:
-    """What a conversion would take, from a sample spread over the source: shards, bytes, seconds, room on the disk."""
-    plan = make_plan(source, config)
-    total = plan.num_sources
-    order = EpochOrder(total, config.seed, 0, shuffle=True)
-    stored_bytes, rejected = [], Counter[str]()
-    memory = prepare_pictures(config, compiled=pays_compiling(total))
-    start = perf_counter()
-    with native_messages_silenced():
-        # In the source's own order, so that a sample of rows reads no row group twice.
-        for index in np.sort(order.indices(0, min(total, _DRY_RUN_SAMPLES))):
-            entry = source.entries[int(index)]
-            try:
-                stored_bytes.append(len(convert_image(source.read(entry), own_name(entry), config, memory)[0]))
-            except SourceRejected as error:
-                rejected[str(error.reason)] += 1
-    seconds = perf_counter() - start
-    sampled = len(stored_bytes) + rejected.total()
-    mean_bytes = sum(stored_bytes) / max(len(stored_bytes), 1)
-    expected_bytes = round(total * (1 - rejected.total() / sampled) * (mean_bytes + 2048))
-    return {
-        "source": source.kind,
-        "num_sources": total,
-        "num_classes": len(plan.class_names),
-        "num_shards": len(plan.shards()),
-        "expected_bytes": expected_bytes,
-        "expected_seconds": seconds / sampled * total / workers,
-        "workers": workers,
-        "sampled": sampled,
-        "sampled_rejects": dict(rejected),
-        "free_bytes": free_bytes(out),
-        "fits": expected_bytes < free_bytes(out),
-    }
 
 
 def report_summary(

@@ -20,11 +20,13 @@ from lmdali.tools.audit_report import duplicate_facts
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_part import PartSummary, convert_part, report_part
-from lmdali.tools.conversion_report import ConvertSummary, estimate, report_estimate, report_summary
+from lmdali.tools.conversion_report import ConvertSummary, report_estimate, report_summary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.conversion_upload import check_destination, convert_part_to_address, convert_to_address
+from lmdali.tools.dry_run import estimate
 from lmdali.tools.executors import EXECUTORS, make_executor
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.given_option import is_given
 from lmdali.tools.output_argument import Output, refuse_overlap
 from lmdali.tools.resize import FILTERS
 from lmdali.tools.source_options import source_options
@@ -154,7 +156,8 @@ def command(
     --resume any machine goes on from the shards that are there.
     """
     config = ConvertConfig(**{field.name: options.pop(field.name) for field in fields(ConvertConfig)})
-    limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit)
+    limited = any(is_given(click.get_current_context(), name) for name in ("time_limit", "memory_limit"))
+    limits = WorkerLimits(seconds=time_limit, memory_mb=memory_limit) if limited else None
     executor = make_executor(executor_name, workers=workers, limits=limits, scheduler=scheduler)
     chosen_part = Part.parse(part) if part else None
     _refuse_pairs(out, chosen_part, scratch, check_duplicates=check_duplicates)
@@ -169,7 +172,7 @@ def command(
         click.echo(f"{source}: {opened.describe()}", err=True)
     if dry_run:
         disk = out if isinstance(out, Path) else scratch or cache_directory()
-        report_estimate(estimate(opened, config, workers or usable_cpus(), disk), as_json=as_json)
+        report_estimate(estimate(opened, config, workers or usable_cpus(), disk, limits=limits), as_json=as_json)
         return
     run: dict[str, Any] = {"executor": executor, "resume": resume, "overwrite": overwrite, "quiet": quiet}
     try:

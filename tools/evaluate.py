@@ -23,6 +23,7 @@ from lmdali.tools.evaluation_page import save_evaluation_page
 from lmdali.tools.evaluation_report import EvalReport, MemberFigures, print_evaluation
 from lmdali.tools.loader_options import LoaderOptions, loader_options
 from lmdali.tools.member_probabilities import EvaluationSet, agreed_views, member_probabilities
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.report_table import print_json
 
@@ -196,14 +197,14 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--names", type=click.Path(path_type=Path), help="Synset file: lines of CLASS NAME, SYNONYM, ...")
 @click.option(
     "--save-probabilities",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_FILE,
     default=_DEFAULTS.save_probabilities,
     help="Write each image's averaged probabilities to this .npz file, which eval takes in place of a checkpoint.",
 )
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_FILE,
     help="Write a page with plots and the worst mistakes to this file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

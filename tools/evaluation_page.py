@@ -8,7 +8,7 @@ import torch
 
 from lmdali.model.error_analysis import worst_mistakes
 from lmdali.pipeline.dataset_place import place_name, place_shown
-from lmdali.pipeline.files import storage_errors, write_atomic
+from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.evaluation_report import (
     EvalReport,
@@ -44,9 +44,7 @@ def save_evaluation_page(report: EvalReport, out: Path) -> None:
         subtitle=f"{count} network{'s' if count > 1 else ''}: {names}; views of each image: {report.num_views}",
         footer=f"lmdali {lmdali_version()}",
     )
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, document.encode())
+    write_output(out, document.encode())
 
 
 def errors_part(report: EvalReport) -> str:
@@ -106,7 +104,7 @@ def _classes(report: EvalReport) -> str:
         )
         for entry in found[:_BARS_SHOWN]
     ]
-    plot = figure(bar_chart(bars, unit="top-1 error, %", description="top-1 error of each class"))
+    plot = figure(bar_chart(bars, unit="top-1 error, %", description="top-1 error of each class", linear=True))
     return plot + details(f"all {len(rows)} classes", table(_CLASS_COLUMNS, rows))
 
 

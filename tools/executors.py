@@ -39,7 +39,7 @@ def make_executor(
     Args:
         name: "local" for processes of this machine, which set bad images aside one by one; "dask" for a cluster.
         workers: processes on this machine; None means every CPU this process may use.
-        limits: of time and memory per image, for the local executor.
+        limits: of time and memory per image, for the local executor; None means those of `WorkerLimits`.
         scheduler: address of a running Dask cluster; None starts one on this machine.
 
     Raises:
@@ -50,6 +50,10 @@ def make_executor(
         if scheduler is not None and workers is not None:
             raise ConfigError(
                 "--workers is for this machine, a cluster has its own: leave out --workers or --scheduler"
+            )
+        if limits is not None:
+            raise ConfigError(
+                "--time-limit and --memory-limit are for --executor local, a Dask worker keeps neither: leave them out"
             )
         return DaskExecutor(workers, scheduler)
     if scheduler is not None:

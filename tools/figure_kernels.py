@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.kernel_figure import chroma_energy, draw_tower_kernels, tower_kernels
 from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
 from lmdali.tools.checkpoint_network import read_checkpoint
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.report_table import print_json
 
 _FIRST_LAYER = "conv1.weight"
@@ -38,7 +40,7 @@ def figure_kernels(checkpoint: Path, out: Path, *, scale: int = 5) -> dict[str, 
     weights = stored.model.get(_FIRST_LAYER)
     if weights is None:
         raise InputError(f"{path}: its network has no {_FIRST_LAYER}, so there are no kernels to draw")
-    towers = int(stored.model_config.get("towers", 1))
+    towers = AlexNetConfig.from_json(stored.model_config).groups
     save_picture(draw_tower_kernels(weights, towers, scale=scale), out)
     document = {
         "figure": "kernels",
@@ -59,9 +61,7 @@ def figure_kernels(checkpoint: Path, out: Path, *, scale: int = 5) -> dict[str, 
 
 @click.command("kernels")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp; and .json."
-)
+@click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp; and .json.")
 @click.option("--scale", type=click.IntRange(1, 40), default=5, show_default=True, help="Side of a weight, pixels.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def kernels_command(checkpoint: Path, out: Path, scale: int, as_json: bool) -> None:

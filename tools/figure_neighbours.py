@@ -23,6 +23,7 @@ from lmdali.pipeline.files import write_json
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.neighbour_list import dataset_at, describe_neighbours
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.record_pictures import central_crop, read_records, spread_indices
@@ -82,6 +83,8 @@ def figure_neighbours(
     queries = resolve_queries(features, texts, asked, config)
     query_facts, query_pixels = _query_pictures(asked, dataset if asked is features else None, queries, config)
     found = nearest_records(features, queries, config)
+    if not found.indices.shape[1]:
+        raise InputError(f"{directory}: its only record is the query, so there is no neighbour to draw")
     order = _pixel_order(dataset, query_pixels, found, queries, config) if config.pixels else None
     described = describe_neighbours(dataset, queries.texts, found)
     for entry, facts, row in zip(described, query_facts, range(len(texts)), strict=True):
@@ -180,9 +183,7 @@ def _note(near: dict[str, Any]) -> str:
 @click.command("neighbours")
 @click.argument("features", type=click.Path(path_type=Path))
 @click.argument("query", nargs=-1)
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp; and .json."
-)
+@click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp; and .json.")
 @click.option(
     "-k",
     "--count",

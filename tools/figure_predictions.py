@@ -19,6 +19,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_json
 from lmdali.tools.checkpoint_network import CheckpointNetwork, open_network
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.record_pictures import RecordPictures, central_crop, central_views, read_records, spread_indices
 from lmdali.tools.report_table import print_json
@@ -128,9 +129,7 @@ def parse_indices(context: click.Context, parameter: click.Parameter, value: str
 @click.command("predictions")
 @click.argument("val", type=DATASET)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp; and .json."
-)
+@click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp; and .json.")
 @click.option("--count", type=click.IntRange(1, 200), default=8, show_default=True, help="Records at even distances.")
 @click.option("--indices", callback=parse_indices, help="Record numbers instead, such as 3,17,256.")
 @click.option("--names", type=click.Path(path_type=Path), help="Synset file: lines of CLASS NAME, SYNONYM, ...")

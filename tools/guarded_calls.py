@@ -24,6 +24,18 @@ LIMITS = WorkerLimits(seconds=600.0, memory_mb=4_000)
 _MAX_CHILDREN = 4
 
 
+class CallDied(Exception):
+    """The child process of a call ended in it.
+
+    Attributes:
+        exit_code: as `Process` gives it; that of SIGALRM is the time limit's.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 def guarded_map(
     function: Callable[..., Result],
     calls: Iterable[tuple[str, tuple[object, ...]]],
@@ -44,16 +56,21 @@ def guarded_map(
         Exception: whatever else `function` raises.
     """
     waiting = list(calls)
-    children = [_Child(limits) for _ in range(max(1, min(_MAX_CHILDREN, usable_cpus(), len(waiting))))]
-    idle: SimpleQueue[_Child] = SimpleQueue()
+    children = [GuardedChild(limits) for _ in range(max(1, min(_MAX_CHILDREN, usable_cpus(), len(waiting))))]
+    idle: SimpleQueue[GuardedChild] = SimpleQueue()
     for child in children:
         idle.put(child)
 
     def call(where: str, arguments: tuple[object, ...]) -> Result:
         child = idle.get()
         try:
-            result: Result = child.call(where, parser, function, arguments)
-            return result
+            return child.call(function, *arguments)
+        except CallDied as death:
+            raise _refusal(where, parser, limits, death.exit_code) from None
+        except MemoryError:
+            raise InputError(
+                f"{where}: {parser} needs more than {limits.memory_mb} MB for it: the file is damaged: fetch it again"
+            ) from None
         finally:
             idle.put(child)
 
@@ -63,7 +80,7 @@ def guarded_map(
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for child in children:
-            child.end()
+            child.close()
         threads.shutdown(wait=True)
 
 
@@ -75,15 +92,34 @@ def guarded_call(
     return result
 
 
-class _Child:
-    """One process, started when it is first needed and again after it died."""
+def _refusal(where: str, parser: str, limits: WorkerLimits, exit_code: int) -> InputError:
+    if exit_code == -signal.SIGALRM:
+        return InputError(
+            f"{where}: {parser} did not come back within {limits.seconds:g} s: the file is damaged, or its disk hangs"
+        )
+    return InputError(f"{where}: crashed {parser} ({describe_end(exit_code)}): the file is damaged: fetch it again")
+
+
+class GuardedChild:
+    """One process for one call after the other, started when it is first needed and again after it died.
+
+    Args:
+        limits: of time and memory, for each call.
+    """
 
     def __init__(self, limits: WorkerLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._process: Any = None
         self._connection: Connection | None = None
 
-    def call(self, where: str, parser: str, function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """`function(*arguments)`, see `guarded_map`.
+
+        Raises:
+            CallDied: the process crashed, or took too long.
+            MemoryError: it needed too much memory.
+            Exception: whatever else `function` raises.
+        """
         connection = self._connection or self._start()
         try:
             connection.send((function, arguments))
@@ -91,34 +127,23 @@ class _Child:
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
-            self.end()
-            if code == -signal.SIGALRM:
-                seconds = self._limits.seconds
-                raise InputError(
-                    f"{where}: {parser} did not come back within {seconds:g} s: the file is damaged, or its disk hangs"
-                ) from None
-            raise InputError(
-                f"{where}: crashed {parser} ({describe_end(code)}): the file is damaged: fetch it again"
-            ) from None
-        if isinstance(error, MemoryError):
-            raise InputError(
-                f"{where}: {parser} needs more than {self._limits.memory_mb} MB for it: the file is damaged: fetch it "
-                "again"
-            )
+            self.close()
+            raise CallDied(code) from None
         if error is not None:
             raise error
-        return result
+        value: Result = result
+        return value
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._limits), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self.limits), daemon=True)
         with children_deaf_to_signals():
             self._process.start()
         theirs.close()
         return self._connection
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Stop the process, whatever it is doing."""
         if self._connection is not None:
             self._process.kill()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ def dataset_at(recorded: str, digest: str, given: Place | None, where: Path) -> 
             "where that one is, or make it again"
         )
     return place
+
+
+def picture_recipe(recorded: str, digest: str, given: Place | None, where: Path) -> Mapping[str, Any]:
+    """How a dataset made its pixels, by which pictures beside it are made, too; nothing where the dataset is gone.
+
+    Args and errors are those of `dataset_at`.
+    """
+    place = dataset_at(recorded, digest, given, where)
+    return {} if place is None else place_manifest(place).recipe
 
 
 def describe_neighbours(dataset: Place | None, texts: Sequence[str], found: Neighbours) -> list[dict[str, Any]]:

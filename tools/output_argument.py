@@ -1,4 +1,4 @@
-"""Where a dataset is written: the argument that takes a directory or an address, and what it must not be."""
+"""Where output goes: a dataset to a directory or an address, and not into its source; one file to a name here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.remote_address import file_address_path, is_remote, scheme_of
+from lmdali.pipeline.output_file import check_output_file
+from lmdali.pipeline.remote_address import file_address_path, is_remote, redacted, scheme_of
 
 _ONE_SLASH = re.compile(r"(s3|gs|https?|file):/?(?=[^/])")
 """An address with a slash too few, which would make a folder `s3:` here."""
@@ -32,6 +33,28 @@ class Output(click.ParamType[Path | str]):
                 self.fail(f"{value}: an address has two slashes ({slip[1]}://...), a path no colon here", param, ctx)
             return Path(value)
         return file_address_path(value) if scheme_of(value) == "file" else str(value)
+
+
+class OutputFile(click.ParamType[Path]):
+    """The path of one file to write, refused at once where it cannot be; folders above it are made with it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Ask the disk.
+
+        Raises:
+            StorageError: see `check_output_file`.
+        """
+        if is_remote(value) or _ONE_SLASH.match(str(value)):
+            self.fail(f"{redacted(value)}: is an address, and this is written to a disk: name a file here", param, ctx)
+        if not str(value):
+            self.fail("an empty path names no file", param, ctx)
+        check_output_file(path := Path(value))
+        return path
+
+
+OUTPUT_FILE = OutputFile()
 
 
 def refuse_overlap(source: Path, place: Path) -> None:

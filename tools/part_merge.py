@@ -92,11 +92,13 @@ def merge_parts(
         writer.tidy()
     else:
         with ExitStack() as stack:
-            stack.enter_context(writer.hold(resume=True, overwrite=False))
             for part in parts:
                 stack.enter_context(hold_whole(part, writable=move))
             others = [ShardOutput(part, writer.image_size, writer.plan_fingerprint) for part in parts]
-            homes = _find_shards(writer, others)
+            if not (staging / PLAN_FILE).exists():  # no shard here counts, so what is refused now leaves no trace
+                _find_shards(writer, others)
+            stack.enter_context(writer.hold(resume=True, overwrite=False))
+            homes = _find_shards(writer, [writer, *others])
             brought = _bring_all(writer, homes, move=move, workers=workers, quiet=quiet)
             writer.publish()
     return _summary(out, brought, start, was_complete=was_complete)
@@ -140,18 +142,18 @@ def _common_plan(out: Path, parts: Sequence[Path]) -> DatasetPlan:
     return found[1]
 
 
-def _find_shards(writer: DatasetWriter, parts: Sequence[ShardOutput]) -> list[tuple[PlannedShard, ShardOutput]]:
-    """Every shard of the plan and the directory that has it."""
+def _find_shards(writer: DatasetWriter, outputs: Sequence[ShardOutput]) -> list[tuple[PlannedShard, ShardOutput]]:
+    """Every shard of the plan and the one of some directories that has it."""
     shards = writer.plan.shards()
     planned = {shard.name for shard in shards}
-    for output in (writer, *parts):
+    for output in outputs:
         folder = output.directory / SHARDS_DIRECTORY
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         foreign = [name for name in names if name not in planned and not name.startswith(".")]
         if foreign:
             raise InputError(f"{folder}: {foreign[0]!r} is no shard of the plan: take it away")
-    found = [(shard, [output for output in (writer, *parts) if output.has(shard.name)]) for shard in shards]
-    _refuse_missing([shard.name for shard, homes in found if not homes], writer, parts)
+    found = [(shard, [output for output in outputs if output.has(shard.name)]) for shard in shards]
+    _refuse_missing([shard.name for shard, homes in found if not homes], writer, outputs)
     for shard, (first, *others) in found:
         # The same shard twice, from a merge that was interrupted or a directory that was copied, is no harm.
         for other in others:
@@ -163,10 +165,10 @@ def _find_shards(writer: DatasetWriter, parts: Sequence[ShardOutput]) -> list[tu
     return [(shard, homes[0]) for shard, homes in found]
 
 
-def _refuse_missing(missing: list[str], writer: DatasetWriter, parts: Sequence[ShardOutput]) -> None:
+def _refuse_missing(missing: list[str], writer: DatasetWriter, outputs: Sequence[ShardOutput]) -> None:
     if not missing:
         return
-    seen = {part for output in (writer, *parts) for part in parts_seen(output.directory)}
+    seen = {part for output in outputs for part in parts_seen(output.directory)}
     counts = sorted({part.count for part in seen})
 
     def named(name: str) -> str:
@@ -236,10 +238,10 @@ def _bring(writer: DatasetWriter, shard: PlannedShard, home: ShardOutput, *, mov
         restore_offsets(target, info)
         return "kept"
     with storage_errors(target):
-        for path in staged:
-            _link_or_copy(path, writer.staging / path.name)
+        are_linked = [_link_or_copy(path, writer.staging / path.name) for path in staged]
         sync_directory(writer.staging)
-        writer.staged_files(shard.name)  # read back: a copy may have gone wrong
+        if not all(are_linked):
+            writer.staged_files(shard.name)  # read back: a copy may have gone wrong
         if move and source.stat().st_dev == target.parent.stat().st_dev:
             check_data_file(source, info)
             restore_offsets(source, info)

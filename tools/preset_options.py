@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from lmdali.model.presets import PRESETS
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.config_file import GivenSettings, load_settings
+from lmdali.tools.given_option import is_given
 from lmdali.tools.recipe import COMMAND_LINE, DEFAULT_PRESET
 from lmdali.tools.recipe_fields import FIELDS, NONE, RecipeField
 
@@ -86,7 +86,7 @@ def given_settings(context: click.Context, options: dict[str, Any]) -> list[Give
     for section, fields in FIELDS.items():
         for name in fields:
             value = options.pop(name)
-            if context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+            if is_given(context, name):
                 # None may be a value here: whoever follows the weights again says none.
                 values.setdefault(section, {})[name] = value
     files = [] if path is None else [load_settings(path)]

@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from lmdali.model.picture_file import check_suffix, save_picture
+from lmdali.model.presets import PRESETS
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.dataset_place import Place, place_directory, place_name
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
@@ -20,7 +22,8 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.dataset_argument import DATASET
-from lmdali.tools.readable_names import readable_class
+from lmdali.tools.output_argument import OUTPUT_FILE
+from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.report_table import print_json
 
 
@@ -51,7 +54,7 @@ def draw_preview(
     seed: int = 0,
     epoch: int = 0,
 ) -> PreviewSummary:
-    """Draw the first samples of an epoch, cropped, flipped and lit as the loader delivers them.
+    """Draw the first samples of an epoch, in a preset's order, cropped, flipped and lit as the loader delivers them.
 
     The loader's own batch is drawn. The mean, which would leave a gray relief, is added back; lighting stays.
 
@@ -74,7 +77,8 @@ def draw_preview(
     directory = place_directory(dataset)
     config, manifest = AUGMENTS[augment](), load_manifest(directory)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
-    batch = _load(dataset, config, count, seed, epoch)
+    order = PRESETS[augment].order if augment in PRESETS else LoaderConfig.order
+    batch = _load(dataset, config, order, count, seed, epoch)
     params = draw_params(
         config,
         seed=seed,
@@ -124,9 +128,16 @@ def _check(out: Path, augment: str, rows: int, columns: int) -> None:
     check_suffix(out)
 
 
-def _load(dataset: Place, augment: AugmentConfig, count: int, seed: int, epoch: int) -> Batch:
+def _load(dataset: Place, augment: AugmentConfig, order: OrderName, count: int, seed: int, epoch: int) -> Batch:
     config = LoaderConfig(
-        dataset=dataset, batch_size=count, seed=seed, augment=augment, backend="cpu", layout="NHWC", prefetch=1
+        dataset=dataset,
+        batch_size=count,
+        seed=seed,
+        augment=augment,
+        order=order,
+        backend="cpu",
+        layout="NHWC",
+        prefetch=1,
     )
     with create_loader(config, rank=0, world_size=1) as loader:
         loader.set_epoch(epoch)
@@ -136,10 +147,10 @@ def _load(dataset: Place, augment: AugmentConfig, count: int, seed: int, epoch: 
 def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manifest: Manifest) -> list[Tile]:
     pixels = undo_normalization(batch.images.to(torch.float32).numpy(), params, transform)
     views = len(pixels) // len(batch.labels)
-    tiles = []
+    names, tiles = readable_classes(manifest.class_names), []
     for view, picture in enumerate(pixels):
         sample = view // views
-        name = readable_class(manifest.class_names[int(batch.labels[sample])])
+        name = names[int(batch.labels[sample])]
         y, x = params.crop_yx[view]
         note = f"#{int(batch.indices[sample])}   y {y}  x {x}" + ("   mirrored" if params.flip[view] else "")
         tiles.append(Tile(picture, name, note))
@@ -148,13 +159,13 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 
 @click.command("preview")
 @click.argument("dataset", type=DATASET)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png, .jpg or .webp.")
+@click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp.")
 @click.option(
     "--augment",
     type=click.Choice(list(AUGMENTS)),
     default="paper",
     show_default=True,
-    help="What is drawn: a preset's training crops, the evaluation's central one or ten, or whole stored pixels.",
+    help="What is drawn: training crops of a preset, or as stored; the evaluation's central one or ten.",
 )
 @click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True, help="Rows of samples.")
 @click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True, help="Samples in a row.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.files import write_atomic
+from lmdali.pipeline.output_file import write_output
 from lmdali.tools.fetch_figures import fetch_rows
 from lmdali.tools.html_page import (
     KeyFigure,
@@ -27,6 +27,7 @@ from lmdali.tools.html_page import (
     paragraph,
     table,
 )
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.profile_documents import (
     MOVES_RECORDS,
     RANK_COLUMNS,
@@ -303,12 +304,12 @@ def _shown(value: object) -> str:
 
 @click.command("report")
 @click.argument("reports", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
+@click.option("--out", type=OUTPUT_FILE, required=True, help="HTML file to write.")
 def report_command(reports: tuple[Path, ...], out: Path) -> None:
     """Write one HTML page on REPORTS, files of `profile run --json`; several are also shown side by side.
 
     The page holds everything it shows: no network, no JavaScript, for screen (light and dark) and paper.
     """
     documents = [(path.stem, load_profile(path)) for path in reports]
-    write_atomic(out, profile_page(documents).encode())
+    write_output(out, profile_page(documents).encode())
     print(out)

@@ -17,14 +17,15 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError, ThresholdError
-from lmdali.pipeline.files import write_atomic
 from lmdali.pipeline.loader import LoaderConfig
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.output_file import write_output
 from lmdali.tools.cold_run import CacheState
 from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.loader_options import swept_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import WindowPlan
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution
 from lmdali.tools.report_table import print_json
@@ -239,10 +240,8 @@ def _cautions(
 @click.option("--seconds", default=SweepConfig.seconds, show_default=True, help="Seconds for everything together.")
 @click.option("--target", type=float, metavar="IMAGES_PER_SECOND", help="Find the cheapest that reaches this.")
 @click.option("--seed", default=SweepConfig.seed, show_default=True, help="Seed of order and draws.")
-@click.option(
-    "--write", type=click.Path(path_type=Path), help="Write the best for lmdali train --config (TOML, .json)."
-)
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with plots.")
+@click.option("--write", type=OUTPUT_FILE, help="Write the best for lmdali train --config (TOML, .json).")
+@click.option("--html", type=OUTPUT_FILE, help="Write a page with plots.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def sweep_command(
@@ -257,7 +256,7 @@ def sweep_command(
     """
     report = sweep_datasets(datasets, SweepConfig(**options), quiet=quiet)
     if html is not None:
-        write_atomic(html, sweep_page(report).encode())
+        write_output(html, sweep_page(report).encode())
     if as_json:
         print_json(report.to_json())
     else:

@@ -32,6 +32,7 @@ from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate, WindowPlan
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.page_cache import data_files, resident_share
 from lmdali.tools.profile_compare import compare_command
 from lmdali.tools.profile_config import ProfileConfig as ProfileConfig
@@ -231,7 +232,7 @@ command.add_command(sweep_command)
 )
 @click.option("--cold", is_flag=True, help="Drop the dataset from the page cache and measure that, too.")
 @click.option("--try", "try_it", is_flag=True, help="Measure the setting that the report suggests, too.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Write a trace of the loader: ui.perfetto.dev reads it.")
+@click.option("--trace", type=OUTPUT_FILE, help="Write a trace of the loader: ui.perfetto.dev reads it.")
 @click.option("--nvtx", is_flag=True, help="Mark stages and steps as NVTX ranges, for Nsight Systems.")
 @click.option("--no-model", is_flag=True, help="Measure the loader only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

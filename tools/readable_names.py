@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
@@ -19,7 +20,7 @@ def readable_class(name: str) -> str:
 
 
 def readable_classes(class_names: Sequence[str], names: Path | None = None) -> tuple[str, ...]:
-    """A readable name for each class.
+    """A readable name for each class, no two of them the same.
 
     Args:
         class_names: of a dataset, in label order.
@@ -31,7 +32,7 @@ def readable_classes(class_names: Sequence[str], names: Path | None = None) -> t
         InputError: the file cannot be read, or its lines are not about these classes.
     """
     if names is None:
-        return tuple(map(readable_class, class_names))
+        return _told_apart(map(readable_class, class_names), class_names)
     try:
         text = names.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
@@ -40,14 +41,21 @@ def readable_classes(class_names: Sequence[str], names: Path | None = None) -> t
     synonyms = dict(_split(line) for line in lines)
     missing = [name for name in class_names if name not in synonyms]
     if not missing:
-        return tuple(readable_class(synonyms[name] or name) for name in class_names)
+        return _told_apart((readable_class(synonyms[name] or name) for name in class_names), class_names)
     is_plain = len(missing) == len(class_names) == len(lines) and not any(map(_WORDNET_ID.match, lines))
     if not is_plain:
         raise InputError(
             f"{names}: {len(lines)} lines, none for {len(missing)} of the {len(class_names)} classes (the first "
             f"is {missing[0]!r}): give lines `CLASS NAME, SYNONYM, ...`, or one line per class in label order"
         )
-    return tuple(map(readable_class, lines))
+    return _told_apart(map(readable_class, lines), class_names)
+
+
+def _told_apart(names: Iterable[str], class_names: Sequence[str]) -> tuple[str, ...]:
+    """A name that several classes have gets the class behind it: two classes of ImageNet are a "crane"."""
+    found = tuple(names)
+    times = Counter(found)
+    return tuple(name if times[name] == 1 else f"{name} ({own})" for name, own in zip(found, class_names, strict=True))
 
 
 def _split(line: str) -> tuple[str, str]:

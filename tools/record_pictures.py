@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
 from lmdali.pipeline.dataset_place import Place, open_reader, place_directory
-from lmdali.pipeline.decode import Pixels, decode_source
+from lmdali.pipeline.decode import DecodePolicy, Pixels, decode_source
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import RECORDS_FILE, Manifest, load_manifest
@@ -92,8 +93,13 @@ def spread_indices(count: int, num_records: int) -> list[int]:
     return [(2 * place + 1) * num_records // (2 * count) for place in range(count)]
 
 
-def read_picture_file(path: Path, size: int) -> Pixels:
-    """A picture file as `lmdali convert` would store it: `(size, size, 3)` uint8 RGB.
+def read_picture_file(path: Path, size: int, recipe: Mapping[str, Any]) -> Pixels:
+    """A picture file as a dataset stores its own: `(size, size, 3)` uint8 RGB.
+
+    Args:
+        path: the file.
+        size: side of the dataset's images, pixels.
+        recipe: of the dataset's manifest; what is missing in it is as `lmdali convert` has it by default.
 
     Raises:
         InputError: it cannot be read, or is no picture.
@@ -103,7 +109,10 @@ def read_picture_file(path: Path, size: int) -> Pixels:
     except OSError as error:
         raise InputError(f"{path}: the picture cannot be read ({error.strerror})") from error
     try:
-        return resize_and_crop(decode_source(data).pixels, ResizeRecipe(size=size))
+        decoded = decode_source(data, DecodePolicy(orientation=recipe.get("orientation", DecodePolicy().orientation)))
+        resize = recipe.get("resize")
+        kept = {name: resize[name] for name in ("down", "up", "crop") if isinstance(resize, dict) and name in resize}
+        return resize_and_crop(decoded.pixels, ResizeRecipe(size=size, **kept))
     except SourceRejected as error:
         raise InputError(f"{path}: {error}") from error
 

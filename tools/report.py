@@ -15,7 +15,7 @@ from lmdali.model.features_file import load_features
 from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
-from lmdali.pipeline.files import storage_errors, write_atomic
+from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.checkpoint_network import open_network, read_checkpoint
 from lmdali.tools.dataset_argument import DATASET
@@ -25,6 +25,7 @@ from lmdali.tools.evaluation_report import EvalReport
 from lmdali.tools.figure_neighbours import NeighboursConfig, figure_neighbours
 from lmdali.tools.html_page import Section, figure, page, paragraph, picture
 from lmdali.tools.loader_options import LoaderOptions, loader_options
+from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.page_sheets import prediction_sheet
 from lmdali.tools.record_pictures import spread_indices
 from lmdali.tools.run_sections import (
@@ -106,9 +107,7 @@ def write_report(run_dir: Path, out: Path, config: ReportConfig | None = None) -
         subtitle=_subtitle(run, stored),
         footer=f"lmdali {lmdali_version()}",
     )
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, document.encode())
+    write_output(out, document.encode())
     return left_out
 
 
@@ -121,7 +120,10 @@ def _network_sections(run: RunRecord, config: ReportConfig, left_out: list[str])
         arguments = EvalConfig(**options, **config.loader_arguments())
         report = evaluate_networks(val, [run.run_dir], arguments)
         views = "one central view" if config.views == 1 else "the mean of ten views"
-        body = paragraph(f"The best checkpoint on {val}, {views} of each image.") + errors_part(report)
+        told = f"The best checkpoint on {val}, {views} of each image."
+        if run.facts is not None and report.probabilities.dataset_digest == run.facts.val_digest:
+            told += " It was chosen by its error on them: expect a little more on others."
+        body = paragraph(told) + errors_part(report)
         sections += [Section(title="Evaluation", body=body), *evaluation_sections(report), _predictions(report)]
     features = config.features or run.run_dir / FEATURES_DIR
     if config.features is None and not features.is_dir():
@@ -197,7 +199,7 @@ _DEFAULTS = ReportConfig()
 
 @click.command("report")
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The HTML file to write.")
+@click.option("--out", type=OUTPUT_FILE, required=True, help="The HTML file to write.")
 @click.option(
     "--val",
     type=DATASET,

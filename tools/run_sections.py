@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import Checkpoint
 from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.kernel_figure import chroma_energy, draw_tower_kernels, tower_kernels
@@ -152,9 +153,7 @@ def curves_section(run: RunRecord) -> Section:
 def kernels_section(checkpoint: Checkpoint) -> Section:
     """The first layer, tower by tower (figure 3 of the paper)."""
     weights = checkpoint.model["conv1.weight"]
-    towers = int(checkpoint.model_config.get("towers", 1))
-    if checkpoint.model_config.get("half_net") or len(weights) % towers:
-        towers = 1
+    towers = AlexNetConfig.from_json(checkpoint.model_config).groups
     energies = [chroma_energy(kernels) for kernels in tower_kernels(weights, towers)]
     told = ", ".join(f"{energy:.3f}" for energy in energies)
     sheet = exact_sheet(
@@ -181,7 +180,8 @@ def data_section(run: RunRecord) -> Section:
         rows.append(("classes", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"))
     told = (
         "One number for the samples, crops, flips and lighting of an epoch, of all ranks together. Equal numbers mean "
-        "equal input, in the same order; lmdali order TRAIN --epoch N --digest says them in advance."
+        "equal input, in the same order; lmdali order TRAIN --epoch N --digest says them in advance, given the run's "
+        "seed, batch and order."
     )
     digests = [(record["epoch"], record["digest"]) for record in run.epochs if record.get("digest")]
     order = paragraph(told) + details(

@@ -16,6 +16,7 @@ from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.feature_encoder import open_encoder, require_encoder
+from lmdali.tools.neighbour_list import picture_recipe
 from lmdali.tools.record_pictures import read_picture_file, require_records
 
 
@@ -78,8 +79,11 @@ def resolve_queries(features: Features, texts: Sequence[str], asked: Features, o
         vectors[list(numbers)] = asked.rows(records)
         if asked.digest == features.digest:
             own[list(numbers)] = records
-    pictures = {place: read_picture_file(path, features.plan.image_size) for place, path in files.items()}
-    if pictures:
+    pictures: dict[int, Pixels] = {}
+    if files:
+        plan = features.plan
+        recipe = picture_recipe(plan.dataset, plan.dataset_digest, options.dataset, features.directory)
+        pictures = {place: read_picture_file(path, plan.image_size, recipe) for place, path in files.items()}
         vectors[list(pictures)] = _encode(features, list(pictures.values()), options)
     return Queries(tuple(texts), vectors, own, pictures)
 

@@ -168,6 +168,10 @@ def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any)
         raise ConfigError(f"format is {format!r}: choose among {', '.join(SOURCE_FORMATS)}")
     if chosen.classes is not None:
         check_class_names(chosen.classes, "the class list")
+    elif chosen.allow_missing_classes:
+        raise ConfigError(
+            "allow_missing_classes is for a source of a given class list: give that (--classes), or leave it out"
+        )
     if not os.path.lexists(path):
         if address := _ADDRESS.match(str(path)):
             raise InputError(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.timing import STAGES, Recording
 from lmdali.tools.measurement import WindowPlan
 from lmdali.tools.step_probes import LoaderProbe
@@ -155,5 +155,4 @@ def write_trace(path: Path, recording: Recording) -> None:
         for read in recording.queue
     ]
     document = {"traceEvents": named + calls + queue, "displayTimeUnit": "ms"}
-    with storage_errors(path):
-        path.write_text(json.dumps(document, allow_nan=False))
+    write_output(path, json.dumps(document, allow_nan=False).encode())

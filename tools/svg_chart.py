@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from math import ceil, floor, log10
+from unicodedata import east_asian_width
 
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.tables import printable
+from lmdali.tools.html_page import text
 from lmdali.tools.page_style import SERIES_COLORS
 
 WIDTH = 760
-_CHARACTER = 7.6  # width of one at 13 px, on average and in a wide font
+_CHARACTER, _CAPITAL, _SQUARE = 7.6, 9.6, 14.0
+"""Width of a character at 13 px, on average and in a wide font; of capitals; of East Asian ones and pictographs."""
 _ROW = 30
-_LABEL_CHARACTERS = 36  # shown of a bar's label
+_LABEL_WIDTH = 36 * _CHARACTER  # shown of a bar's label
 _LOG_FROM = 50.0
 """Largest over smallest value from which short bars would be too short to see: the scale is logarithmic then."""
 _MARKED = 60  # points up to which each is marked
@@ -76,11 +79,12 @@ def bar_chart(bars: Sequence[Bar], *, unit: str, description: str, linear: bool 
     """
     if not bars:
         raise ConfigError("a bar chart needs at least one bar")
+    bars = [replace(bar, label=_fitted(printable(bar.label))) for bar in bars]
     largest = max(max(bar.value, bar.high or 0.0) for bar in bars)
     positive = [min(bar.value, bar.low or bar.value) for bar in bars if bar.value > 0]
     logarithmic = not linear and bool(positive) and largest / max(min(positive), 1e-12) > _LOG_FROM
-    left = min(max(len(bar.label) for bar in bars), _LABEL_CHARACTERS) * _CHARACTER + 24
-    right = WIDTH - max(len(bar.text) for bar in bars) * _CHARACTER - 22
+    left = max(_width(bar.label) for bar in bars) + 24
+    right = WIDTH - max(_width(bar.text) for bar in bars) - 22
     smallest = min(positive, default=0.0) if logarithmic else 0.0
     scale = _Scale.of(smallest, largest, left, right, logarithmic=logarithmic)
     bottom = len(bars) * _ROW + 6
@@ -125,8 +129,9 @@ def line_chart(
     legend, legend_height = _legend(lines)
     top, bottom = legend_height + 26, height - 44
     y_scale = _Scale.of(min(*ys, 0.0) if from_zero else min(ys), max(ys), bottom, top, logarithmic=logarithmic)
-    left = max(len(label) for _, label in y_scale.ticks) * _CHARACTER + 14
+    left = max(_width(label) for _, label in y_scale.ticks) + 14
     first = min(*xs, 0.0) if x_from_zero else min(xs)
+    nearest = 1e-6 if all(x == round(x) for x in xs) else 1.0  # no tick at epoch 1.5
     x_scale = _Scale.of(first, max(xs), left, WIDTH - 14.0, logarithmic=False, tight=True)
     parts = [*legend, _text(0, legend_height + 12, y_label, "soft")]
     for at, label in y_scale.ticks:
@@ -136,7 +141,7 @@ def line_chart(
     parts += [
         _text(x_scale.place(at), bottom + 17, label, "soft", anchor="middle")
         for at, label in (x_scale.ticks if x_ticks is None else [(at, _number(at)) for at in x_ticks])
-        if first <= at <= max(xs)
+        if first <= at <= max(xs) and abs(at - round(at)) <= nearest
     ]
     parts.append(_text((left + WIDTH - 14) / 2, bottom + 36, x_label, "soft", anchor="middle"))
     for number, line in enumerate(lines):
@@ -186,7 +191,7 @@ class _Scale:
         """Rules and numbers of a horizontal axis; a label that would touch its neighbour is left out."""
         parts, free_from = [], float("-inf")
         for at, label in self.ticks:
-            x, half = self.place(at), len(label) * _CHARACTER / 2
+            x, half = self.place(at), _width(label) / 2
             parts.append(_rule(x, top, x, bottom, "grid"))
             if x - half >= free_from:
                 parts.append(_text(x, bottom + 16, label, "soft", anchor="middle"))
@@ -197,7 +202,7 @@ class _Scale:
 def _bar(bar: Bar, scale: _Scale, top: float) -> list[str]:
     start, end, middle = scale.start, max(scale.place(bar.value), scale.start + 1), top + 11
     parts = [
-        _text(start - 10, middle + 4, _fitted(bar.label), "", anchor="end"),
+        _text(start - 10, middle + 4, bar.label, "", anchor="end"),
         f'<rect class="s{bar.series} fill" x="{start:.1f}" y="{top:.1f}" width="{end - start:.1f}" height="22"/>',
     ]
     if bar.low is not None and bar.high is not None:
@@ -210,7 +215,17 @@ def _bar(bar: Bar, scale: _Scale, top: float) -> list[str]:
 
 
 def _fitted(label: str) -> str:
-    return label if len(label) <= _LABEL_CHARACTERS else f"{label[: _LABEL_CHARACTERS - 1]}…"
+    """A label, or as much of its beginning as there is room for."""
+    cuts = (label, *(f"{label[:end]}…" for end in range(len(label) - 1, -1, -1)))
+    return next(cut for cut in cuts if _width(cut) <= _LABEL_WIDTH)
+
+
+def _width(words: str) -> float:
+    """Room that a text takes."""
+    return sum(
+        _SQUARE if east_asian_width(character) in "WF" else _CAPITAL if character.isupper() else _CHARACTER
+        for character in words
+    )
 
 
 def _line(line: Line, x_scale: _Scale, y_scale: _Scale, series: str) -> list[str]:
@@ -228,7 +243,7 @@ def _line(line: Line, x_scale: _Scale, y_scale: _Scale, series: str) -> list[str
             center_x, center_y = at(x, y).split(",")
             parts.append(
                 f'<circle class="{series} fill" cx="{center_x}" cy="{center_y}" r="3"><title>'
-                f"{escape(line.name)}: {_number(y)} at {_number(x)}</title></circle>"
+                f"{text(line.name)}: {_number(y)} at {_number(x)}</title></circle>"
             )
     return parts
 
@@ -240,7 +255,7 @@ def _labels(lines: Sequence[Line], x_scale: _Scale, y_scale: _Scale) -> list[str
     taken = [(x - 3, x + 3, low) for x, low in points]
     for line in reversed(lines):
         for (x, y), label in zip(line.points, line.labels, strict=False):
-            width, right, low = len(label) * _CHARACTER, x_scale.place(x) + 7, y_scale.place(y) + 4
+            width, right, low = _width(label), x_scale.place(x) + 7, y_scale.place(y) + 4
             right = right if right + width <= x_scale.end else right - 14 - width
             if all(abs(low - other) >= 13 or right > end or start > right + width for start, end, other in taken):
                 taken.append((right, right + width, low))
@@ -254,7 +269,7 @@ def _legend(lines: Sequence[Line]) -> tuple[list[str], float]:
         return [], 0.0
     parts, x, y = [], 0.0, 10.0
     for number, line in enumerate(lines):
-        width = 34 + len(line.name) * _CHARACTER + 22
+        width = 34 + _width(line.name) + 22
         if x and x + width > WIDTH:
             x, y = 0.0, y + 20
         color = _color(line, number)
@@ -290,7 +305,7 @@ def _number(value: float) -> str:
 def _text(x: float, y: float, words: str, style: str, *, anchor: str = "start") -> str:
     kind = f' class="{style}"' if style else ""
     placed = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}"{kind}{placed}>{escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}"{kind}{placed}>{text(words)}</text>'
 
 
 def _rule(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
@@ -299,7 +314,7 @@ def _rule(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
 
 def _svg(parts: Sequence[str], height: float, description: str) -> str:
     return (
-        f'<svg role="img" aria-label="{escape(description)}" viewBox="0 0 {WIDTH} {height:.0f}">'
+        f'<svg role="img" aria-label="{text(description)}" viewBox="0 0 {WIDTH} {height:.0f}">'
         + "".join(parts)
         + "</svg>"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmdali.pipeline.errors import ThresholdError
-from lmdali.pipeline.files import write_atomic
+from lmdali.pipeline.output_file import write_output
 from lmdali.tools.measurement import Rate
 from lmdali.tools.rate_noise import Interval, median_interval
 
@@ -209,4 +209,4 @@ def write_config(path: Path, report: SweepReport) -> None:
             # A text, an integer or a bool is written the same way in both formats.
             lines += ["", f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
         text = "\n".join(lines) + "\n"
-    write_atomic(path, text.encode())
+    write_output(path, text.encode())

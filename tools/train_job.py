@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ from lmdali.tools.loader_options import EpochOptions
 from lmdali.tools.recipe import PRESET_ORIGIN
 from lmdali.tools.run_facts import RunFacts, describe_session, save_run_facts
 from lmdali.tools.train_report import TrainReport, device_names, finished_report
+
+
+class SameDatasetWarning(UserWarning):
+    """A network is validated on the very dataset that it is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +136,9 @@ def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
         StorageError: the run directory cannot be written.
         MachineError: a device is not there, or another rank is gone.
         LmdaliError: the loss became infinite or NaN.
+
+    Warns:
+        SameDatasetWarning: both datasets are one; people do that on purpose, to see whether a network can overfit.
     """
     place = torchrun_place(job.parallel)
     devices = pick_devices(job.parallel, job.device, job.devices, place)
@@ -185,6 +193,8 @@ def _train(
         if job.resume:
             trainer.resume_latest()
         trainer.require_vacant()
+        if ranks.is_first and train_loader.manifest_digest == val_loader.manifest_digest:
+            _tell_of_one_dataset(job)
         if progress is not None:
             print(_opening(job, trainer, train_loader), file=progress, flush=True)
         if job.init_from is not None and not trainer.checkpoints.paths():
@@ -200,6 +210,15 @@ def _train(
         result = trainer.fit()
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
+
+
+def _tell_of_one_dataset(job: TrainJob) -> None:
+    warnings.warn(
+        f"TRAIN and VAL are one dataset ({place_text(job.train)}): validation figures say nothing of images that were "
+        "not trained on; give a VAL of other images, unless to overfit is what you want to see",
+        SameDatasetWarning,
+        stacklevel=4,
+    )
 
 
 def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
