@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,6 +84,8 @@ class _ObjectLock:
         self._refresh_seconds, self._stale_seconds = refresh_seconds, stale_seconds
         self._content = {"host": socket.gethostname(), **_process(os.getpid()), "token": secrets.token_hex(8)}
         self._writes = 0
+        self._written = time.monotonic()
+        self._writing = threading.Lock()
         self._tag = ""
         self._lost = False
         self._stop = threading.Event()
@@ -102,11 +105,13 @@ class _ObjectLock:
                 tag = attempts.run(lambda: self._store.replace(self._name, self._data(), found.tag))
             if tag is None:
                 raise LockedError(self._message(found))
-        self._tag = tag
+        self._tag, self._written = tag, time.monotonic()
         self._thread.start()
 
     def check(self) -> None:
-        """Raises LockedError where the lock is another's by now."""
+        """Raises LockedError where the lock is another's by now, or RemoteError where that cannot be told."""
+        if not self._lost and time.monotonic() - self._written > self._stale_seconds:
+            Attempts(f"{self._store.shown}/{self._name}", self._config).run(self._write_again)
         if self._lost:
             raise LockedError(
                 f"{self._store.shown}: another run took over, for this one could not write its lock for "
@@ -119,7 +124,9 @@ class _ObjectLock:
         self._thread.join()
         if not self._lost:
             with suppress(RemoteError, TransientError):  # it will be stale soon
-                self._store.remove(self._name)
+                found = self._store.claimed(self._name)  # another may have it, and we have not heard of it yet
+                if found is not None and self._token(found) == self._content["token"]:
+                    self._store.remove(self._name)
 
     def _keep_fresh(self) -> None:
         while not self._stop.wait(self._refresh_seconds) and not self._lost:
@@ -127,16 +134,17 @@ class _ObjectLock:
                 self._write_again()
 
     def _write_again(self) -> None:
-        data = self._data()
-        tag = self._store.replace(self._name, data, self._tag)
-        if tag is None:
-            found = self._store.claimed(self._name)
-            if found is not None and self._token(found) == self._content["token"]:
-                tag = found.tag  # a write of which we were not told
-        if tag is None:
-            self._lost = True
-        else:
-            self._tag = tag
+        with self._writing:
+            begin = time.monotonic()
+            tag = self._store.replace(self._name, self._data(), self._tag)
+            if tag is None:
+                found = self._store.claimed(self._name)
+                if found is not None and self._token(found) == self._content["token"]:
+                    tag = found.tag  # a write of which we were not told
+            if tag is None:
+                self._lost = True
+            else:
+                self._tag, self._written = tag, begin
 
     def _data(self) -> bytes:
         self._writes += 1  # another tag with every write

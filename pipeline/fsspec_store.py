@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +41,28 @@ class FsspecStore:
             raise MissingExtraError(package, extra, f"an address with {scheme}://")
         self.shown = redacted(address)
         try:
-            self._filesystem, self._root = fsspec.core.url_to_fs(address, **options)
+            self._opened, self._root = fsspec.core.url_to_fs(address, **options)
         except ImportError as error:
             raise InputError(f"{self.shown}: {redacted(str(error))}") from None
         except ValueError as error:
             raise InputError(f"{self.shown}: {redacted(str(error))}: no such kind of address") from None
         except OSError as error:
             raise RemoteError(f"{self.shown}: {redacted(str(error))}: check the address") from None
+        self._reopen = partial(fsspec.core.url_to_fs, address, **options)
+        self._process = os.getpid()
         # fsspec's synchronous calls take it where they wait for coroutines of another thread.
-        is_async = bool(getattr(self._filesystem, "async_impl", False))
+        is_async = bool(getattr(self._opened, "async_impl", False))
         self._limits: dict[str, Any] = {"timeout": config.read_timeout_seconds} if is_async else {}
+        # A range may take what it takes at the lowest rate; a read that stalls is ended by the packages themselves.
+        seconds = config.read_timeout_seconds + _RANGE_BYTES / config.min_bytes_per_second
+        self._range_limits: dict[str, Any] = {"timeout": seconds} if is_async else {}
+
+    @property
+    def _filesystem(self) -> Any:
+        """What fsspec made; another one in a forked child, where the parent's refuses everything."""
+        if self._process != os.getpid():
+            self._opened, self._process = self._reopen()[0], os.getpid()
+        return self._opened
 
     def open(self, name: str, start: int) -> Body:
         """The object's bytes from `start` on, asked for in ranges."""
@@ -101,7 +115,7 @@ class FsspecStore:
         for begin in range(start, size, _RANGE_BYTES):
             end = min(begin + _RANGE_BYTES, size)
             yield self._translated(
-                name, lambda a=begin, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._limits)
+                name, lambda a=begin, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._range_limits)
             )
 
     def _translated(self, name: str, call: Any) -> Any:

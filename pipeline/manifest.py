@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from operator import ge
 from pathlib import Path
@@ -23,6 +24,10 @@ FORMAT_VERSION = (1, 0)
 
 MAX_IMAGE_SIZE = 65_535
 """The largest side a JPEG can have."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TABLE = re.compile(r"\w[\w-]*\.parquet", re.ASCII)
+"""Hashes and names of tables become paths wherever a dataset is copied to: a stranger's must not lead elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +197,15 @@ def _parse(kind: type[Manifest] | type[ShardInfo], document: dict[str, Any]) -> 
 
 def _check(manifest: Manifest, path: Path) -> None:
     """Cross checks that a right digest cannot replace: whoever edits a manifest can also recompute its digest."""
+    for name, sha256 in manifest.tables.items():
+        if not _TABLE.fullmatch(name) or type(sha256) is not str or not _SHA256.fullmatch(sha256):
+            raise ManifestError(f"{path}: tables: {name!r} is no name of a table, or {sha256!r} no sha256")
     position = 0
     for shard in manifest.shards:
         if not (len(shard.name) == 5 and shard.name.isascii() and shard.name.isdigit()):
             raise ManifestError(f"{path}: shard name {shard.name!r} is not five digits")
+        if not _SHA256.fullmatch(shard.sha256) or not 0 <= shard.file_bytes < 2**63:
+            raise ManifestError(f"{path}: shard {shard.name}: no size or no sha256")
         if shard.num_records < 0 or shard.num_records + len(shard.rejected) != shard.num_sources:
             raise ManifestError(f"{path}: shard {shard.name}: records and rejects do not add up to its sources")
         if shard.first_position != position:

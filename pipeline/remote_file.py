@@ -38,7 +38,7 @@ def fetch_small(store: Store, name: str, *, max_bytes: int, config: RetryConfig,
     attempts = Attempts(f"{store.shown}/{name}", config, clock)
     while True:
         try:
-            attempts.begin()
+            attempts.begin(0)
             body = store.open(name, 0)
             data = bytearray()
             with closing(body):
@@ -108,6 +108,7 @@ class FileFetch:
                     self._attempts.failed(error)
                 except _BadBody as error:
                     self._restart(file)
+                    self._attempts.forget()
                     bad_bodies += 1
                     if bad_bodies == _MAX_BAD_BODIES:
                         path.unlink(missing_ok=True)
@@ -139,13 +140,14 @@ class FileFetch:
         if self._stopped():
             raise FetchStopped
         if self._have < self._num_bytes:
-            self._attempts.begin()
+            self._attempts.begin(self._have)
             body = self._store.open(self._name, self._have)
             with closing(body):
                 if body.num_bytes not in (None, self._num_bytes):
                     raise _BadBody(f"{body.num_bytes} bytes, manifest.json says {self._num_bytes}")
                 if body.start != self._have:
                     self._restart(file)
+                    self._attempts.begin(0)
                 for chunk in body.chunks:
                     self._keep(file, chunk)
         if self._have < self._num_bytes:

@@ -42,7 +42,7 @@ class RetryConfig:
     """Patience with a remote file.
 
     Attributes:
-        tries: in a row without a single byte, after which it is given up.
+        tries: in a row without a single byte that had not come before, after which it is given up.
         first_pause_seconds: before the second try; each pause is twice the one before, and shortened at random by up to
             half, so that a thousand ranks do not come back in the same moment.
         longest_pause_seconds: where doubling ends.
@@ -97,7 +97,7 @@ class Attempts:
         self._what, self._config, self._clock = what, config, clock or Clock()
         self._failures = 0
         self._begin = self._try_begin = self._clock.now()
-        self._bytes = self._try_bytes = 0
+        self._bytes = self._try_bytes = self._try_start = self._reached = 0
 
     def run(self, call: Callable[[], Result]) -> Result:
         """What `call` returns, once it raises no `TransientError`.
@@ -112,9 +112,18 @@ class Attempts:
             except TransientError as error:
                 self.failed(error)
 
-    def begin(self) -> None:
-        """A connection is about to be made."""
+    def begin(self, start: int | None = None) -> None:
+        """A connection is about to be made.
+
+        Args:
+            start: first byte of the file that it brings; None for what comes behind all that came before.
+        """
         self._try_begin, self._try_bytes = self._clock.now(), 0
+        self._try_start = self._reached if start is None else start
+
+    def forget(self) -> None:
+        """What came was wrong: the same bytes count again."""
+        self._reached = 0
 
     def received(self, num_bytes: int) -> None:
         """Bytes came in.
@@ -123,9 +132,11 @@ class Attempts:
             TransientError: the connection is too slow.
             RemoteError: the budget is over.
         """
-        self._failures = 0
         self._bytes += num_bytes
         self._try_bytes += num_bytes
+        if self._try_start + self._try_bytes > self._reached:
+            # Only what never came before: one who sends the same half again and again would be asked for ever.
+            self._reached, self._failures = self._try_start + self._try_bytes, 0
         seconds = self._clock.now() - self._try_begin
         rate = self._config.min_bytes_per_second
         if self._seconds_left() < 0:

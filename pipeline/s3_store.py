@@ -50,9 +50,14 @@ class S3Store(FsspecStore):
 
     def __init__(self, address: str, config: RetryConfig) -> None:
         super().__init__(address, config, config_kwargs={"retries": {"total_max_attempts": 1}})
-        self._filesystem.retries = 1
         self._config = config
         self._bucket, _, self._prefix = self._root.partition("/")
+
+    @property
+    def _filesystem(self) -> Any:
+        found = super()._filesystem
+        found.retries = 1
+        return found
 
     def stat(self, name: str) -> RemoteStat | None:
         """Size and hash of an object."""
@@ -82,9 +87,7 @@ class S3Store(FsspecStore):
         upload = attempts.run(lambda: self._call(name, "create_multipart_upload", Metadata=metadata))["UploadId"]
         try:
             parts = self._put_parts(name, path, upload, attempts)
-            attempts.run(
-                lambda: self._call(name, "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts})
-            )
+            attempts.run(lambda: self._complete(name, upload, parts, RemoteStat(size, sha256)))
         except BaseException:
             with suppress(RemoteError, TransientError):
                 self._call(name, "abort_multipart_upload", UploadId=upload)
@@ -142,6 +145,14 @@ class S3Store(FsspecStore):
                 parts.append({"PartNumber": number, "ETag": attempts.run(put)["ETag"]})
                 attempts.received(len(chunk))
         return parts
+
+    def _complete(self, name: str, upload: str, parts: list[dict[str, Any]], whole: RemoteStat) -> None:
+        try:
+            self._call(name, "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts})
+        except (RemoteError, TransientError):
+            # Once it is complete there is no such upload: the answer to an earlier try may have been lost.
+            if self.stat(name) != whole:
+                raise
 
     def _unfinished(self, name: str) -> list[str]:
         """Uploads of this very object that were begun and not completed."""

@@ -43,6 +43,8 @@ class Claim(Enum):
     """It is not there, its room is kept, and nobody else will fetch it: publish or abandon it."""
     BUSY = auto()
     """Somebody else is fetching or removing it."""
+    HELD = auto()
+    """It was damaged and is removed, and somebody still reads what was there: until then nobody can bring another."""
     FULL = auto()
     """There is no room, for all that is there is in use."""
 
@@ -182,12 +184,14 @@ class ShardCache:
         if not self._locks.exclusive(byte):
             # Whoever fetches it has not published it. While we share it nobody fetches or removes it: what is there
             # then, and is not sound, is what somebody reads. Looked at without, it may be what one who evicts leaves.
-            if self._locks.shared(byte) and self._has_file(info) and not self._is_sound(info):
-                raise ShardError(
-                    f"{self.shard_directory(info)}: damaged while another process reads it: stop that one, and run "
-                    "`lmdali cache clear`"
-                )
-            return Claim.BUSY
+            if not self._locks.shared(byte) or self._is_sound(info):
+                return Claim.BUSY
+            if not self._has_file(info):
+                return Claim.HELD
+            raise ShardError(
+                f"{self.shard_directory(info)}: damaged while another process reads it: stop that one, and run "
+                "`lmdali cache clear`"
+            )
         if self._is_sound(info):  # published while we asked
             self._locks.shared(byte)
             self._touch(info)
@@ -228,9 +232,11 @@ class ShardCache:
         with self._own_lock:
             if entry.sha256 in self._own or not self._locks.exclusive(byte):
                 return False
-            with storage_errors(entry.path):
-                _remove(entry.path)
-            self._locks.release(byte)
+            try:
+                with storage_errors(entry.path):
+                    _remove(entry.path)
+            finally:  # what cannot be removed can still be read
+                self._locks.release(byte)
         return True
 
     def _partial(self, info: ShardInfo) -> Path:

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
-from lmdali.pipeline.errors import StorageError
+from lmdali.pipeline.errors import ShardError, StorageError
 from lmdali.pipeline.fetch_counts import FetchCounters, FetchCounts
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.remote_file import FetchStopped
@@ -26,7 +26,6 @@ Fetch = Callable[[ShardInfo, Path, Callable[[], bool]], int]
 
 DEFAULT_FETCHES = 4
 """Shards fetched at once: one connection rarely fills a line."""
-
 
 _NAP_SECONDS = 1.0
 """Between two looks whether the loader was dropped without being closed, which wakes nobody."""
@@ -63,7 +62,7 @@ class ShardFetcher:
         fetch: how they come.
         let_go: called with the number of a shard that may be removed from now on: nothing may look at it any more.
         num_threads: shards fetched at once.
-        room_wait_seconds: how long somebody who needs a shard waits for others to make room for it.
+        room_wait_seconds: how long somebody who needs a shard waits for others to make room, or to let go of it.
         poll_seconds: between two looks at what other processes do.
     """
 
@@ -96,7 +95,7 @@ class ShardFetcher:
         """Wait until these shards are ready. They stay until the function that is returned was called, by any thread.
 
         Raises:
-            RemoteError, StorageError: one cannot be had.
+            RemoteError, StorageError, ShardError: one cannot be had.
             FetchStopped: the fetcher was stopped, or the wait was given up.
         """
         state = self._state
@@ -119,6 +118,7 @@ class ShardFetcher:
         state = self._state
         with state.changed:
             state.kept, state.is_paused = list(numbers), False
+            self._try_again(state, numbers)
             self._take_back(state)
             for number in state.ready.difference(numbers):
                 self._release_unless_needed(state, number)
@@ -161,7 +161,15 @@ class ShardFetcher:
         """In a forked child: there are no threads, and the shards are the parent's."""
         self._state, self._counters = _State(), FetchCounters()
 
+    @staticmethod
+    def _try_again(state: _State, numbers: list[int]) -> None:
+        """What could not be had ahead of its use, perhaps hours ago; nobody was told of it."""
+        for number in numbers:
+            if not state.waiting[number]:
+                state.failed.pop(number, None)
+
     def _wait_for(self, state: _State, missing: list[int]) -> None:
+        self._try_again(state, missing)
         state.waiting.update(missing)
         self._start(state)
         state.changed.notify_all()
@@ -190,9 +198,9 @@ class ShardFetcher:
             thread = threading.Thread(
                 target=self._work, args=(state,), name=f"lmdali-fetch-{len(state.threads)}", daemon=True
             )
+            thread.start()  # where the system refuses one, nobody shall count on it
             state.threads.append(thread)
             state.num_running += 1
-            thread.start()
 
     def _work(self, state: _State) -> None:
         while (number := self._next(state)) is not None:
@@ -204,7 +212,10 @@ class ShardFetcher:
             except Exception as found:  # told to whoever needs the shard
                 error = found
             with state.changed:
-                self._note(state, number, claim, error)
+                try:
+                    self._note(state, number, claim, error)
+                except Exception as found:  # of the disk; a thread that ended would leave others waiting for ever
+                    state.failed[number] = found
                 state.changed.notify_all()
         with state.changed:
             state.num_running -= 1
@@ -265,8 +276,18 @@ class ShardFetcher:
             self._release_unless_needed(state, number)
         else:
             state.retry_at[number] = time.monotonic() + self._poll
-            if claim is Claim.FULL and state.waiting[number]:
+            if claim is Claim.BUSY:
+                state.full_since.pop(number, None)
+            elif claim is Claim.FULL and state.waiting[number]:
                 self._find_room(state, number)
+            elif state.waiting[number] and self._is_too_long(state, number):
+                state.failed[number] = ShardError(
+                    f"{self._cache.shard_directory(self._shards[number])}: was damaged and is removed, and another "
+                    "process still reads what was there: stop that one"
+                )
+
+    def _is_too_long(self, state: _State, number: int) -> bool:
+        return time.monotonic() - state.full_since.setdefault(number, time.monotonic()) > self._room_wait
 
     def _find_room(self, state: _State, number: int) -> None:
         """Somebody waits for a shard that has no room: do without the one of ours that is needed last."""
@@ -276,8 +297,7 @@ class ShardFetcher:
                 self._release_unless_needed(state, other)
                 state.retry_at.pop(number, None)
                 return
-        since = state.full_since.setdefault(number, time.monotonic())
-        if time.monotonic() - since > self._room_wait:
+        if self._is_too_long(state, number):
             info = self._shards[number]
             state.failed[number] = StorageError(
                 f"{self._cache.directory}: no room for shard {info.name} of {info.file_bytes} bytes: the limit is "

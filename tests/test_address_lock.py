@@ -88,6 +88,21 @@ def test_a_holder_writes_it_again_and_again_and_notices_when_it_is_lost(store: S
     assert found is not None and found.data == b"{}", "another's lock is not removed"
 
 
+def test_a_holder_that_could_not_write_for_long_asks_before_it_goes_on(store: S3Store) -> None:
+    """Its own next write may be far away: what is asked for now must not rely on what was true long ago."""
+    other = b'{"token": "another"}'
+    with hold_address(store, refresh_seconds=1000, stale_seconds=0) as still_held:
+        still_held()
+        assert holder(store)["writes"] == 2
+        store.put(WHOLE_LOCK, other)
+        with pytest.raises(LockedError, match="another run took over"):
+            still_held()
+    with hold_address(store, refresh_seconds=1000, stale_seconds=-1):
+        store.put(WHOLE_LOCK, other)
+    found = store.claimed(WHOLE_LOCK)
+    assert found is not None and found.data == other, "another's lock is not removed by one who has not heard of it"
+
+
 def test_a_lock_of_which_the_answer_was_lost_is_known_as_ours(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     create = store.create
     monkeypatch.setattr(store, "create", lambda *given: create(*given) and None)

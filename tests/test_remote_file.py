@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from remote_server import Fault, RemoteServer, serving
@@ -12,7 +13,8 @@ from remote_server import Fault, RemoteServer, serving
 from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.remote_file import FetchStopped, FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import Clock, RetryConfig
-from lmdali.pipeline.remote_store import open_store
+from lmdali.pipeline.remote_store import WritableStore, open_store
+from lmdali.pipeline.remote_upload import FileUpload
 
 CONTENT = bytes(n * n % 251 for n in range(200_000))
 PATIENCE = RetryConfig(tries=4, first_pause_seconds=1, longest_pause_seconds=8, read_timeout_seconds=5)
@@ -150,6 +152,21 @@ def test_what_never_passes_is_given_up_and_nothing_wrong_is_kept(
     with pytest.raises(RemoteError, match=message):
         fetched.run()
     assert not (tmp_path / "out").exists() or CONTENT.startswith((tmp_path / "out").read_bytes())
+
+
+def test_a_server_that_begins_anew_and_never_ends_is_given_up(server: RemoteServer, tmp_path: Path) -> None:
+    """It knows no ranges, or a small file is asked for: bytes that came before are no reason for patience."""
+    server.once("file", *[Fault(reset_after=70_000, ignores_range=True)] * 12)
+    with pytest.raises(RemoteError, match="given up after 4 tries"):
+        Fetched(server, tmp_path / "out").run()
+    assert server.count("file") == 4
+    (tmp_path / "out").unlink()
+    clock = Clock(sleep=lambda _: None)
+    with pytest.raises(RemoteError, match="given up after 4 tries"):
+        fetch_small(open_store(server.address), "file", max_bytes=10**6, config=PATIENCE, clock=clock)
+    with pytest.raises(RemoteError, match="given up after 4 tries"):
+        FileUpload(cast(WritableStore, open_store(server.address)), PATIENCE, clock=clock)._sha256_there("file")
+    assert server.count("file") == 12
 
 
 def test_a_server_that_is_not_there_is_given_up(server: RemoteServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,54 @@ def test_what_a_given_up_or_killed_upload_left_is_not_paid_for(sent: Sent, large
         sent.store._call(name, "create_multipart_upload")
     sent.put(large)
     assert not sent.store._unfinished("file") and sent.store._unfinished("file2")
+
+
+def test_an_upload_whose_last_answer_was_lost_is_complete(
+    sent: Sent, large: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = S3Store._call
+    lost: list[str] = []
+
+    def losing(store: S3Store, name: str, method: str, **arguments: Any) -> Any:
+        answer = call(store, name, method, **arguments)
+        if method == "complete_multipart_upload":
+            lost.append(arguments["UploadId"])
+            raise TransientError("no answer in time")
+        return answer
+
+    monkeypatch.setattr(S3Store, "_call", losing)
+    sent.put(large)
+    assert len(lost) == 1 and sent.store.stat("file") == (len(CONTENT), SHA256)
+    monkeypatch.setattr(S3Store, "stat", lambda *_: None)
+    with pytest.raises(RemoteError):
+        sent.put(large)
+
+
+def test_a_forked_child_reads_as_its_parent_does(sent: Sent) -> None:
+    sent.store.put("file", b"content")
+    child = os.fork()
+    if not child:
+        try:
+            is_right = b"".join(sent.store.open("file", 0).chunks) == b"content"
+        except BaseException:
+            is_right = False
+        os._exit(0 if is_right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert b"".join(sent.store.open("file", 0).chunks) == b"content"
+
+
+def test_a_range_may_take_as_long_as_the_lowest_rate_allows(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent.store.put("file", b"content")
+    given: list[float] = []
+    cat_file = sent.store._filesystem.cat_file
+
+    def noting(*arguments: Any, timeout: float, **options: Any) -> Any:
+        given.append(timeout)
+        return cat_file(*arguments, timeout=timeout, **options)
+
+    monkeypatch.setattr(sent.store._filesystem, "cat_file", noting)
+    assert b"".join(sent.store.open("file", 0).chunks) == b"content"
+    assert given == [PATIENCE.read_timeout_seconds + (16 << 20) / PATIENCE.min_bytes_per_second]
 
 
 def test_who_may_not_list_uploads_can_still_write(sent: Sent, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from time import sleep
 import pytest
 from remote_server import Fault, serving
 
+from lmdali.pipeline import shard_cache
 from lmdali.pipeline.errors import ConfigError, ShardError, StorageError
 from lmdali.pipeline.manifest import Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.shard_cache import Claim, ShardCache, cache_bytes, cache_directory
@@ -165,8 +166,25 @@ def test_what_is_left_of_a_shard_is_no_damage(
     monkeypatch.setattr(cache, "_is_sound", lambda info: data_file.is_file() and bool(refused))
     if not is_evicted:
         data_file.unlink()
-    assert cache.claim(info) is Claim.BUSY
+    assert cache.claim(info) is Claim.HELD
     assert cache.claim(info) is Claim.MINE
+
+
+def test_a_shard_that_cannot_be_removed_is_not_kept_from_others(
+    cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(cache, manifest, small_jpeg_dataset)
+
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_cache, "_remove", refused)
+        with pytest.raises(StorageError, match="Permission denied"):
+            cache.clear()
+    other = ShardCache(cache.directory, 10**9)
+    assert [other.claim(info) for info in manifest.shards] == [Claim.READY] * len(manifest.shards)
+    other.close()
 
 
 def test_clear_leaves_nothing(cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path) -> None:
