@@ -110,7 +110,8 @@ def datasets(
 ) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("torchrun")
     folder = make_photo_folder(root / "source", per_class=8, sides=(60, 120))
-    return make_dataset(folder, root / "train", encoding="raw"), make_dataset(folder, root / "val", encoding="raw")
+    train, val = (make_dataset(folder, root / name, encoding="raw", seed=seed) for seed, name in enumerate("tv"))
+    return train, val
 
 
 @contextmanager
