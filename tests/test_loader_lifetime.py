@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -91,7 +92,11 @@ def test_the_collector_may_find_a_dropped_loader_in_one_of_its_own_threads(
     def cut_and_collect(self: PatchCutter, samples: Samples) -> None:
         if next(cuts) == 2:
             dropped.wait(20)
-            gc.collect()
+            for _ in range(100):  # while another thread collects, and may be interrupted at it, this does nothing
+                gc.collect()
+                if gone() is None:
+                    break
+                time.sleep(0.05)
             collected.set()
         cut(self, samples)
 
@@ -100,8 +105,8 @@ def test_the_collector_may_find_a_dropped_loader_in_one_of_its_own_threads(
     try:
         loader = create_loader(config(small_jpeg_dataset, prefetch=1))
         iterator = iter(loader)
-        next(iterator), next(iterator)  # the third batch is begun: a batch of 8 is one task
         gone = weakref.ref(loader)
+        next(iterator), next(iterator)  # the third batch is begun: a batch of 8 is one task
         del iterator, loader
         dropped.set()
         assert collected.wait(20)
