@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lmdali.pipeline.errors import LockedError, RemoteError
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
@@ -97,7 +97,7 @@ class _ObjectLock:
         tag = attempts.run(lambda: self._store.create(self._name, self._data()))
         if tag is None:
             found = attempts.run(lambda: self._store.claimed(self._name))
-            if found is not None and self._token(found) == self._content["token"]:
+            if self._is_ours(found):
                 tag = found.tag  # our own, of which we were not told
             elif found is None:
                 tag = attempts.run(lambda: self._store.create(self._name, self._data()))
@@ -125,7 +125,7 @@ class _ObjectLock:
         if not self._lost:
             with suppress(RemoteError, TransientError):  # it will be stale soon
                 found = self._store.claimed(self._name)  # another may have it, and we have not heard of it yet
-                if found is not None and self._token(found) == self._content["token"]:
+                if self._is_ours(found):
                     self._store.remove(self._name)
 
     def _keep_fresh(self) -> None:
@@ -139,7 +139,7 @@ class _ObjectLock:
             tag = self._store.replace(self._name, self._data(), self._tag)
             if tag is None:
                 found = self._store.claimed(self._name)
-                if found is not None and self._token(found) == self._content["token"]:
+                if self._is_ours(found):
                     tag = found.tag  # a write of which we were not told
             if tag is None:
                 self._lost = True
@@ -158,8 +158,8 @@ class _ObjectLock:
                 return bool(_process(int(holder["pid"]))["begun"] != holder["begun"])
         return found.age_seconds > self._stale_seconds
 
-    def _token(self, found: Claimed) -> object:
-        return _parsed(found).get("token")
+    def _is_ours(self, found: Claimed | None) -> TypeGuard[Claimed]:
+        return found is not None and _parsed(found).get("token") == self._content["token"]
 
     def _message(self, found: Claimed | None) -> str:
         holder = {} if found is None else _parsed(found)
