@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
 
 Parallel = Literal["none", "towers", "ddp"]
@@ -32,6 +33,11 @@ class TorchrunPlace:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
+
+    @property
+    def num_cpus(self) -> int:
+        """This rank's part of the CPUs that its machine's ranks share."""
+        return max(1, usable_cpus() // self.local_world_size)
 
     def share_of(self, batch_size: int) -> int:
         """This rank's part of a global batch, samples.

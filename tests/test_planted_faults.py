@@ -148,7 +148,7 @@ def test_the_suggestion_is_a_setting_with_a_rate_and_can_be_tried(
     small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Four CPUs, one thread that sleeps: 4 threads sleep side by side. Nothing else could help as much.
-    monkeypatch.setattr("lmdali.tools.rank_profile.usable_cpus", lambda: 4)
+    monkeypatch.setattr("lmdali.model.torchrun.usable_cpus", lambda: 4)
     monkeypatch.setattr("lmdali.tools.suggestion.CACHE_SHARE", 0.0)
     slow_decode(monkeypatch)
     found = profile(small_jpeg_dataset, try_suggestion=True).suggestion

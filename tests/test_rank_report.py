@@ -109,7 +109,7 @@ def test_all_ranks_make_the_steps_of_the_slowest() -> None:
 
 
 def test_ranks_share_the_cpus_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmdali.tools.rank_profile.usable_cpus", lambda: 16)
+    monkeypatch.setattr("lmdali.model.torchrun.usable_cpus", lambda: 16)
     place = TorchrunPlace(5, 8, 1, 4)
     assert config_of_rank(ProfileConfig(parallel="ddp"), place).num_threads == 4
     assert config_of_rank(ProfileConfig(parallel="ddp", num_threads=3), place).num_threads == 3

@@ -57,7 +57,7 @@ def test_a_batch_is_divided_equally_or_not_at_all() -> None:
 
 
 def test_loaders_of_ranks_share_batch_and_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmdali.tools.train_job.usable_cpus", lambda: 16)
+    monkeypatch.setattr("lmdali.model.torchrun.usable_cpus", lambda: 16)
     job = TrainJob(train=tmp_path, val=tmp_path, run_dir=tmp_path, preset=PRESETS["paper"])
     configs = job.loader_configs(TorchrunPlace(5, 8, 1, 4))
     assert [(config.batch_size, config.num_threads) for config in configs] == [(16, 4)] * 2

@@ -15,7 +15,6 @@ from lmdali.model.error_analysis import analyse
 from lmdali.model.parallel import process_group
 from lmdali.model.probabilities_file import Probabilities, check_probabilities_name, save_probabilities
 from lmdali.model.torchrun import torchrun_place
-from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_place import Place, place_manifest
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.dataset_argument import DATASET
@@ -98,7 +97,7 @@ def evaluate_networks(dataset: Place, sources: Sequence[Path], config: EvalConfi
     device = pick_devices(config.parallel, config.device, "", place)[0]
     arguments = config.loader_arguments()
     if arguments["num_threads"] is None and place.local_world_size > 1:
-        arguments["num_threads"] = max(1, usable_cpus() // place.local_world_size)
+        arguments["num_threads"] = place.num_cpus
     with process_group(place, device, timeout_seconds=_RANK_TIMEOUT_SECONDS) as ranks:
         asked = EvaluationSet(
             dataset=dataset,

@@ -22,7 +22,7 @@ from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import busy_caution, evidence_of, nvtx_caution
 from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, Step, measure_on
 from lmdali.tools.throughput import Setting, ThroughputReport
@@ -109,7 +109,7 @@ def _profile(
         setting=setting,
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
-        verdict=judged_by_ranks(judge(evidence_of(own, setting, cpus_of_rank(place))), job),
+        verdict=judged_by_ranks(judge(evidence_of(own, setting, place.num_cpus)), job),
         suggestion=None,
         machine=machine,
         cautions=(*busy_caution(machine), *nvtx_caution(config)),

@@ -42,7 +42,7 @@ from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judg
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, cpus_of_rank, measure_job
+from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
@@ -141,7 +141,7 @@ def _profile(
         if trace is not None:
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
-        evidence = evidence_of(own, setting, cpus_of_rank(place))
+        evidence = evidence_of(own, setting, place.num_cpus)
         verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
         cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
         memory = None if machine["memory_bytes"] is None else machine["memory_bytes"] // place.local_world_size

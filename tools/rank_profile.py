@@ -11,7 +11,6 @@ from torch import nn
 
 from lmdali.model.parallel import Ranks
 from lmdali.model.torchrun import TorchrunPlace
-from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.measurement import MIN_STEPS_PER_WINDOW, Probe, Rate, WindowPlan
 from lmdali.tools.profile_config import ProfileConfig
@@ -21,11 +20,6 @@ from lmdali.tools.step_probes import Step, measure_on
 
 RANK_TIMEOUT_SECONDS = 600.0
 """How long a rank waits for the others."""
-
-
-def cpus_of_rank(place: TorchrunPlace) -> int:
-    """Its part of the CPUs that this machine's ranks share."""
-    return max(1, usable_cpus() // place.local_world_size)
 
 
 def config_of_rank(config: ProfileConfig, place: TorchrunPlace) -> ProfileConfig:
@@ -38,7 +32,7 @@ def config_of_rank(config: ProfileConfig, place: TorchrunPlace) -> ProfileConfig
         return config
     if config.cold:
         raise ConfigError("--cold drops a page cache that all ranks share: profile one process without torchrun")
-    return replace(config, num_threads=config.num_threads or cpus_of_rank(place))
+    return replace(config, num_threads=config.num_threads or place.num_cpus)
 
 
 def measure_job(

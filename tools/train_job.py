@@ -22,7 +22,6 @@ from lmdali.model.towers import TowerAlexNet
 from lmdali.model.trainer import Trainer
 from lmdali.model.weight_layout import Network
 from lmdali.pipeline.backend import DType
-from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.dataset_place import Place, place_directory, place_text
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
@@ -86,7 +85,7 @@ class TrainJob(EpochOptions):
         place = place or TorchrunPlace()
         arguments = self.loader_arguments()
         if arguments["num_threads"] is None and place.local_world_size > 1:
-            arguments["num_threads"] = max(1, usable_cpus() // place.local_world_size)
+            arguments["num_threads"] = place.num_cpus
         train = LoaderConfig(
             dataset=self.train,
             batch_size=place.share_of(self.preset.batch_size),
