@@ -79,7 +79,7 @@ def run_benchmark(config: LoaderConfig, plan: WindowPlan) -> dict[str, Rate]:
                 loader = stack.enter_context(create_loader(varied, rank=0, world_size=1))
             for _ in loader:
                 pass
-            probes[name] = LoaderProbe(loader, config.prefetch)
+            probes[name] = LoaderProbe(loader, config.depth)
         return dict(zip(probes, measure(list(probes.values()), plan), strict=True))
 
 
@@ -105,7 +105,7 @@ def machinery_rates(config: LoaderConfig, plan: WindowPlan) -> dict[int, Rate]:
     for num_threads in THREADS:
         varied = replace(config, num_threads=num_threads)
         with idle_kernels(), create_loader(varied, rank=0, world_size=1) as loader:
-            rates[num_threads] = measure([LoaderProbe(loader, config.prefetch)], plan)[0]
+            rates[num_threads] = measure([LoaderProbe(loader, config.depth)], plan)[0]
     return rates
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.batch_tasks import default_prefetch
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
@@ -74,7 +75,7 @@ class LoaderOn:
     ) -> None:
         self._config, self._num_cpus, self._disk, self._step_seconds = config, num_cpus, disk, step_seconds
         self._stages: dict[str, float] = {}
-        self.warmup_steps = LoaderProbe.steps_to_fill(config.prefetch) + 2
+        self.warmup_steps = LoaderProbe.steps_to_fill(config.depth) + 2
 
     def run(self) -> Iterator[int]:
         """Each step is one batch."""
@@ -83,7 +84,7 @@ class LoaderOn:
             if self._disk is not None:
                 stack.enter_context(_throttled(self._disk))
             loader = stack.enter_context(create_loader(self._config, rank=0, world_size=1))
-            probe = LoaderProbe(loader, self._config.prefetch, self._step if self._step_seconds else None)
+            probe = LoaderProbe(loader, self._config.depth, self._step if self._step_seconds else None)
             for images in stack.enter_context(closing(probe.run())):  # type: ignore[type-var]  # a generator
                 self._stages = loader.stage_seconds()
                 yield images
@@ -168,7 +169,7 @@ def _situation(loader: Rate, baseline: Rate, model: float | None, image_size: in
     return Situation(
         bound=None,
         costs=Costs(**costs | {"model": None if model is None else 1 / model}),
-        resources=Resources(num_cpus=1, num_threads=1, batch_size=batch_size, prefetch=LoaderConfig.prefetch),
+        resources=Resources(num_cpus=1, num_threads=1, batch_size=batch_size, prefetch=default_prefetch(batch_size, 1)),
         measured=baseline.images_per_second,
         encoding="jpeg",
         backend="cpu",

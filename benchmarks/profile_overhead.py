@@ -141,7 +141,7 @@ def measure_overhead(config: LoaderConfig, *, rounds: int, steps: int) -> Overhe
     """
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     with _loader(config) as loader:
-        for _ in islice(_endless(loader), config.prefetch + 1):
+        for _ in islice(_endless(loader), config.depth + 1):
             pass  # compiled kernels and pages are there from here on
     # A loader works ahead while the other one is measured; so each is closed behind its window and opened for it.
     for number in range(rounds):

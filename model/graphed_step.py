@@ -1,8 +1,9 @@
-"""A training step as one CUDA graph: captured once, then replayed, so that launching kernels costs nothing."""
+"""A training step as a CUDA graph: captured once, then replayed, so that launching kernels costs nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,47 +11,87 @@ from torch import Tensor
 _EAGER_STEPS = 3
 """Ordinary steps before a capture: libraries choose their algorithms and optimisers make their state in them."""
 
+_MAX_SHAPES = 2
+"""Of batches, a graph each: that of an epoch, and that of its last batch, which may be smaller."""
+
 
 class GraphedStep:
     """Runs `work` as it is a few times, captures it, and from then on replays the capture.
 
     Every call is one step of training, the first ones included. Random numbers go on from call to call: torch moves
-    its generator along with each replay.
+    its generator along with each replay. Batches of two shapes have their own graphs, in the same memory; a third
+    takes the place of the one that was used longest ago.
 
     Args:
         work: takes images and labels on the device and returns figures there. Whatever else it reads must stay where
             it is and be changed in place, and it may not wait for the device.
-        settings: what `work` has built in (momentum, which layers are frozen): when it changes, so does the graph.
+        settings: what `work` has built in (momentum, which layers are frozen): when it changes, so do the graphs.
     """
 
     def __init__(
         self, work: Callable[[Tensor, Tensor], Tensor], settings: Callable[[], Hashable] = lambda: None
     ) -> None:
         self._work, self._settings = work, settings
-        self._key: Hashable = None
-        self._calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream: torch.cuda.Stream | None = None
-        self._images = self._labels = self._figures = torch.empty(0)
+        self._built_in: Hashable = None
+        self._shapes: dict[Hashable, _GraphOfShape] = {}  # the one used last is the last one
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step; the figures are the caller's own."""
-        key = (images.shape, images.stride(), images.dtype, labels.shape, self._settings())
-        if key != self._key:
-            if self._key is not None and len(labels) < len(self._labels):
-                return self._work(images, labels)  # the last, smaller batch of an epoch is not worth a graph
-            self._key, self._calls, self._graph = key, 0, None
-            self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
+        built_in = self._settings()
+        if built_in != self._built_in:
+            self._built_in = built_in
+            self._shapes.clear()
+        key = (images.shape, images.stride(), images.dtype, labels.shape)
+        graph = self._shapes.pop(key, None) or _GraphOfShape(self._work, images, labels)
+        if len(self._shapes) == _MAX_SHAPES:
+            del self._shapes[next(iter(self._shapes))]
+        others = [other for other in self._shapes.values() if other.pool is not None]
+        self._shapes[key] = graph
+        return graph(images, labels, pool=others[0].pool if others else None)
+
+
+class _GraphOfShape:
+    """The same for batches of one shape.
+
+    Args:
+        work: see `GraphedStep`.
+        images: of such a batch.
+        labels: likewise.
+    """
+
+    def __init__(self, work: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
+        self._work = work
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: torch.cuda.Stream | None = None
+        self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
+        self._figures = torch.empty(0)
+
+    @property
+    def pool(self) -> Any:
+        """The memory of the graph, once there is one."""
+        return None if self._graph is None else self._graph.pool()
+
+    def __call__(self, images: Tensor, labels: Tensor, *, pool: Any) -> Tensor:
+        """One step.
+
+        Args:
+            images: of the shape.
+            labels: likewise.
+            pool: memory for a capture, which another graph may use as well: none of them reads what it has not
+                written itself, and never do two run at a time.
+        """
         self._images.copy_(images)
         self._labels.copy_(labels)
         if self._graph is None:
             if self._calls < _EAGER_STEPS:
                 self._calls += 1
                 return self._on_side_stream()
-            self._graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph()
             # Of this thread: those of a loader that decodes on the GPU go on calling the driver meanwhile.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self._figures = self._work(self._images, self._labels)
+            self._graph = graph
         self._graph.replay()
         return self._figures.clone()
 

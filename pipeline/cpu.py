@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.host_to_device import torch_dtype
@@ -58,6 +59,7 @@ class CpuBackend:
         transform: the arithmetic of normalisation and lighting.
         spec: form and place of the batches.
         num_threads: worker threads.
+        prefetch: batches that are started before the first of them is finished, less one.
         crc: which records have their checksum compared.
         cache: where decoded images of JPEG records are kept, or None.
         timers: where stages are counted.
@@ -70,13 +72,15 @@ class CpuBackend:
         spec: OutputSpec,
         *,
         num_threads: int,
+        prefetch: int,
         crc: CrcPolicy,
         cache: DecodedCache | None,
         timers: StageTimers,
     ) -> None:
         self._spec, self._timers, self._cache = spec, timers, cache
         on_gpu = spec.device.type == "cuda"
-        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-cpu", timers)
+        at_once = samples_per_task(spec.batch_size, num_threads, prefetch)
+        self._threads = RecordThreads(reader, crc, num_threads, at_once, "lmdali-cpu", timers)
         # What follows on the device wants pixels next to each other, whatever layout it delivers.
         cut_form = replace(spec, dtype="uint8", layout="NHWC") if on_gpu else spec
         self._views_on_device = on_gpu and spec.num_views > 1

@@ -27,6 +27,7 @@ from torch.utils.dlpack import from_dlpack
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean, feed_draws
 from lmdali.pipeline.errors import RecordError
@@ -64,6 +65,7 @@ class DaliBackend:
         transform: the arithmetic of normalisation and lighting.
         spec: form and place of the batches; device "cpu" runs DALI's CPU operators.
         num_threads: threads that find records, and as many inside DALI.
+        prefetch: batches that are started before the first of them is finished, less one.
         crc: which records have their checksum compared.
         timers: where stages are counted.
         hardware_share: of a batch's JPEGs, 0..1, that the GPU's decode engines take.
@@ -76,6 +78,7 @@ class DaliBackend:
         spec: OutputSpec,
         *,
         num_threads: int,
+        prefetch: int,
         crc: CrcPolicy,
         timers: StageTimers,
         hardware_share: float = HARDWARE_SHARE,
@@ -84,7 +87,8 @@ class DaliBackend:
         self._size, self._raw = reader.manifest.image_size, reader.manifest.encoding == "raw"
         self._on_gpu = spec.device.type == "cuda"
         self._mean = constant_mean(transform)
-        self._threads = RecordThreads(reader, crc, num_threads, "lmdali-dali", timers)
+        at_once = samples_per_task(spec.batch_size, num_threads, prefetch)
+        self._threads = RecordThreads(reader, crc, num_threads, at_once, "lmdali-dali", timers)
         self._waiting: deque[_Pending] = deque()
         self._in_pipeline: deque[_Pending] = deque()
         # Shards are mapped from files, which a GPU can only read through a copy: better by all our threads than by one.

@@ -8,7 +8,6 @@ from dataclasses import replace
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
 from lmdali.pipeline.block_order import create_order, order_nodes
-from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.dataset_place import open_reader, place_directory, place_shown
@@ -109,7 +108,7 @@ def create_loader(
         order=config.order,
         block_shards=config.block_shards,
         block_nodes=config.block_nodes,
-        prefetch=config.prefetch,
+        prefetch=config.depth,
         readahead=_make_readahead(config, reader, cache),
         stream=stream,
         timers=timers,
@@ -179,8 +178,8 @@ def _choose_backend(
         _output_spec(config, device),
         reader.manifest,
         gpu=torch.cuda.get_device_name(device),
-        num_threads=config.num_threads or usable_cpus(),
-        prefetch=config.prefetch,
+        num_threads=config.threads,
+        prefetch=config.depth,
         required=config.required_images_per_second,
     )
 
@@ -211,7 +210,7 @@ def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: Rank
         block_shards=config.block_shards,
         block_nodes=config.block_nodes,
     )
-    in_flight = (config.prefetch + 2) * rank_slice.global_batch_size
+    in_flight = (config.depth + 2) * rank_slice.global_batch_size
     needed = needed_bytes(order, shards, config.block_shards, in_flight, rank_slice.own_nodes)
     room = reader.cache.limit_bytes
     if needed > room:
@@ -259,13 +258,13 @@ def _make_backend(
     spec = _output_spec(config, device)
     if name == "synthetic" or reader is None:
         return SyntheticBackend(spec, len(identity.class_names))
-    threads = config.num_threads or usable_cpus()
+    threads = config.threads
     crc = CrcPolicy(config.verify, identity.num_samples)
     # Imported here: each brings packages that the other does not need, and DALI exists on Linux only.
     if name == "dali":
         from lmdali.pipeline.dali import DaliBackend
 
-        return DaliBackend(reader, transform, spec, num_threads=threads, crc=crc, timers=timers)
+        return DaliBackend(reader, transform, spec, num_threads=threads, prefetch=config.depth, crc=crc, timers=timers)
     from lmdali.pipeline.cpu import CpuBackend
 
     return CpuBackend(
@@ -273,6 +272,7 @@ def _make_backend(
         transform,
         spec,
         num_threads=threads,
+        prefetch=config.depth,
         crc=crc,
         cache=cache,
         timers=timers,

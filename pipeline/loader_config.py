@@ -11,7 +11,9 @@ import numpy as np
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType, Layout
+from lmdali.pipeline.batch_tasks import default_prefetch
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName, drops_last
+from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.readahead import DEPTH_BYTES
@@ -47,7 +49,7 @@ class LoaderConfig:
         dtype: of the images; "uint8" holds pixels, so it takes neither normalisation nor lighting.
         layout: "NCHW" or "NHWC", the order of the tensor's axes.
         num_threads: worker threads; None means every CPU this process may use.
-        prefetch: batches worked on ahead of the consumer.
+        prefetch: batches worked on ahead of the consumer; None means 3, or up to 7 where threads are many for a batch.
         decoded_cache_bytes: memory in which decoded images of JPEG records are kept, as many as fit; from the second
             epoch on these cost a copy. Pixels are the same. 0 keeps none; needs the cpu backend.
         readahead_bytes: stored bytes that the kernel is asked for ahead of the loader, in whole batches, 2 to 64 of
@@ -74,7 +76,7 @@ class LoaderConfig:
     dtype: DType = "float32"
     layout: Layout = "NCHW"
     num_threads: int | None = None
-    prefetch: int = 3
+    prefetch: int | None = None
     decoded_cache_bytes: int = 0
     readahead_bytes: int = DEPTH_BYTES
     verify: Verify = "first"
@@ -89,13 +91,12 @@ class LoaderConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
-        for name in ("batch_size", "prefetch", "block_shards", "block_nodes", "fetches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.cache_bytes is not None and self.cache_bytes < 1:
-            raise ConfigError(f"cache_bytes must be at least 1, found {self.cache_bytes}")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ConfigError(f"num_threads must be at least 1, found {self.num_threads}")
+        for name in (*_POSITIVE, *_POSITIVE_OR_NONE):
+            value = getattr(self, name)
+            if value is None and name in _POSITIVE_OR_NONE:
+                continue
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, found {value}")
         if self.required_images_per_second is not None and not self.required_images_per_second > 0:
             raise ConfigError(f"required_images_per_second must be over 0, found {self.required_images_per_second}")
         for name in ("decoded_cache_bytes", "readahead_bytes"):
@@ -126,6 +127,19 @@ class LoaderConfig:
         """`drop_last` with its default filled in."""
         return drops_last(self.drop_last, self.order)
 
+    @property
+    def threads(self) -> int:
+        """`num_threads` with its default filled in."""
+        return self.num_threads or usable_cpus()
+
+    @property
+    def depth(self) -> int:
+        """`prefetch` with its default filled in."""
+        return self.prefetch or default_prefetch(self.batch_size, self.threads)
+
+
+_POSITIVE = ("batch_size", "block_shards", "block_nodes", "fetches")
+_POSITIVE_OR_NONE = ("prefetch", "cache_bytes", "num_threads")
 
 _NUMBERS = (
     "batch_size",

@@ -16,17 +16,7 @@ from lmdali.pipeline.shard_reader import Located, ShardReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.verify_policy import CrcPolicy
 
-_MIN_SAMPLES_PER_TASK, _MAX_SAMPLES_PER_TASK = 16, 64
-"""Python's cost per task, some 0.1 ms, is shared by so many images: a batch is one task per thread, within limits."""
-
-
 _NAP_SECONDS = 0.1
-
-
-def run_size(num_samples: int, num_threads: int) -> int:
-    """Samples of a batch that one task takes."""
-    share = -(-num_samples // num_threads)
-    return min(max(share, _MIN_SAMPLES_PER_TASK), _MAX_SAMPLES_PER_TASK)
 
 
 class ImageRun(NamedTuple):
@@ -52,19 +42,28 @@ class RecordThreads:
         reader: the dataset.
         crc: which records have their checksum compared.
         num_threads: threads.
-        name: what they are called in a debugger.
+        samples_per_task: of each batch; see `batch_tasks`.
+        name: what threads are called in a debugger.
         timers: where `read` and `verify` are counted.
     """
 
-    def __init__(self, reader: ShardReader, crc: CrcPolicy, num_threads: int, name: str, timers: StageTimers) -> None:
+    def __init__(
+        self,
+        reader: ShardReader,
+        crc: CrcPolicy,
+        num_threads: int,
+        samples_per_task: int,
+        name: str,
+        timers: StageTimers,
+    ) -> None:
         self._reader, self._crc, self._timers = reader, crc, timers
         self._head = record_kernel.head_bytes(reader.manifest.image_size)
-        self._num_threads = num_threads
+        self._samples_per_task = samples_per_task
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
 
     def submit(self, num_samples: int, work: Callable[[int, int], None]) -> list[Future[None]]:
         """Queue `work(first, past the last)` for runs that together are samples 0..num_samples - 1 of a batch."""
-        size = run_size(num_samples, self._num_threads)
+        size = self._samples_per_task
         starts = range(0, num_samples, size)
         return [self._pool.submit(work, first, min(first + size, num_samples)) for first in starts]
 

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
-from lmdali.pipeline.host_to_device import upload_together
+from lmdali.pipeline.host_to_device import Uploader
 from lmdali.pipeline.normaliser import DeviceNormalizer
+
+_LABEL_BYTES, _OPERAND_BYTES = 8, 8 + 12
+"""Of a sample, and of a view: where its part of the mean begins, and three shifts."""
 
 
 class Event(Protocol):
@@ -56,9 +59,9 @@ class HeldMemory:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, memory: object) -> None:
-        """Keep `memory` until the device has done what its current stream has been given so far."""
-        event = self._record(self._device)
+    def hold(self, memory: object, event: Event | None = None) -> None:
+        """Keep `memory` until the device has passed `event`; None means what its current stream was given so far."""
+        event = event or self._record(self._device)
         if self._closed:  # nobody would ever let go of it
             event.synchronize()
         else:
@@ -95,6 +98,7 @@ class DeviceTransfer:
         self._normalize = DeviceNormalizer(transform, spec)
         self._stream = torch.cuda.Stream(spec.device)  # type: ignore[no-untyped-call]
         self._held = HeldMemory(spec.device)
+        self._uploader = Uploader(spec.device, _LABEL_BYTES * spec.batch_size + _OPERAND_BYTES * spec.num_images + 64)
 
     def send(
         self, patches: torch.Tensor, labels: NDArray[np.int64], plan: BatchPlan
@@ -111,15 +115,15 @@ class DeviceTransfer:
             Images in the spec's form, and labels, on the device.
         """
         self._held.let_go()
+        arrays = [labels, *self._normalize.operands(plan)]
         with torch.cuda.stream(self._stream):
             patches_there = patches.to(self._device, non_blocking=True)
-            arrays = [labels, *self._normalize.operands(plan)]
-            on_device_labels, *operands = upload_together(arrays, self._device)
+            (on_device_labels, *operands), packed = self._uploader.send(arrays)
             cut = patches_there if self._cut is None else self._cut(patches_there, plan)
             images = self._normalize(cut, plan, operands)
-            self._held.hold(patches)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
+        self._held.hold((patches, packed), event)
         consumer = torch.cuda.current_stream(self._device)
         consumer.wait_event(event)
         for tensor in (images, on_device_labels):

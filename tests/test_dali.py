@@ -38,7 +38,7 @@ def test_every_offset_arrives_exactly(small_raw_dataset: Path, crop: int) -> Non
     spec = OutputSpec(room + 1, 1, crop, "uint8", "NHWC", torch.device("cpu"))
     transform = PixelTransform(np.zeros((48, 48, 3), np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32))
     crc, timers = CrcPolicy("always", 37), StageTimers()
-    backend = DaliBackend(reader, transform, spec, num_threads=1, crc=crc, timers=timers)
+    backend = DaliBackend(reader, transform, spec, num_threads=1, prefetch=3, crc=crc, timers=timers)
     offsets = np.stack([np.arange(room + 1), np.arange(room + 1)[::-1]], axis=1)
     params = AugmentParams(offsets, np.arange(room + 1) % 2 == 1, np.zeros((room + 1, 3), np.float32))
     plan = BatchPlan(np.full(room + 1, 7), params, np.zeros((room + 1, 3), np.float32), np.ones(3, np.float32))
@@ -66,7 +66,9 @@ def raw_backend(small_raw_dataset: Path) -> Iterator[DaliBackend]:
     reader = ShardReader(small_raw_dataset, load_manifest(small_raw_dataset))
     spec = OutputSpec(8, 1, 48, "uint8", "NHWC", torch.device("cpu"))
     transform = PixelTransform(np.zeros((48, 48, 3), np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32))
-    backend = DaliBackend(reader, transform, spec, num_threads=2, crc=CrcPolicy("first", 37), timers=StageTimers())
+    backend = DaliBackend(
+        reader, transform, spec, num_threads=2, prefetch=3, crc=CrcPolicy("first", 37), timers=StageTimers()
+    )
     yield backend
     backend.close()
 

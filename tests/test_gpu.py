@@ -265,3 +265,34 @@ def test_a_step_as_one_graph_is_the_step(preset: str) -> None:
         found.append(losses)
     assert found[0] == pytest.approx(found[1], rel=1e-3)
     assert len(set(found[0])) == len(found[0])
+
+
+def test_the_last_smaller_batch_of_an_epoch_has_a_graph_of_its_own() -> None:
+    from lmdali.model.alexnet import AlexNet
+    from lmdali.model.optim import PaperSGD, parameter_groups
+    from lmdali.model.presets import PRESETS
+    from lmdali.model.train_step import TrainStep
+
+    recipe = PRESETS["paper"].changed(model={"width": 1 / 8, "num_classes": 10})
+    generator = torch.Generator().manual_seed(0)
+    epoch = [
+        Batch(
+            (torch.randn(size, 3, 224, 224, generator=generator) * 70).cuda(),
+            torch.randint(0, 10, (size,), generator=generator).cuda(),
+            torch.arange(size),
+        )
+        for size in (16, 16, 6)
+    ]
+    found = []
+    for graph in (False, True):
+        model = AlexNet(recipe.model, seed=1).to(device="cuda:0", memory_format=torch.channels_last).train()
+        optimizer = PaperSGD(parameter_groups(model, recipe.train), 0.001)
+        step = TrainStep(model, optimizer, device=torch.device("cuda:0"), cuda_graph=graph)
+        torch.manual_seed(5)
+        found.append([float(step(batch)[0]) for _ in range(6) for batch in epoch])
+        if step._graphed is not None:
+            graphs = list(step._graphed._shapes.values())
+            assert [graph.pool is not None for graph in graphs] == [True, True]
+            assert graphs[0].pool == graphs[1].pool
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert len(set(found[0])) == len(found[0])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from lmdali.pipeline.host_to_device import pack, unpack, upload
+from lmdali.pipeline.host_to_device import Uploader, pack, packed_bytes, unpack, upload
 
 CPU = torch.device("cpu")
 
@@ -15,17 +18,43 @@ def test_on_a_cpu_an_upload_is_a_view() -> None:
     assert upload(array, CPU).data_ptr() == array.ctypes.data
 
 
-def test_arrays_come_out_of_one_buffer_as_they_went_in() -> None:
+def arrays_of_many_kinds() -> list[NDArray[np.generic]]:
     random = np.random.default_rng(0)
-    arrays = [
+    return [
         np.arange(7),
         random.normal(size=(5, 3)).astype(np.float32),
         np.empty(0, np.int64),
         random.integers(0, 256, 13, np.uint8),
         np.array([2**62, -1]),
+        np.asfortranarray(random.normal(size=(4, 3, 2))),
+        np.array(4.5),
     ]
-    packed, starts = pack(arrays)
-    for start, array in zip(starts, arrays, strict=True):
-        found = unpack(torch.from_numpy(packed), start, array)
-        assert found.dtype == torch.from_numpy(array).dtype and torch.equal(found, torch.from_numpy(array))
-    assert all(start % 16 == 0 for start in starts) and len(packed) < sum(array.nbytes + 16 for array in arrays)
+
+
+def require_equal(found: Sequence[torch.Tensor], arrays: Sequence[NDArray[np.generic]]) -> None:
+    assert len(found) == len(arrays)
+    for tensor, array in zip(found, arrays, strict=True):
+        expected = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+        assert tensor.dtype == expected.dtype and tensor.is_contiguous() and torch.equal(tensor, expected)
+
+
+def test_arrays_come_out_of_one_buffer_as_they_went_in() -> None:
+    arrays = arrays_of_many_kinds()
+    packed = np.empty(packed_bytes(arrays), np.uint8)
+    pack(arrays, packed)
+    require_equal(unpack(torch.from_numpy(packed), arrays), arrays)
+    assert len(packed) % 16 == 0 and len(packed) < sum(array.nbytes + 16 for array in arrays)
+
+
+def test_an_uploader_does_not_use_memory_again_that_is_held() -> None:
+    arrays = arrays_of_many_kinds()
+    uploader = Uploader(CPU, packed_bytes(arrays) + 5)  # of a CPU, a tensor there is the memory itself
+    first, held = uploader.send(arrays)
+    second, _ = uploader.send(arrays[:2])
+    require_equal(first, arrays)
+    require_equal(second, arrays[:2])
+    place = held.data_ptr()
+    del first, held
+    third, _ = uploader.send(arrays[1:])
+    assert third[0].data_ptr() == place, "and takes what is free"
+    require_equal(third, arrays[1:])

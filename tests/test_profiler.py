@@ -266,7 +266,7 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     assert document["epoch_gap_seconds"] > 0
     assert document["machine"]["gpu"] is None
     assert document["inside"]["stages"]["wait"]["p50"] <= document["inside"]["stages"]["wait"]["p99"]
-    assert document["inside"]["queue"]["mean_started"] == 4
+    assert document["inside"]["queue"]["mean_started"] == 8
     expected = document["read"]["images_per_second"] * report.setting.mean_record_bytes / 1e6
     assert document["megabytes_per_second"]["read"] == pytest.approx(expected)
     step = document["together"]["images_per_second"]

@@ -55,7 +55,7 @@ def test_the_options_of_a_loader_are_frozen() -> None:
         "dtype": "float32",
         "layout": "NCHW",
         "num_threads": None,
-        "prefetch": 3,
+        "prefetch": None,
         "decoded_cache_bytes": 0,
         "readahead_bytes": 64_000_000,
         "verify": "first",

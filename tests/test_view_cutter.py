@@ -108,7 +108,7 @@ def test_threads_send_each_image_once_and_the_batch_is_the_same(
         spec = OutputSpec(4, 10, augment.crop_size, "float32", layout, torch.device(device))
         timers = StageTimers()
         backend = cpu.CpuBackend(
-            reader, transform, spec, num_threads=1, crc=CrcPolicy("first", 6), cache=None, timers=timers
+            reader, transform, spec, num_threads=1, prefetch=1, crc=CrcPolicy("first", 6), cache=None, timers=timers
         )
         images[device] = backend.finish(backend.start(plan)).images
         backend.close()

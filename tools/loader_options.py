@@ -63,6 +63,7 @@ _BATCH: dict[str, _Option] = {"batch_size": (("-b", "--batch-size"), click.IntRa
 
 _SHOWN_DEFAULTS = {
     "num_threads": "every usable CPU",
+    "prefetch": "3, or up to 7 for many threads",
     "cache_dir": "LMDALI_CACHE_DIR",
     "cache_bytes": "LMDALI_CACHE_BYTES",
 }
@@ -76,7 +77,7 @@ class LoaderOptions:
         backend: who makes the batches.
         decode: where JPEG is decoded for a GPU.
         num_threads: loader threads; None means every CPU this process may use.
-        prefetch: batches worked on ahead of the consumer.
+        prefetch: batches worked on ahead of the consumer; None means 3, or up to 7 where threads are many for a batch.
         readahead_bytes: stored bytes that the kernel is asked for ahead of the loader.
         verify: when a record's CRC is compared.
         cache_dir: where shards of a dataset at an address are kept; None means LMDALI_CACHE_DIR.
@@ -90,7 +91,7 @@ class LoaderOptions:
     backend: BackendName = LoaderConfig.backend
     decode: Decode = LoaderConfig.decode
     num_threads: int | None = LoaderConfig.num_threads
-    prefetch: int = LoaderConfig.prefetch
+    prefetch: int | None = LoaderConfig.prefetch
     readahead_bytes: int = LoaderConfig.readahead_bytes
     verify: Verify = LoaderConfig.verify
     cache_dir: str | Path | None = LoaderConfig.cache_dir

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lmdali.pipeline.record_threads import run_size
+from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.tools.measurement import Rate
 
 WORKER_STAGES = ("read", "verify", "decode", "augment")
@@ -40,7 +40,7 @@ class Resources:
     @property
     def busy_threads(self) -> int:
         """Threads that can be busy at a time: batches are cut into tasks of at least 16 samples."""
-        tasks = -(-self.batch_size // run_size(self.batch_size, self.num_threads))
+        tasks = -(-self.batch_size // samples_per_task(self.batch_size, self.num_threads, self.prefetch))
         return min(self.num_threads, (self.prefetch + 1) * tasks)
 
 

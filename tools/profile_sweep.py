@@ -160,7 +160,7 @@ def sweep_datasets(
             dataset=str(dataset),
             encoding=manifests[dataset].encoding,
             num_threads=options.usable_threads,
-            prefetch=options.prefetch,
+            prefetch=options.depth,
             batch_size=options.batch_size,
             decode=options.decode,
             backend=probe.backend_name,

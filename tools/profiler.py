@@ -132,12 +132,12 @@ def _profile(
             step = marked(ranges, "step", step)
         probes = _all_probes(loader, loader_config, manifest, first, trained, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
-        fed = partial(_fed_steps, loader, loader_config.prefetch, ranges)
+        fed = partial(_fed_steps, loader, loader_config.depth, ranges)
         own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
         operators = None
         if loader.backend_name == "dali":
             operators = measure_operators(loader_config, device, config.window_plan(), quiet=quiet)
-        recording = record_stages(loader, loader_config.prefetch, config.window_plan())
+        recording = record_stages(loader, loader_config.depth, config.window_plan())
         if trace is not None:
             write_trace(trace, recording)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
@@ -179,11 +179,11 @@ def _all_probes(
     step: Step | None,
 ) -> dict[str, Probe]:
     """By the names of their rates in the report: ceilings, the loader, and what a model adds to it."""
-    probes = ceiling_probes(config, manifest, first.images.device) | {"loader": LoaderProbe(loader, config.prefetch)}
+    probes = ceiling_probes(config, manifest, first.images.device) | {"loader": LoaderProbe(loader, config.depth)}
     if model is None or step is None:
         return probes
     probes["optimizer"] = OptimizerProbe(model, config.batch_size)
-    return probes | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, config.prefetch, step)}
+    return probes | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, config.depth, step)}
 
 
 def _fed_steps(loader: DatasetLoader, prefetch: int, ranges: Ranges | None, step: Step) -> LoaderProbe:
@@ -196,7 +196,7 @@ def _try(config: LoaderConfig, plan: WindowPlan, step: Step | None, device: torc
         if config.decoded_cache_bytes:
             for _ in loader:  # the cache is filled in an epoch and pays off in those after it
                 pass
-        return measure_on(device, {"trial": LoaderProbe(loader, config.prefetch, step)}, plan, quiet=quiet)["trial"]
+        return measure_on(device, {"trial": LoaderProbe(loader, config.depth, step)}, plan, quiet=quiet)["trial"]
 
 
 @click.group("profile")

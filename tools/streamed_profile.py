@@ -90,17 +90,17 @@ def profile_address(
         loader.timers.annotate(ranges)
         first = first_batch(loader)
         first_seconds = perf_counter() - start
-        probes: dict[str, Probe] = {"loader": StreamedProbe(loader, config.prefetch)}
+        probes: dict[str, Probe] = {"loader": StreamedProbe(loader, config.depth)}
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
         if trained is not None:
             step: Step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
             step = marked(ranges, "step", step)
             probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
-            probes |= {"model": ModelProbe(step, first), "together": StreamedProbe(loader, config.prefetch, step)}
+            probes |= {"model": ModelProbe(step, first), "together": StreamedProbe(loader, config.depth, step)}
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         rates = {name: _with_fetch(rate) for name, rate in rates.items()}
         counts = loader.fetch_counts
-        recording = record_stages(loader, config.prefetch, config.window_plan())
+        recording = record_stages(loader, config.depth, config.window_plan())
         if trace is not None:
             write_trace(trace, recording)
         setting = setting_of(place_shown(address), manifest, config, loader, device, trained)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmdali.pipeline.record_threads import run_size
+from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.tools.prediction import Costs, Resources, loader_rate, predict
 
 WORTH_TRYING = 1.05
@@ -106,7 +106,7 @@ def _candidates(situation: Situation) -> Iterator[Suggestion]:
                 why=why,
             )
 
-    tasks = -(-now.batch_size // run_size(now.batch_size, now.num_threads))
+    tasks = -(-now.batch_size // samples_per_task(now.batch_size, now.num_threads, now.prefetch))
     deeper = -(-now.num_threads // tasks)
     if deeper > now.prefetch:
         why = f"batches in flight keep {now.busy_threads} of {now.num_threads} threads busy"
