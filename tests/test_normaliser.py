@@ -161,12 +161,13 @@ def test_one_pass_is_what_the_operations_are_in_turn(
         assert torch.equal(found, expected)
 
 
-def test_one_pass_goes_over_images_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest patches above are less than one block of the kernel."""
+@pytest.mark.parametrize("size", [137, 136])
+def test_one_pass_goes_over_images_of_many_blocks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest patches above are less than one block of the kernel; of these, rows end in the middle of one."""
     pytest.importorskip("triton", reason="Triton is not installed: pip install '.[dev]'")
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     random = np.random.default_rng(7)
-    mean, size = random.uniform(90, 160, (40, 40, 3)).astype(np.float32), 37
+    mean = random.uniform(90, 160, (140, 140, 3)).astype(np.float32)
     arithmetic = PixelTransform(mean, np.full(3, 0.3, np.float32), np.eye(3, dtype=np.float32))
     params = AugmentParams(np.array([[3, 1], [0, 2]]), np.array([True, False]), np.full((2, 3), 2.5, np.float32))
     plan = BatchPlan(np.arange(2), params, arithmetic.shifts(params), arithmetic.scale)

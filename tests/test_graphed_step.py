@@ -1,0 +1,103 @@
+"""Which graph a step takes, and when one is captured, with fakes in place of CUDA; test_gpu.py has the real thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmdali.model.graphed_step import GraphedStep
+
+
+class FakeStream:
+    def __init__(self, device: object = None) -> None:
+        self.device = device
+
+    def wait_stream(self, other: object) -> None:
+        pass
+
+
+class FakeGraph:
+    """Replays by doing nothing; every graph tells its pool."""
+
+    def __init__(self) -> None:
+        self._pool: object = None
+
+    def pool(self) -> object:
+        return self._pool
+
+    def replay(self) -> None:
+        pass
+
+
+class Trace:
+    """What was done: sizes of batches that ran, captured or not, and the pools of captures."""
+
+    def __init__(self) -> None:
+        self.ran: list[int] = []
+        self.captured: list[int] = []
+        self.pools: list[object] = []
+        self._capturing = False
+
+    def work(self, images: Tensor, labels: Tensor) -> Tensor:
+        (self.captured if self._capturing else self.ran).append(len(labels))
+        return images.sum()
+
+    @contextmanager
+    def capture(self, graph: FakeGraph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
+        self.pools.append(pool)
+        graph._pool = pool or f"pool {len(self.pools)}"
+        self._capturing = True
+        yield
+        self._capturing = False
+
+
+@pytest.fixture
+def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
+    trace = Trace()
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", trace.capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    return trace
+
+
+def run(step: GraphedStep, sizes: list[int]) -> None:
+    for size in sizes:
+        step(torch.ones(size, 3), torch.ones(size))
+
+
+def test_three_steps_run_and_the_fourth_is_captured(trace: Trace) -> None:
+    run(GraphedStep(trace.work), [8] * 7)
+    assert trace.ran == [8, 8, 8] and trace.captured == [8]
+
+
+def test_a_smaller_last_batch_has_its_own_graph_in_the_same_memory(trace: Trace) -> None:
+    run(GraphedStep(trace.work), [8, 8, 3] * 6)
+    assert sorted(trace.ran) == [3, 3, 3, 8, 8, 8] and trace.captured == [8, 3]
+    assert trace.pools == [None, "pool 1"]
+
+
+def test_a_third_shape_takes_the_place_of_the_one_used_longest_ago(trace: Trace) -> None:
+    step = GraphedStep(trace.work)
+    run(step, [8, 3] * 4 + [8] + [5] * 4)
+    assert trace.captured == [8, 3, 5]
+    run(step, [8])
+    assert trace.captured == [8, 3, 5] and len(trace.ran) == 9, "8 still has its graph"
+    run(step, [3])
+    assert trace.ran[-1] == 3 and len(trace.ran) == 10, "and 3 begins again"
+
+
+def test_what_a_step_has_built_in_begins_again_when_it_changes(trace: Trace) -> None:
+    frozen = [False]
+    step = GraphedStep(trace.work, lambda: frozen[0])
+    run(step, [8] * 5)
+    frozen[0] = True
+    run(step, [8] * 5)
+    assert trace.captured == [8, 8] and trace.ran == [8] * 6
+    assert trace.pools == [None, None], "nothing of the old graph is kept"
