@@ -6,40 +6,33 @@ Loaders of uint8 pixels, where an overhead weighs most, in this one process; eac
 round gives each a short window, and a ratio is the median over the rounds of windows beside each other. The share is
 CPU time of the whole process, which a busy machine disturbs less than the clock.
 
-Then the loader with kernels that do nothing, on more and more threads: what Python's part allows at most, however many
-cores decode. The last line is JSON.
+What Python's part allows at most, however many cores decode, is `many_threads.py`'s. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from lmdali.pipeline import cpu, patches
 from lmdali.pipeline import loader as loader_module
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import LmdaliError
-from lmdali.pipeline.jpeg_decoder import JpegDecoder
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate, WindowPlan, measure
 from lmdali.tools.report_table import print_table
 from lmdali.tools.step_probes import LoaderProbe
-
-THREADS = (2, 4, 8, 16)
 
 
 class NoTimers(StageTimers):
@@ -83,32 +76,6 @@ def run_benchmark(config: LoaderConfig, plan: WindowPlan) -> dict[str, Rate]:
         return dict(zip(probes, measure(list(probes.values()), plan), strict=True))
 
 
-@contextmanager
-def idle_kernels() -> Iterator[None]:
-    """Loaders made in here plan, find records, queue and deliver; nothing is decoded or cropped."""
-
-    class IdleCutter(patches.PatchCutter):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self._crop = self._paint = lambda *_: None
-
-    def decode(self: JpegDecoder, data: Any, starts: Any, *_: Any) -> NDArray[np.bool_]:
-        return np.ones(len(starts), np.bool_)
-
-    with patch.object(JpegDecoder, "decode", decode), patch.object(cpu, "PatchCutter", IdleCutter):
-        yield
-
-
-def machinery_rates(config: LoaderConfig, plan: WindowPlan) -> dict[int, Rate]:
-    """Rate of everything but the kernels, by number of threads."""
-    rates = {}
-    for num_threads in THREADS:
-        varied = replace(config, num_threads=num_threads)
-        with idle_kernels(), create_loader(varied, rank=0, world_size=1) as loader:
-            rates[num_threads] = measure([LoaderProbe(loader, config.depth)], plan)[0]
-    return rates
-
-
 def rows(rates: dict[str, Rate]) -> list[dict[str, Any]]:
     """One row per variant, with ratios to the first."""
     first = next(iter(rates.values()))
@@ -149,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         config = pixel_loader(options)
         plan = WindowPlan(seconds=options.seconds, windows=options.rounds)
-        found, machinery = rows(run_benchmark(config, plan)), machinery_rates(config, plan)
+        found = rows(run_benchmark(config, plan))
     except LmdaliError as error:
         raise SystemExit(str(error)) from None
     machine = machine_facts(torch.device("cpu"))
@@ -167,13 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in found
         ],
     )
-    print_table(
-        "the same with kernels that do nothing",
-        ("threads", "images/s"),
-        [(str(number), f"{rate.images_per_second:,.0f}") for number, rate in machinery.items()],
-    )
-    idle = {number: rate.images_per_second for number, rate in machinery.items()}
-    print(json.dumps({"machine": machine, "rows": found, "idle_kernels": idle}, allow_nan=False))
+    print(json.dumps({"machine": machine, "rows": found}, allow_nan=False))
 
 
 if __name__ == "__main__":

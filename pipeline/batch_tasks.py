@@ -7,25 +7,24 @@ consumer who sends batches to a GPU spent 4 ms a batch on getting it back (docs/
 
 from __future__ import annotations
 
-_MIN_SAMPLES, _MAX_SAMPLES = 16, 64
-"""Of a task."""
-
-_GOOD_SAMPLES = 32
-"""Of a task, where memory allows that many in flight."""
-
-_TASKS_PER_THREAD = 2
-"""Among the batches in flight: one that a thread works on, and one that waits for it."""
+_MIN_SAMPLES, _GOOD_SAMPLES, _MAX_SAMPLES = 16, 32, 64
+"""Of a task: the fewest, so many that Python is no burden, and so many that more would gain nothing."""
 
 _MIN_PREFETCH, _MAX_PREFETCH = 3, 7
 
 
 def default_prefetch(batch_size: int, num_threads: int) -> int:
     """Batches worked on ahead of the consumer: 3, or up to 7 where threads are many and batches small."""
-    in_flight = _TASKS_PER_THREAD * _GOOD_SAMPLES * num_threads
+    in_flight = 2 * _GOOD_SAMPLES * num_threads
     return min(max(-(-in_flight // batch_size) - 1, _MIN_PREFETCH), _MAX_PREFETCH)
 
 
 def samples_per_task(batch_size: int, num_threads: int, prefetch: int) -> int:
-    """Samples of a batch that one task takes, where `prefetch` + 1 batches are in flight."""
-    share = batch_size * (prefetch + 1) // (_TASKS_PER_THREAD * num_threads)
-    return min(max(share, _MIN_SAMPLES), _MAX_SAMPLES)
+    """Samples of a batch that one task takes, where `prefetch` + 1 batches are in flight.
+
+    Each thread should have two tasks among these, one that it works on and one that waits for it; but one of 32 samples
+    is better than two of 16.
+    """
+    of_thread = batch_size * (prefetch + 1) // num_threads
+    size = max(of_thread // 2, min(of_thread, _GOOD_SAMPLES))
+    return min(max(size, _MIN_SAMPLES), _MAX_SAMPLES)

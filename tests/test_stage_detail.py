@@ -27,7 +27,12 @@ RECORDING = Recording(
 @pytest.fixture
 def loader(small_jpeg_dataset: Path) -> Iterator[DatasetLoader]:
     config = LoaderConfig(
-        dataset=small_jpeg_dataset, batch_size=8, num_threads=2, augment=AugmentConfig(crop_size=24), verify="always"
+        dataset=small_jpeg_dataset,
+        batch_size=8,
+        num_threads=2,
+        prefetch=3,
+        augment=AugmentConfig(crop_size=24),
+        verify="always",
     )
     with create_loader(config, rank=0, world_size=1) as made:
         yield made
