@@ -9,7 +9,8 @@ kernel is done. Kernels that return at once would not show that: nobody waits.
 
 The consumer is one that trains on a CPU, and then one that sends batches to a GPU: each of torch's calls lets go of the
 lock, and has to get it back (--releases a batch, each with 6 microseconds of work without it). The ceiling is threads
-that do nothing but sleep as long. The last line is JSON.
+that do nothing but sleep as long. "lock ms" is how long a thread that slept waits until it runs Python again, in the
+median. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -35,8 +37,9 @@ from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.jpeg_decoder import JpegDecoder
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.tools.lock_wait import idle_lock_wait, with_lock_wait
 from lmdali.tools.machine import machine_facts
-from lmdali.tools.measurement import Rate, WindowPlan, measure
+from lmdali.tools.measurement import WindowPlan, measure
 from lmdali.tools.report_table import print_table
 from lmdali.tools.step_probes import LoaderProbe
 
@@ -112,7 +115,7 @@ def measure_threads(options: argparse.Namespace, show: Callable[[dict[str, Any]]
     """A row for each number of threads and each consumer, shown when it is known."""
     rows = []
     seconds = 1e-6 * options.microseconds
-    plan = WindowPlan(seconds=options.seconds)
+    plan, idle = WindowPlan(seconds=options.seconds), idle_lock_wait()
     for num_threads in options.threads:
         config = LoaderConfig(
             dataset=options.dataset,
@@ -129,7 +132,8 @@ def measure_threads(options: argparse.Namespace, show: Callable[[dict[str, Any]]
         most = ceiling(num_threads, min(at_once, config.batch_size), seconds, options.seconds)
         with sleeping_kernels(seconds), create_loader(config, rank=0, world_size=1) as loader:
             for name, releases in (("trains on the CPU", 0), ("sends to a GPU", options.releases)):
-                rate: Rate = measure([SendingProbe(loader, config.depth, releases)], plan)[0]
+                work = partial(measure, [SendingProbe(loader, config.depth, releases)], plan)
+                (rate,), lock = with_lock_wait(idle, work)
                 row = {
                     "threads": num_threads,
                     "prefetch": config.depth,
@@ -138,6 +142,7 @@ def measure_threads(options: argparse.Namespace, show: Callable[[dict[str, Any]]
                     "images_per_second": rate.images_per_second,
                     "share_of_ceiling": rate.images_per_second / most,
                     "cpu_seconds_per_image": rate.cpu_seconds_per_image,
+                    "lock_wait_seconds": None if lock is None else lock.loading.p50,
                 }
                 rows.append(row)
                 show(row)
@@ -155,7 +160,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prefetch", type=int, help="batches ahead; without it, the loader's default")
     parser.add_argument("--seconds", type=float, default=1.5, help="per row")
     options = parser.parse_args(arguments)
-    columns = ("threads", "prefetch", "samples a task", "consumer", "images/s", "of the ceiling", "CPU us/image")
+    columns = (
+        "threads",
+        "prefetch",
+        "samples a task",
+        "consumer",
+        "images/s",
+        "of the ceiling",
+        "CPU us/image",
+        "lock ms",
+    )
     try:
         rows = measure_threads(options, lambda row: print(_cells(row), flush=True))
     except LmdaliError as error:
@@ -178,6 +192,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['images_per_second']:,.0f}",
         f"{row['share_of_ceiling']:.2f}",
         f"{1e6 * row['cpu_seconds_per_image']:.1f}",
+        "" if row["lock_wait_seconds"] is None else f"{1e3 * row['lock_wait_seconds']:.2f}",
     )
 
 

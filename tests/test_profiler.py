@@ -267,6 +267,8 @@ def test_a_report_holds_every_rate_and_null_for_what_was_not_measured(dataset: P
     assert document["machine"]["gpu"] is None
     assert document["inside"]["stages"]["wait"]["p50"] <= document["inside"]["stages"]["wait"]["p99"]
     assert document["inside"]["queue"]["mean_started"] == 8
+    assert document["lock"]["idle"]["p50"] <= document["lock"]["idle"]["p99"]
+    assert document["lock"]["loading"]["count"] > 0
     expected = document["read"]["images_per_second"] * report.setting.mean_record_bytes / 1e6
     assert document["megabytes_per_second"]["read"] == pytest.approx(expected)
     step = document["together"]["images_per_second"]

@@ -35,3 +35,10 @@ def test_single_calls_are_told_by_thread_and_the_queue_in_words() -> None:
     assert "worker <0>" in text
     assert "2.5 ready on average, of 4.0 begun; 25% of the times it had none" in text
     assert "ready on average" not in text_of(stage_parts({"decode": 1e-3}, INSIDE | {"queue": None}))
+
+
+def test_waits_for_pythons_lock_are_told_where_they_were_sampled() -> None:
+    lock = {"idle": CALLS | {"p50": 0.00004}, "loading": CALLS}
+    text = text_of(stage_parts({"decode": 1e-3}, INSIDE, None, lock))
+    assert "Python's lock: 1.00 ms" in text and "2.00 ms one time in ten; 0.04 ms with nothing running" in text
+    assert "Python's lock" not in text_of(stage_parts({"decode": 1e-3}, INSIDE))

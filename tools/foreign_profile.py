@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any, Literal, cast
@@ -17,6 +19,7 @@ from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
 from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
+from lmdali.tools.lock_wait import idle_lock_wait, lock_caution, with_lock_wait
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
@@ -24,6 +27,7 @@ from lmdali.tools.profile_facts import busy_caution, evidence_of, nvtx_caution
 from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
 from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
+from lmdali.tools.stage_detail import MAX_SECONDS
 from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, Step, measure_on
 from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.verdict import judge
@@ -75,7 +79,7 @@ def _profile(
     *,
     quiet: bool,
 ) -> ThroughputReport:
-    machine = machine_facts(device)
+    machine, idle = machine_facts(device), idle_lock_wait()
     start = perf_counter()
     loader = ForeignLoader(make, device)
     first = loader.take()
@@ -103,6 +107,9 @@ def _profile(
         probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
     rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
     own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
+    window = replace(config.window_plan(), windows=1, seconds=min(config.seconds, MAX_SECONDS))
+    alone: dict[str, Probe] = {"loader": ForeignProbe(loader)}
+    _, lock = with_lock_wait(idle, partial(measure_on, device, alone, window, quiet=True))
     measured: dict[str, Any] = rates
     setting = _setting(name, loader, first, config, device, trained)
     return ThroughputReport(
@@ -112,7 +119,8 @@ def _profile(
         verdict=judged_by_ranks(judge(evidence_of(own, setting, place.num_cpus)), job),
         suggestion=None,
         machine=machine,
-        cautions=(*busy_caution(machine), *nvtx_caution(config)),
+        cautions=(*busy_caution(machine), *nvtx_caution(config), *lock_caution(lock)),
+        lock=lock,
         ranks=job,
         **measured,
     )

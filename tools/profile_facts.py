@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,9 +17,11 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.manifest import Manifest
 from lmdali.pipeline.nvtx_ranges import find_nvtx
 from lmdali.tools.cold_run import CacheState, ColdRun
-from lmdali.tools.measurement import Probe, Rate
+from lmdali.tools.lock_wait import LockWait, lock_caution, with_lock_wait
+from lmdali.tools.measurement import Probe, Rate, WindowPlan
 from lmdali.tools.prediction import Costs, Resources
 from lmdali.tools.profile_config import ProfileConfig
+from lmdali.tools.stage_detail import Calls, StageDetail, record_stages, write_trace
 from lmdali.tools.step_probes import LoaderProbe
 from lmdali.tools.suggestion import Situation
 from lmdali.tools.throughput import Setting
@@ -84,14 +87,34 @@ def epoch_gap(probes: Mapping[str, Probe]) -> float | None:
     return median(gaps) if gaps else None
 
 
-def cautions_on(cache: CacheState, machine: Mapping[str, Any], config: ProfileConfig) -> tuple[str, ...]:
+def look_inside(
+    loader: DatasetLoader, prefetch: int, plan: WindowPlan, idle: Calls | None, trace: Path | None
+) -> tuple[StageDetail, LockWait | None]:
+    """Single calls of a loader that runs alone, and waits for Python's lock meanwhile.
+
+    Args:
+        loader: goes on where it is.
+        prefetch: of it.
+        plan: says how long.
+        idle: waits of the process before it began.
+        trace: file for the calls in Chrome's format.
+    """
+    recording, lock = with_lock_wait(idle, partial(record_stages, loader, prefetch, plan))
+    if trace is not None:
+        write_trace(trace, recording)
+    return StageDetail.of(recording), lock
+
+
+def cautions_on(
+    cache: CacheState, machine: Mapping[str, Any], config: ProfileConfig, lock: LockWait | None
+) -> tuple[str, ...]:
     """What limits these numbers, whatever they say."""
     found = list(busy_caution(machine))
     if cache.state == "warm" and not config.cold:
         found.append("reads came from the page cache, not from the disk: --cold measures that, too")
     if cache.state == "mixed":
         found.append("a part of what was read came from the page cache and a part from the disk: run it again")
-    found += nvtx_caution(config)
+    found += [*nvtx_caution(config), *lock_caution(lock)]
     if config.decoded_cache_bytes:
         found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
     return tuple(found)

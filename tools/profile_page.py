@@ -79,7 +79,7 @@ def profile_sections(document: Mapping[str, Any]) -> list[Section]:
         Section(title="Rates, each alone and then together", body=_ladder(document, found)),
     ]
     if stages := (document.get("loader") or {}).get("stage_seconds_per_image"):
-        body = stage_parts(stages, document.get("inside"), document.get("dali_operators"))
+        body = stage_parts(stages, document.get("inside"), document.get("dali_operators"), document.get("lock"))
         sections.append(Section(title="Inside the loader", body=body))
     if ranks := document.get("ranks"):
         body = table(RANK_COLUMNS, rank_rows(ranks["ranks"]), text_columns=2)

@@ -31,6 +31,7 @@ from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.foreign_loader import load_factory
 from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
+from lmdali.tools.lock_wait import idle_lock_wait
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate, WindowPlan
 from lmdali.tools.output_argument import OUTPUT_FILE
@@ -38,14 +39,21 @@ from lmdali.tools.page_cache import data_files, resident_share
 from lmdali.tools.profile_compare import compare_command
 from lmdali.tools.profile_config import ProfileConfig as ProfileConfig
 from lmdali.tools.profile_config import ProfileParallel
-from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, judged_cold, setting_of, situation_of
+from lmdali.tools.profile_facts import (
+    cautions_on,
+    epoch_gap,
+    evidence_of,
+    judged_cold,
+    look_inside,
+    setting_of,
+    situation_of,
+)
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
 from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
-from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, first_batch, measure_on
 from lmdali.tools.streamed_profile import profile_address
 from lmdali.tools.suggestion import suggest
@@ -109,7 +117,7 @@ def _profile(
     trace: Path | None,
     quiet: bool,
 ) -> ThroughputReport:
-    machine = machine_facts(device)
+    machine, idle = machine_facts(device), idle_lock_wait()
     manifest = load_manifest(dataset)
     loader_config = config.loader_config(dataset, augment)
     paths = data_files(dataset)
@@ -137,9 +145,7 @@ def _profile(
         operators = None
         if loader.backend_name == "dali":
             operators = measure_operators(loader_config, device, config.window_plan(), quiet=quiet)
-        recording = record_stages(loader, loader_config.depth, config.window_plan())
-        if trace is not None:
-            write_trace(trace, recording)
+        inside, lock = look_inside(loader, loader_config.depth, config.window_plan(), idle, trace)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         evidence = evidence_of(own, setting, place.num_cpus)
         verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
@@ -159,11 +165,12 @@ def _profile(
         verdict=verdict,
         suggestion=suggestion,
         machine=machine,
-        cautions=cautions_on(cache, machine, config),
+        cautions=cautions_on(cache, machine, config, lock),
         cache=cache,
         cold=cold,
         what_if=tuple(answer(question, situation, record_bytes) for question in config.what_if),
-        inside=StageDetail.of(recording),
+        inside=inside,
+        lock=lock,
         dali_operators=operators,
         ranks=job,
         **measured,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmdali.tools.html_page import details, figure, heading, paragraph, table
+from lmdali.tools.lock_wait import lock_words
 from lmdali.tools.profile_documents import OPERATOR_COLUMNS, operator_rows
 from lmdali.tools.svg_chart import Bar, bar_chart
 
@@ -16,6 +17,7 @@ def stage_parts(
     stages: Mapping[str, float | None],
     inside: Mapping[str, Any] | None,
     operators: Sequence[Mapping[str, Any]] | None = None,
+    lock: Mapping[str, Any] | None = None,
 ) -> str:
     """HTML of the section.
 
@@ -23,6 +25,7 @@ def stage_parts(
         stages: seconds per image of all threads together; None for what was not timed.
         inside: single calls by stage and thread, and the queue, as `profile run --json` has them; None without.
         operators: what each step of the DALI graph adds; None where DALI does not deliver.
+        lock: waits for Python's lock; None where they were not sampled.
     """
     timed = {stage: seconds for stage, seconds in stages.items() if seconds is not None}
     busy = sum(seconds for stage, seconds in timed.items() if stage != "wait")
@@ -44,6 +47,7 @@ def stage_parts(
         plot = bar_chart(bars, unit="thread time, ms per image", description=what, linear=True)
         html = figure(plot, "Time of all threads together; wait is the consumer's, in grey, and is no work.") + html
     html += "" if inside is None else _single_calls(inside)
+    html += "" if lock is None else paragraph(f"Python's lock: {lock_words(lock)}.")
     return html + ("" if operators is None else _dali_operators(operators))
 
 

@@ -19,12 +19,12 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import create_loader
 from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
 from lmdali.tools.fetch_figures import FETCH_STAGE, FetchFigures, fetch_cautions
+from lmdali.tools.lock_wait import idle_lock_wait, lock_caution
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe, Rate
 from lmdali.tools.profile_config import ProfileConfig
-from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, nvtx_caution, setting_of
+from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, look_inside, nvtx_caution, setting_of
 from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
-from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, first_batch, measure_on
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.verdict import judge
@@ -81,7 +81,7 @@ def profile_address(
         )
     require_one_view(model, augment)
     device = pick_device(config.device)
-    machine = machine_facts(device)
+    machine, idle = machine_facts(device), idle_lock_wait()
     manifest = place_manifest(address, cache_dir=config.cache_dir)
     loader_config = config.loader_config(address, augment)
     start = perf_counter()
@@ -100,9 +100,7 @@ def profile_address(
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         rates = {name: _with_fetch(rate) for name, rate in rates.items()}
         counts = loader.fetch_counts
-        recording = record_stages(loader, config.depth, config.window_plan())
-        if trace is not None:
-            write_trace(trace, recording)
+        inside, lock = look_inside(loader, config.depth, config.window_plan(), idle, trace)
         setting = setting_of(place_shown(address), manifest, config, loader, device, trained)
     assert counts is not None, "the dataset is at an address"
     figures = FetchFigures.of(
@@ -121,8 +119,9 @@ def profile_address(
         verdict=judge(evidence_of(rates, setting)),
         suggestion=None,
         machine=machine,
-        cautions=(*busy_caution(machine), *nvtx_caution(config), *fetch_cautions(figures)),
-        inside=StageDetail.of(recording),
+        cautions=(*busy_caution(machine), *nvtx_caution(config), *lock_caution(lock), *fetch_cautions(figures)),
+        inside=inside,
+        lock=lock,
         fetch=figures,
         **measured,
     )

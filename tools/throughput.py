@@ -9,6 +9,7 @@ from lmdali.tools.ceiling_ladder import shares_of_ceilings, shares_of_step
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.dali_operators import OperatorCost
 from lmdali.tools.fetch_figures import FetchFigures
+from lmdali.tools.lock_wait import LockWait
 from lmdali.tools.measurement import Rate
 from lmdali.tools.rank_report import RankReport
 from lmdali.tools.stage_detail import StageDetail
@@ -99,6 +100,7 @@ class ThroughputReport:
         what_if: answers to what was asked; predictions.
         optimizer: updates of all weights alone, in images of a batch per second.
         inside: single calls of the loader's stages, alone; None where the loader is not ours.
+        lock: how long threads wait for Python's lock while the loader runs; None where that was not sampled.
         ranks: all ranks of the job beside each other; everything else here is of the first one. None for one process.
         dali_operators: what each step of the DALI graph adds; None where DALI does not deliver.
         fetch: what fetching shards does to the run; None for a dataset on this machine.
@@ -128,6 +130,7 @@ class ThroughputReport:
     cache: CacheState | None = None
     cold: ColdRun | None = None
     inside: StageDetail | None = None
+    lock: LockWait | None = None
     ranks: RankReport | None = None
     dali_operators: tuple[OperatorCost, ...] | None = None
     what_if: tuple[Prediction, ...] = ()

@@ -7,6 +7,7 @@ from textwrap import fill
 
 from lmdali.tools.ceiling_ladder import shares_of_step
 from lmdali.tools.fetch_figures import fetch_rows
+from lmdali.tools.lock_wait import lock_words
 from lmdali.tools.profile_documents import (
     MOVES_RECORDS,
     OPERATOR_COLUMNS,
@@ -162,6 +163,8 @@ def _outcome(report: ThroughputReport) -> list[tuple[str, object]]:
         queue = report.inside.queue
         text = f"{queue.mean_ready:.1f} of {queue.mean_started:.1f} batches ready when one was asked for, "
         pairs.append(("queue", f"{text}none in {queue.empty_share:.0%}"))
+    if report.lock is not None:
+        pairs.append(("Python's lock", fill(lock_words(asdict(report.lock)), _TEXT_COLUMNS)))
     if report.epoch_gap_seconds is not None:
         pairs.append(("gap between epochs", f"{1e3 * report.epoch_gap_seconds:.0f} ms"))
     if report.fetch is not None:

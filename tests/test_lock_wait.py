@@ -1,0 +1,68 @@
+"""Waits for Python's lock: who holds it is seen, whatever the machine's pace."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from time import perf_counter, sleep
+
+import pytest
+
+from lmdali.tools.lock_wait import LockSampler, LockWait, idle_lock_wait, lock_caution, lock_words, with_lock_wait
+from lmdali.tools.stage_detail import Calls
+
+IDLE = Calls(count=180, p50=0.00004, p90=0.00006, p99=0.00008)
+
+
+@pytest.fixture
+def slow_switches() -> Iterator[None]:
+    """Whoever holds the lock gives it away after 50 ms, not before."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.05)
+    yield
+    sys.setswitchinterval(before)
+
+
+def keep_the_lock(seconds: float) -> None:
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        pass
+
+
+def test_a_thread_that_keeps_the_lock_is_seen(slow_switches: None) -> None:
+    holder = threading.Thread(target=keep_the_lock, args=(0.5,))
+    with LockSampler() as sampler:
+        holder.start()
+        holder.join()
+    calls = sampler.calls()
+    assert calls is not None and calls.p90 > 0.02  # it asks, and is given the lock after a switch interval
+
+
+def test_a_thread_that_sleeps_keeps_nobody_waiting() -> None:
+    result, lock = with_lock_wait(idle_lock_wait(), lambda: sleep(0.1) or "done")
+    assert result == "done" and lock is not None
+    assert lock.idle.count > 0 and lock.loading.count > 0
+    assert all(value > -1e-3 for value in (*lock.idle.percentiles, *lock.loading.percentiles))
+
+
+def test_work_without_a_sample_has_no_figure() -> None:
+    assert with_lock_wait(None, lambda: 3) == (3, None)
+
+
+def test_the_sampler_ends_with_what_it_samples() -> None:
+    with pytest.raises(RuntimeError, match="broken"), LockSampler():
+        raise RuntimeError("broken")
+    assert not [thread for thread in threading.enumerate() if thread.name == "lmdali-lock-sampler"]
+
+
+@pytest.mark.parametrize(("median", "has_caution"), [(0.00012, False), (0.0003, True)])
+def test_a_contended_lock_is_cautioned_about(median: float, has_caution: bool) -> None:
+    lock = LockWait(idle=IDLE, loading=Calls(count=900, p50=median, p90=0.001, p99=0.002))
+    caution = lock_caution(lock)
+    assert bool(caution) == has_caution
+    assert not has_caution or ("wait 0.3 ms" in caution[0] and "--prefetch" in caution[0])
+    words = lock_words(asdict(lock))
+    assert f"{1e3 * median:.2f} ms" in words and "1.00 ms" in words and "0.04 ms with nothing running" in words
+    assert lock_caution(None) == ()

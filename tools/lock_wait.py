@@ -1,0 +1,126 @@
+"""How long a thread waits for Python's lock: what threads that decode cost each other, and the one that trains.
+
+A kernel, a read or a call of a GPU's driver lets go of the lock, and whoever does must get it back to go on. Where many
+threads come and go that takes longer than what was done meanwhile, and no processor looks busy. So one more thread
+sleeps a little without the lock, again and again, and notes how much later than it should it is running Python again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter, sleep
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from lmdali.tools.stage_detail import Calls
+
+_T = TypeVar("_T")
+
+_SLEEP_SECONDS = 0.5e-3
+"""Of a sample. Long enough for somebody else to have taken the lock."""
+
+_IDLE_SECONDS = 0.1
+
+_CONTENDED_SECONDS = 0.1e-3
+"""More than an idle process waits, in the median: from here on it is worth a word."""
+
+_PR_SET_TIMERSLACK = 29
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockWait:
+    """How much too late a thread that slept was running Python again, seconds.
+
+    It also waits for a processor, as any other thread of the process would.
+
+    Attributes:
+        idle: while nothing else ran: what timers and a wake-up cost on this machine.
+        loading: while the loader ran.
+    """
+
+    idle: Calls
+    loading: Calls
+
+
+class LockSampler:
+    """Takes samples from when it is entered until it is left."""
+
+    def __init__(self) -> None:
+        self._late: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lmdali-lock-sampler", daemon=True)
+
+    def calls(self) -> Calls | None:
+        """The samples so far; None without any."""
+        return Calls.of(self._late) if self._late else None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        _wake_up_in_time()
+        while not self._stop.is_set():
+            start = perf_counter()
+            sleep(_SLEEP_SECONDS)  # without the lock
+            self._late.append(perf_counter() - start - _SLEEP_SECONDS)
+
+
+def with_lock_wait(idle: Calls | None, work: Callable[[], _T]) -> tuple[_T, LockWait | None]:
+    """Do something that keeps a loader busy, and sample meanwhile.
+
+    Args:
+        idle: of `idle_lock_wait`.
+        work: called once.
+
+    Returns:
+        What `work` returned, and the waits; None where it was over too soon for a sample.
+    """
+    with LockSampler() as sampler:
+        result = work()
+    loading = sampler.calls()
+    return result, None if idle is None or loading is None else LockWait(idle=idle, loading=loading)
+
+
+def lock_caution(lock: LockWait | None) -> tuple[str, ...]:
+    """What to do where the loader adds much to it; nothing otherwise."""
+    added = 0.0 if lock is None else lock.loading.p50 - lock.idle.p50
+    if added < _CONTENDED_SECONDS:
+        return ()
+    return (
+        f"threads wait {1e3 * added:.1f} ms for Python's lock whenever they come back to it: larger batches, more of "
+        "them ahead (--prefetch) or fewer threads (-j) make them come back less often; what else runs Python in this "
+        "process makes it worse",
+    )
+
+
+def lock_words(lock: Mapping[str, Any]) -> str:
+    """A `LockWait` of a report's document in words."""
+    idle, loading = lock["idle"], lock["loading"]
+    return (
+        f"{1e3 * loading['p50']:.2f} ms until a thread that slept runs Python again, {1e3 * loading['p90']:.2f} ms one "
+        f"time in ten; {1e3 * idle['p50']:.2f} ms with nothing running"
+    )
+
+
+def idle_lock_wait() -> Calls | None:
+    """Samples of a process in which nothing else runs."""
+    with LockSampler() as sampler:
+        sleep(_IDLE_SECONDS)
+    return sampler.calls()
+
+
+def _wake_up_in_time() -> None:
+    """Linux puts wake-ups together that lie within 50 microseconds, unless a thread wants its own when it is due."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
