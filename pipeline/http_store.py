@@ -12,14 +12,14 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
 from lmdali.pipeline.errors import RemoteError
-from lmdali.pipeline.remote_address import joined, redacted, without_user
+from lmdali.pipeline.remote_address import as_sent, joined, redacted, without_user
 from lmdali.pipeline.remote_retry import RetryConfig, TransientError
 from lmdali.pipeline.remote_store import CHUNK_BYTES, Body, not_allowed, not_found
 
@@ -31,21 +31,28 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        """None makes a redirect an error like any other."""
+    def http_error_302(self, *_: object) -> None:
+        """None makes a redirect an error like any other, before anybody reads where it leads to."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
 
 
 class HttpStore:
     """The files below one http(s) address.
 
     Args:
-        address: of the folder; `user:password@` is sent as basic authentication, a query behind every path.
+        address: of the folder; `user:password@` is sent as basic authentication, a query behind every path. Spaces and
+            letters beyond ASCII are sent escaped.
         config: patience.
+
+    Raises:
+        RemoteError: its host or port cannot be one.
     """
 
     def __init__(self, address: str, config: RetryConfig) -> None:
-        self._address, self._user = without_user(address)
-        self.shown = redacted(self._address)
+        place, self._user = without_user(address)
+        self._address = as_sent(place)
+        self.shown = redacted(place)
         self._timeout = config.read_timeout_seconds
         self._opener = urllib.request.build_opener(_NoRedirect)
 
@@ -83,10 +90,16 @@ class HttpStore:
                 target = error.headers.get("Location")
                 if error.code not in _REDIRECTS or not target:
                     raise _judged(redacted(url), error.code, error.headers) from None
-                url = urljoin(url, target)
-                scheme = urlsplit(url).scheme
+                # A header's bytes come as Latin-1; a path beyond ASCII is in UTF-8, or is what it seems.
+                with suppress(UnicodeError):
+                    target = target.encode("latin-1").decode()
+                with suppress(ValueError):  # no address is refused as another kind of one
+                    target = urljoin(url, target)
+                scheme = target.partition(":")[0]
                 if scheme != "https" and scheme != origin.scheme:
-                    raise RemoteError(f"{redacted(origin.geturl())}: redirected to {redacted(url)}: refused") from None
+                    refused = f"{redacted(origin.geturl())}: redirected to {redacted(target)}: refused"
+                    raise RemoteError(refused) from None
+                url = as_sent(target)
         raise RemoteError(f"{redacted(origin.geturl())}: redirected more than {_MAX_REDIRECTS} times")
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
-from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.errors import ConfigError, RemoteError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_QUERY_IN_TEXT = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]+")
-_USER_IN_TEXT = re.compile(r"://[^/\s@'\"]+@")
+# Paths and passwords as they are typed may have spaces. Rather too much is hidden than too little.
+_QUERY_IN_TEXT = re.compile(r"(://[^?'\"\n]*)\?[^\s'\"]+")
+_USER_IN_TEXT = re.compile(r"://[^/'\"\n]+@")
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PUNCTUATION = "!#$%&'()*+,/:;=?@[]~"
 
 
 def is_remote(dataset: str | Path) -> bool:
@@ -46,11 +49,45 @@ def joined(address: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
 
 
+def as_sent(address: str) -> str:
+    """An http(s) address as it goes over the wire: spaces and letters beyond ASCII escaped, what is escaped left so.
+
+    Raises:
+        RemoteError: its host or port cannot be one.
+    """
+    parts = _parts(address)
+    try:
+        place = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise _no_address(address, "its host has no name") from None
+    if not parts.hostname or re.search(r"\s", place):
+        raise _no_address(address, "it names no host")
+    path, query = (quote(_LONE_PERCENT.sub("%25", text), safe=_PUNCTUATION) for text in (parts.path, parts.query))
+    return urlunsplit(SplitResult(parts.scheme, place, path, query, ""))
+
+
 def without_user(address: str) -> tuple[str, str | None]:
-    """An address without its `user:password@`, and those two as they were given, or None."""
-    parts = urlsplit(address)
+    """An address without its `user:password@`, and those two as they were given, or None.
+
+    Raises:
+        RemoteError: its host or port cannot be one.
+    """
+    parts = _parts(address)
     user, _, place = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=place)), unquote(user) or None
+
+
+def _parts(address: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018 - raises what `urlsplit` does not
+    except ValueError as error:
+        raise _no_address(address, str(error)) from None
+    return parts
+
+
+def _no_address(address: str, why: str) -> RemoteError:
+    return RemoteError(f"{redacted(address)}: not an address of a host ({why}): write it as https://HOST/FOLDER")
 
 
 def redacted(text: str) -> str:

@@ -74,11 +74,11 @@ class RemoteDataset:
                 directory.mkdir(exist_ok=True)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        write_atomic(directory / MANIFEST_FILE, payload)
-        write_atomic(directory / ADDRESS_FILE, f"{self.store.shown}\n".encode())
+        _write_if_new(directory / MANIFEST_FILE, payload)
+        _write_if_new(directory / ADDRESS_FILE, f"{self.store.shown}\n".encode())
         for name in _STATISTICS:
             try:
-                write_atomic(directory / name, self._small(name))
+                _write_if_new(directory / name, self._small(name))
             except RemoteError as error:
                 if not error.is_missing:  # a dataset may be without; whoever needs them says so
                     raise
@@ -153,3 +153,11 @@ class RemoteDataset:
             return str(json.loads(payload)["digest"])
         except (RemoteError, ValueError, KeyError, TypeError):
             return ""
+
+
+def _write_if_new(path: Path, payload: bytes) -> None:
+    """`write_atomic` where something else is there: every rank of every run comes here, and others are reading."""
+    with suppress(OSError):
+        if path.read_bytes() == payload:
+            return
+    write_atomic(path, payload)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 _PIECE_BYTES = 4096
 """Sent at once where the rate is limited."""
@@ -120,7 +121,7 @@ def _handler(server: RemoteServer) -> type[BaseHTTPRequestHandler]:
             """Nothing on stderr."""
 
         def do_GET(self) -> None:
-            path = self.path.split("?")[0].lstrip("/")
+            path = unquote(self.path.split("?")[0].lstrip("/"))
             asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             start = int(asked[1]) if asked else 0
             server.authorizations.append(self.headers.get("Authorization"))

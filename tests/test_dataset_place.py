@@ -37,6 +37,39 @@ def test_what_is_kept_and_shown_has_no_secrets(tmp_path: Path) -> None:
     assert place_name(Path("some/set")) == "set"
 
 
+def test_an_address_may_have_spaces_and_any_letters(small_jpeg_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "my sets, 100%").mkdir()
+    (tmp_path / "my sets, 100%" / "été").symlink_to(small_jpeg_dataset)
+    wanted = place_manifest(small_jpeg_dataset)
+    with serving(tmp_path) as server:
+        for number, path in enumerate(("my sets, 100%/été", "my%20sets,%20100%25/%C3%A9t%C3%A9")):
+            assert place_manifest(f"{server.address}/{path}", cache_dir=tmp_path / f"cache{number}") == wanted
+        # Servers send a new place in either form.
+        for location in ("/my%20sets,%20100%25/%C3%A9t%C3%A9/manifest.json", "/my sets, 100%/été/manifest.json"):
+            header = location.encode().decode("latin-1")
+            server.once("moved/manifest.json", Fault(status=302, headers={"Location": header}))
+            assert place_manifest(f"{server.address}/moved", cache_dir=tmp_path / "cache") == wanted
+        server.once("moved/manifest.json", Fault(status=302, headers={"Location": "http://[/set"}))
+        with pytest.raises(RemoteError, match="not an address of a host"):
+            place_manifest(f"{server.address}/moved", cache_dir=tmp_path / "cache")
+        with pytest.raises(RemoteError, match="not an address of a host"):
+            place_manifest("http://my host/set", cache_dir=tmp_path / "cache")
+
+
+def test_opening_again_writes_nothing_that_is_there_already(small_jpeg_dataset: Path, tmp_path: Path) -> None:
+    """Other processes read these files, and each of them would sync the disk several times."""
+    with serving(small_jpeg_dataset) as server:
+        directory = place_directory(server.address, cache_dir=tmp_path)
+        names = ("manifest.json", "statistics.json", "mean.npy", "address.txt")
+        first = [(directory / name).stat() for name in names]
+        (directory / "mean.npy").write_bytes(b"damaged")
+        place_directory(server.address, cache_dir=tmp_path)
+        again = [(directory / name).stat() for name in names]
+        same = [(a.st_ino, a.st_mtime_ns) == (b.st_ino, b.st_mtime_ns) for a, b in zip(first, again, strict=True)]
+        assert same == [True, True, False, True]
+        assert (directory / "mean.npy").read_bytes() == (small_jpeg_dataset / "mean.npy").read_bytes()
+
+
 def test_both_have_the_same_manifest_tables_and_records(small_jpeg_dataset: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with serving(small_jpeg_dataset) as server:
