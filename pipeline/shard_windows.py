@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,10 @@ def needed_bytes(
     samples_in_flight: int,
     nodes: Sequence[int] = (0,),
 ) -> int:
-    """Room that an order needs: that of all windows which the batches in flight may reach into at once.
+    """Room that an order needs: that of all windows of an epoch which the batches in flight may reach into at once.
+
+    Where one epoch ends and the next begins it may be one window more: the last one of an epoch may be a small one, and
+    with `drop_last` of one sample. With less room than that, a few batches there wait for shards.
 
     Args:
         order: of any epoch.
@@ -70,17 +74,19 @@ def needed_bytes(
         pieces = [(info.num_records, info.file_bytes) for info in shards]
         return _window_bytes(pieces, window_shards, samples_in_flight)
     ends = np.cumsum([info.num_records for info in shards])
+    # A block counts until the turn of the next one comes, up to nodes - 1 positions behind its last sample.
+    in_turn = -(-(samples_in_flight + order.nodes - 1) // order.nodes)
     total = 0
     for node in nodes:
         cut = np.diff(np.clip(np.append(0, ends), order.first_records[node], order.first_records[node + 1])).tolist()
         pieces = [(count, info.file_bytes) for count, info in zip(cut, shards, strict=True) if count]
-        total += _window_bytes(pieces, window_shards, -(-samples_in_flight // order.nodes))
+        total += _window_bytes(pieces, window_shards, in_turn)
     return min(total, sum(info.file_bytes for info in shards))
 
 
 def _window_bytes(pieces: Sequence[tuple[int, int]], window_shards: int, samples_in_flight: int) -> int:
     """The largest bytes of as many windows as so many samples may lie in; of each shard its samples and bytes."""
-    # Only the last window of an epoch may have fewer shards, and none comes behind it.
+    # Only the last window of an epoch may have fewer shards, and none of the same epoch comes behind it.
     smallest = np.cumsum(sorted(count for count, _ in pieces if count))
     ahead = int(np.searchsorted(smallest, samples_in_flight - 1)) + 1 if samples_in_flight > 1 else 0
     num_windows = 1 + -(-ahead // window_shards)
@@ -155,32 +161,40 @@ class ShardHorizon:
         """The loader plans this batch. One that does not follow the last one starts anew."""
         size = self._slice.global_batch_size
         at = (place.epoch, place.position + step * size)
-        begins = self._expected is None or at not in (self._expected, (self._expected[0] + 1, 0))
+        begins = at != self._expected
         if begins:
             self._recent.clear()
             self._windows.clear()
             self._more = self._walk(*at)
+        turns = begins or at[0] != self._recent[-1][0]
         self._recent.append(at)
-        self._expected = (at[0], at[1] + size)
-        passed = 0
+        self._expected = (at[0], at[1] + size) if self._slice.num_steps(at[1] + size) > 0 else (at[0] + 1, 0)
         while self._windows and (self._windows[0][0], self._windows[0][1].stop - 1) < self._recent[0]:
             self._windows.popleft()
-            passed += 1
-        if begins or passed:
+            turns = True
+        # With small windows the first batches in flight may reach behind all that were listed.
+        end = (at[0], self._slice.position_after(0, at[1]))
+        listed = self._windows and (self._windows[-1][0], self._windows[-1][1].stop) >= end
+        if turns or not listed:
             self._keep(self._at_hand())
 
     def _at_hand(self) -> list[int]:
         """The shards of the windows from here on, as many as there is room for."""
         found: dict[int, None] = {}
         room, used = self._room_bytes(), 0
-        for number in range(_MAX_WINDOWS_AHEAD):
+        newest, ahead = self._recent[-1], 0
+        for number in count():
+            if number and (self._windows[number - 1][0], self._windows[number - 1][1].stop) > newest:
+                ahead += 1  # windows that batches in flight reach into do not count, however many they are
+                if ahead == _MAX_WINDOWS_AHEAD:
+                    break
             if number == len(self._windows):
                 following = next(self._more, None)
                 if following is None:
                     break
                 self._windows.append(following)
             epoch, window = self._windows[number]
-            if epoch > self._recent[-1][0] + 1:
+            if epoch > newest[0] + 1:
                 break
             for shard in window.shards:
                 if shard not in found:

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from lmdali.pipeline.batch_queue import Place
 from lmdali.pipeline.block_order import NodeOrder, OrderName, create_order
 from lmdali.pipeline.manifest import RecordIndex
-from lmdali.pipeline.shard_windows import needed_bytes, shard_windows
+from lmdali.pipeline.sampler import RankSlice, SampleOrder
+from lmdali.pipeline.shard_windows import ShardHorizon, needed_bytes, shard_windows
 
 SIZES = [7, 0, 12, 5, 9, 1, 8]
 
@@ -68,3 +72,118 @@ def test_the_room_that_orders_need() -> None:
     assert needed("block", 1000) == whole
     assert needed("sequential", 2) == 1201 + 901
     assert np.all([needed("block", n) <= needed("block", n + 1) for n in range(1, 60)])
+
+
+def horizon_case(
+    sizes: list[int], name: OrderName, block_shards: int, ranks: RankSlice, start: int, in_flight: int, steps: int
+) -> tuple[list[list[int]], list[set[int]], list[int], int]:
+    """What a horizon with just enough room kept at each batch, and what batches in flight had read, one by one."""
+    files = [SimpleNamespace(num_records=size, file_bytes=100 * size + 1) for size in sizes]
+    index = RecordIndex(SimpleNamespace(shards=files))  # type: ignore[arg-type]
+
+    def order_of(epoch: int) -> SampleOrder:
+        return create_order(
+            name,
+            num_samples=sum(sizes),
+            seed=3,
+            epoch=epoch,
+            shard_sizes=sizes,
+            block_shards=block_shards,
+            block_nodes=ranks.nodes,
+        )
+
+    samples = (in_flight + 1) * ranks.global_batch_size
+    room = needed_bytes(order_of(0), files, block_shards, samples, ranks.own_nodes)  # type: ignore[arg-type]
+    room += sum(sorted(info.file_bytes for info in files)[-block_shards * len(ranks.own_nodes) :])  # see there
+    told: list[list[int]] = []
+    across = name != "sequential"
+    horizon = ShardHorizon(
+        order_of,
+        index,
+        ranks,
+        file_bytes=[info.file_bytes for info in files],
+        room_bytes=lambda: room,
+        in_flight=in_flight,
+        across_epochs=across,
+        keep=told.append,
+    )
+    place, step, kept, read = Place(0, start), 0, [], []
+    for _ in range(steps):
+        if step >= ranks.num_steps(place.position):
+            if not across:
+                break
+            place, step = Place(place.epoch + 1, 0), 0
+        horizon.reach(place, step)
+        kept.append(told[-1])
+        first = place.position + step * ranks.global_batch_size
+        positions = ranks.positions(step, place.position)
+        if ranks.nodes > 1 and first + ranks.global_batch_size > sum(sizes):
+            positions = positions[np.isin(positions % ranks.nodes, ranks.own_nodes)]
+        read.append(set(index.shards_of(order_of(place.epoch).at(positions)).tolist()))
+        step += 1
+    return kept, read, [info.file_bytes for info in files], room
+
+
+@given(
+    sizes=st.lists(st.one_of(st.sampled_from([0, 1]), st.integers(0, 20)), min_size=1, max_size=14),
+    name=st.sampled_from(["block", "block", "sequential", "shuffled", "shuffled_once"]),
+    block_shards=st.integers(1, 5),
+    nodes=st.integers(1, 4),
+    ranks=st.integers(1, 4),
+    batch_size=st.integers(1, 12),
+    drop_last=st.booleans(),
+    in_flight=st.integers(1, 9),
+    data=st.data(),
+)
+def test_what_batches_in_flight_read_is_at_hand_with_the_room_that_is_asked_for(
+    sizes: list[int],
+    name: OrderName,
+    block_shards: int,
+    nodes: int,
+    ranks: int,
+    batch_size: int,
+    drop_last: bool,
+    in_flight: int,
+    data: st.DataObject,
+) -> None:
+    total = sum(sizes)
+    assume(total >= (ranks * batch_size if drop_last else 1))
+    rank = data.draw(st.integers(0, ranks - 1))
+    slice_ = RankSlice(total, batch_size, rank, ranks, drop_last, nodes if name == "block" else 1)
+    start = data.draw(st.integers(0, total - 1))
+    assume(slice_.num_steps(start))
+    kept, read, file_bytes, room = horizon_case(sizes, name, block_shards, slice_, start, in_flight, 40)
+    for number, shards in enumerate(kept):
+        assert len(set(shards)) == len(shards) and sum(file_bytes[shard] for shard in shards) <= room
+        for needed in read[max(0, number - in_flight) : number + 1]:
+            assert needed <= set(shards)
+
+
+def test_what_batches_in_flight_read_is_at_hand_however_many_windows_it_is() -> None:
+    kept, read, *_ = horizon_case([1] * 400, "sequential", 1, RankSlice(400, 20, drop_last=False), 0, 9, 20)
+    assert len(kept[9]) >= 200
+    for number, shards in enumerate(kept):
+        assert set().union(*read[max(0, number - 9) : number + 1]) <= set(shards)
+
+
+def test_an_epoch_that_is_left_early_is_not_fetched_to_its_end() -> None:
+    index = RecordIndex(SimpleNamespace(shards=shards()))  # type: ignore[arg-type]
+    told: list[list[int]] = []
+
+    def order_of(epoch: int) -> SampleOrder:
+        return create_order("block", num_samples=42, seed=3, epoch=epoch, shard_sizes=SIZES, block_shards=1)
+
+    horizon = ShardHorizon(
+        order_of,
+        index,
+        RankSlice(42, 2),
+        file_bytes=[info.file_bytes for info in shards()],
+        room_bytes=lambda: 1300,
+        in_flight=1,
+        across_epochs=True,
+        keep=told.append,
+    )
+    horizon.reach(Place(0, 0), 0)
+    horizon.reach(Place(1, 0), 0)
+    first = [index.shards_of(order_of(epoch).indices(0, 42)).tolist()[0] for epoch in (0, 1)]
+    assert [shards[0] for shards in told] == first and first[0] != first[1]
