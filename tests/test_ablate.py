@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from page_parts import parse_page
 
 from lmdali.model.journal import read_metrics
-from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
+from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 from lmdali.tools import ablation
 from lmdali.tools.ablate import command
 from lmdali.tools.ablation import AblationConfig, run_ablation
@@ -92,8 +92,17 @@ def test_what_is_missing_is_trained_and_ends_the_same(
 def test_a_result_of_another_kind_is_named(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     copy = shutil.copytree(done[0] / "baseline" / "seed-0", tmp_path / "seed-0")
     (copy / "result.json").write_text('{"variant": "baseline", "accuracy": 0.5}')
-    with pytest.raises(IntegrityError, match=r"result\.json: a field is missing or unknown"):
+    with pytest.raises(InputError, match=r"result\.json: has no seed, expected a whole number: .*: remove it, and"):
         ablation._ended(copy)
+
+
+@pytest.mark.parametrize("damage", ["[]", '{"settings": []}', "{}", '{"settings'])
+def test_a_plan_that_was_edited_is_named_with_a_way_out(
+    damage: str, datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "ablation.json").write_text(damage)
+    with pytest.raises(InputError, match=r"ablation\.json: .*use another --run-dir, or remove it"):
+        run_ablation(config(datasets, tmp_path, variants=("no-lrn",)))
 
 
 def config(datasets: tuple[Path, Path], run_dir: Path, **changes: Any) -> AblationConfig:

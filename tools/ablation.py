@@ -13,12 +13,20 @@ from lmdali.model.layer_plan import layer_plans
 from lmdali.model.presets import Preset
 from lmdali.model.variants import Variant, choose_variants
 from lmdali.pipeline.dataset_place import Place, place_manifest
-from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
-from lmdali.pipeline.files import read_json, storage_errors, write_json
+from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.pipeline.files import storage_errors, write_json
+from lmdali.pipeline.json_keys import read_keys
 from lmdali.tools.recipe import Recipe
 from lmdali.tools.train_job import TrainJob, train_dataset
 
 PLAN_FILE, RESULT_FILE = "ablation.json", "result.json"
+_RESULT_KEYS = {
+    "variant": "a text",
+    "seed": "a whole number",
+    "epochs": "a whole number",
+    **dict.fromkeys(("top1_error", "top5_error", "loss"), "a number or null"),
+    "failure": "a text or null",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +110,8 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
 
     Raises:
         ConfigError: a variant that there is not, or that cannot work with the recipe.
-        InputError: a dataset that cannot be used, or `run_dir` holds an ablation of another recipe or other datasets.
+        InputError: a dataset that cannot be used, or `run_dir` holds an ablation of another recipe or other datasets,
+            or a file of it was edited or damaged.
         LmdaliError: whatever training raises but a loss that is not finite, which is a result.
     """
     chosen = choose_variants(config.variants, config.recipe.preset)
@@ -170,19 +179,15 @@ def _ended(directory: Path) -> VariantRun | None:
     path = directory / RESULT_FILE
     if not path.is_file():
         return None
-    try:
-        return VariantRun(**read_json(path))
-    except TypeError as error:
-        raise IntegrityError(
-            f"{path}: a field is missing or unknown ({error}): remove it, and the run is read again"
-        ) from error
+    document = read_keys(path, _RESULT_KEYS, cure="remove it, and the run is read again")
+    return VariantRun(**{name: document[name] for name in _RESULT_KEYS})
 
 
 def _require_plan(config: AblationConfig) -> None:
     """Write down what all runs share, or compare it with what an earlier call wrote.
 
     Raises:
-        InputError: it differs.
+        InputError: it differs, or was edited or damaged.
     """
     cache_dir = config.recipe.loader["cache_dir"]
     plan = {
@@ -196,7 +201,8 @@ def _require_plan(config: AblationConfig) -> None:
             config.run_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, {"settings": plan})
         return
-    known = read_json(path).get("settings", {})
+    cure = "use another --run-dir, or remove it where all runs beside it have the settings that are asked for now"
+    known = read_keys(path, {"settings": "an object"}, cure=cure)["settings"]
     changed = [f"{name} {known.get(name)!r} -> {plan[name]!r}" for name in plan if known.get(name) != plan[name]]
     if changed:
         raise InputError(
