@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from page_parts import parse_page
 
 from lmdali.model.journal import read_metrics
-from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
+from lmdali.pipeline.files import npy_bytes
 from lmdali.tools import ablation
 from lmdali.tools.ablate import command
 from lmdali.tools.ablation import AblationConfig, run_ablation
+from lmdali.tools.image_errors import image_errors
 from lmdali.tools.recipe import resolve_recipe
 
 SMALL = ("--preset", "small", "--width", "0.03125", "--epochs", "1", "--schedule", "constant", "-b", "8", "-j", "1")
@@ -62,6 +65,43 @@ def test_each_variant_is_trained_with_each_seed(done: tuple[Path, dict[str, Any]
             assert run["top1_error"] == epoch["val_top1_error"] and run["epochs"] == 1
     # The same images in the same order with the same crops; another seed has others.
     assert digests["baseline", 0] == digests["no-conv3", 0] != digests["baseline", 1]
+
+
+def test_each_image_is_kept_and_says_the_same_as_the_rates(done: tuple[Path, dict[str, Any]]) -> None:
+    run_dir, document = done
+    for run in document["runs"]:
+        errors = np.load(run_dir / run["variant"] / f"seed-{run['seed']}" / "image_errors.npy")
+        assert errors.shape == (2, document["num_val"]) and errors.dtype == np.float32
+        assert errors.mean(axis=1) == pytest.approx([run["top1_error"], run["top5_error"]])
+    assert document["variants"][1]["top1_difference"]["paired"] is True
+
+
+def test_images_of_older_runs_are_measured_while_they_have_a_checkpoint(
+    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    finished, document = done
+    run_dir = shutil.copytree(finished, tmp_path / "runs")
+    arguments = ("--variants", "no-conv3", "--seeds", 2)
+    kept = run_dir / "no-conv3" / "seed-1" / "image_errors.npy"
+    before = kept.read_bytes()
+    kept.unlink()
+    assert json.loads(call(datasets, run_dir, *arguments)) == document
+    assert kept.read_bytes() == before
+    kept.unlink()
+    shutil.rmtree(kept.parent / "checkpoints")
+    found = json.loads(call(datasets, run_dir, *arguments))["variants"][1]["top1_difference"]
+    assert found["paired"] is False and found["mean"] == document["variants"][1]["top1_difference"]["mean"]
+
+
+@pytest.mark.parametrize("content", [b"no array", npy_bytes(np.zeros((2, 3), np.float32))])
+def test_a_damaged_file_of_images_is_named(
+    content: bytes, done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(done[0], tmp_path / "runs")
+    path = run_dir / "baseline" / "seed-0" / "image_errors.npy"
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="remove it, and it is measured again"):
+        image_errors(path.parent, datasets[1], device="cpu", loader_arguments={})
 
 
 def test_what_has_finished_is_not_repeated(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,8 @@ from lmdali.pipeline.dataset_place import Place, place_manifest
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 from lmdali.pipeline.files import storage_errors, write_json
 from lmdali.pipeline.json_keys import read_keys
+from lmdali.tools.image_errors import ImageErrors, image_errors
+from lmdali.tools.loader_options import LoaderOptions
 from lmdali.tools.recipe import Recipe
 from lmdali.tools.train_job import TrainJob, train_dataset
 
@@ -91,6 +93,7 @@ class AblationReport:
         parameters: of each of them, in the same order.
         runs: those that have ended, variant by variant.
         num_val: images that errors were measured on.
+        image_errors: by variant and seed, what each image's errors are; of runs that have them.
         stopped_by: number of the signal that ended this early, or None.
     """
 
@@ -99,6 +102,7 @@ class AblationReport:
     runs: tuple[VariantRun, ...]
     num_val: int
     stopped_by: int | None
+    image_errors: Mapping[tuple[str, int], ImageErrors] = field(default_factory=dict)
 
 
 def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> AblationReport:
@@ -112,6 +116,7 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
         ConfigError: a variant that there is not, or that cannot work with the recipe.
         InputError: a dataset that cannot be used, or `run_dir` holds an ablation of another recipe or other datasets,
             or a file of it was edited or damaged.
+        IntegrityError: a run's file is damaged.
         LmdaliError: whatever training raises but a loss that is not finite, which is a result.
     """
     chosen = choose_variants(config.variants, config.recipe.preset)
@@ -119,6 +124,7 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
     _require_plan(config)
     stopped_by: int | None = None
     runs: dict[tuple[str, int], VariantRun] = {}
+    of_images: dict[tuple[str, int], ImageErrors] = {}
     total = len(chosen) * config.seeds
     for seed in range(first, first + config.seeds):
         for variant, preset in chosen:
@@ -128,8 +134,12 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
                 if progress is not None:
                     print(f"{variant.name}, seed {seed} ({len(runs) + 1} of {total})", file=progress, flush=True)
                 known, stopped_by = _train(config, variant, preset, seed, directory, progress)
-            if known is not None:
-                runs[variant.name, seed] = known
+            if known is None:
+                continue
+            runs[variant.name, seed] = known
+            if known.failure is None and stopped_by is None:
+                errors = _image_errors(config, directory)
+                of_images |= {} if errors is None else {(variant.name, seed): errors}
     cache_dir = config.recipe.loader["cache_dir"]
     num_classes = len(place_manifest(config.train, cache_dir=cache_dir).class_names)
     return AblationReport(
@@ -138,7 +148,14 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
         runs=tuple(run for variant, _ in chosen for (name, _), run in runs.items() if name == variant.name),
         num_val=place_manifest(config.val, cache_dir=cache_dir).num_records,
         stopped_by=stopped_by,
+        image_errors=of_images,
     )
+
+
+def _image_errors(config: AblationConfig, directory: Path) -> ImageErrors | None:
+    known = {field.name for field in dataclasses.fields(LoaderOptions)}
+    arguments = {name: value for name, value in config.recipe.loader.items() if name in known}
+    return image_errors(directory, config.val, device=config.device, loader_arguments=arguments)
 
 
 def _train(
