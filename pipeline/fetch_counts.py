@@ -27,8 +27,11 @@ class FetchCounts(NamedTuple):
 
     @property
     def bytes_per_second(self) -> float | None:
-        """How fast shards came while any did; None where none came."""
-        return self.fetched_bytes / self.fetch_seconds if self.misses and self.fetch_seconds else None
+        """How fast shards came while any did; None where nothing came.
+
+        Those that are on their way count with their time and not yet with their bytes: of few shards it is too low.
+        """
+        return self.fetched_bytes / self.fetch_seconds if self.fetched_bytes and self.fetch_seconds else None
 
     @property
     def hit_share(self) -> float | None:

@@ -49,6 +49,11 @@ def test_nothing_fetched_is_not_measured_and_not_zero() -> None:
     assert words["fetched"] == "0 MB" and words["cache hits"] == "100% of the shards"
 
 
+def test_shards_that_others_had_brought_almost_whole_say_nothing_of_the_line() -> None:
+    found = figures(FetchCounts(0, 3, 0, 0.5), loader=1000, fetch=0.0)
+    assert found.megabytes_per_second is None and not found.is_too_slow and found.cache_hit_share == 0.0
+
+
 def test_a_slow_line_that_was_not_felt_yet_is_a_caution() -> None:
     lucky = figures(FetchCounts(0, 10, 5_000_000, 1.0), loader=1000, fetch=0.0)
     assert lucky.loader_stall == 0.0 and lucky.is_too_slow

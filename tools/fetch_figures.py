@@ -124,7 +124,9 @@ def fetch_rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 def fetch_cautions(figures: FetchFigures) -> tuple[str, ...]:
     """What limits a profile of a dataset at an address."""
     if figures.fetched_bytes == 0:
-        return ("all shards were in the cache already: a first epoch has to fetch them",)
+        return (
+            "nothing was fetched, all shards were in the cache or brought by others: a first epoch has to fetch them",
+        )
     if figures.is_too_slow and figures.loader_stall < WAIT_OF_NOTE:
         return (
             "shards come more slowly than this run would use them: it will wait for them, though hardly in these "
