@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.crop_kernel import brief
+from lmdali.pipeline.crop_kernel import brief, compiled
 from lmdali.pipeline.records import TAIL_AFTER_LABEL, pack_record
 
 
@@ -24,7 +24,7 @@ TAIL = np.frombuffer(TAIL_AFTER_LABEL, np.uint8)
 """What follows the label, up to the checksum."""
 
 
-@brief
+@compiled  # not `brief`: the first to touch a record may wait for storage
 def parse_heads(
     data: NDArray[np.uint8],
     starts: NDArray[np.int64],
@@ -110,7 +110,7 @@ def first_unlike(
     return len(starts)
 
 
-@brief
+@compiled
 def _varint(data: NDArray[np.uint8], at: Any, stop: Any) -> tuple[np.int64, Any]:
     """A protobuf varint below 2**35 and the byte after it; -1 where there is none."""
     number = np.int64(0)
