@@ -795,6 +795,20 @@ def test_buffers_are_used_again(small_jpeg_dataset: Path) -> None:
         assert loader._backend._ring.num_allocated <= 5  # type: ignore[attr-defined]
 
 
+def test_as_many_buffers_are_kept_as_are_in_flight_by_default(small_jpeg_dataset: Path) -> None:
+    config = LoaderConfig(
+        dataset=small_jpeg_dataset, batch_size=3, augment=PAPER, backend="cpu", order="sequential", num_threads=4
+    )
+    assert config.depth == 7
+    allocated = []
+    with create_loader(config) as loader:
+        for _ in range(3):
+            for batch in loader:
+                del batch
+            allocated.append(loader._backend._ring.num_allocated)  # type: ignore[attr-defined]
+    assert allocated[1] == allocated[2] <= 9
+
+
 # Two at once.
 
 
