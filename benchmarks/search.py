@@ -134,10 +134,10 @@ def measure_recall(features: Features, folder: Path) -> list[dict[str, Any]]:
     """Rows of the second table: building, memory, queries by themselves, and what each way to search finds."""
     places = np.linspace(0, len(features) - 1, QUERIES).astype(np.int64)
     queries = features.rows(places).astype(np.float64)
-    exact = search_exact(features.blocks(SEARCH_RECORDS), queries, NEIGHBOURS + 1).without(places).indices
+    exact = search_exact(features.blocks(SEARCH_RECORDS), queries, NEIGHBOURS + 1).without(places, NEIGHBOURS).indices
 
     def row(name: str, build: float, memory: int, search: Callable[[slice], Neighbours]) -> dict[str, Any]:
-        found = search(slice(None)).without(places)
+        found = search(slice(None)).without(places, NEIGHBOURS)
         one = median_seconds(lambda: search(slice(0, 1)), 1)
         return {
             "name": name,

@@ -67,7 +67,7 @@ def measure_exact(
         labels: `(N,)` class of each record.
     """
     vectors = features.rows(queries).astype(np.float64)
-    found = search_exact(features.blocks(SEARCH_RECORDS), vectors, k + 1).without(queries)
+    found = search_exact(features.blocks(SEARCH_RECORDS), vectors, k + 1).without(queries, k)
 
     def one(place: int) -> None:
         search_exact(features.blocks(SEARCH_RECORDS), vectors[place : place + 1], k + 1)
@@ -94,7 +94,7 @@ def measure_faiss(
     """
     vectors = features.rows(queries).astype(np.float64)
     k = exact.indices.shape[1]
-    found = search_faiss(features, vectors, k + 1).without(queries)
+    found = search_faiss(features, vectors, k + 1).without(queries, k)
 
     def one(place: int) -> None:
         search_faiss(features, vectors[place : place + 1], k + 1)
@@ -124,7 +124,7 @@ def measure_codes(
     """
     words = np.asarray(codes.words)
     k = exact.indices.shape[1]
-    found = search_hamming(words, words[:, queries], k + 1).without(queries)
+    found = search_hamming(words, words[:, queries], k + 1).without(queries, k)
 
     def one(place: int) -> None:
         search_hamming(words, words[:, queries[place : place + 1]], k + 1)
@@ -144,7 +144,7 @@ def measure_codes(
 def _of_labels(found: NDArray[np.int64], queries: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
     """The fields of `SearchQuality` that labels decide."""
     own = labels[queries]
-    hits = (labels[found] == own[:, None]).mean(axis=1)
+    hits = ((labels[found] == own[:, None]) & (found >= 0)).mean(axis=1)
     return {
         "label_precision": float(hits.mean()),
         "class_precision": tuple(

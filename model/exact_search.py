@@ -34,23 +34,35 @@ class Neighbours:
     """Rows nearest to each query, the nearest first, equal distances by row number.
 
     Attributes:
-        indices: `(Q, k)` int64 row numbers.
-        distances: `(Q, k)`; Euclidean float64, or whole numbers for codes.
+        indices: `(Q, k)` int64 row numbers; -1 at the end of a list that is shorter than another.
+        distances: `(Q, k)`; Euclidean float64, or whole numbers for codes; -1 where there is no row.
     """
 
     indices: NDArray[np.int64]
     distances: NDArray[Any]
 
-    def without(self, own: NDArray[np.int64]) -> Neighbours:
-        """One column less: without row `own[i]` in the list of query i, or else without its last.
+    def without(self, own: NDArray[np.int64], k: int) -> Neighbours:
+        """The first k of each list, row `own[i]` in that of query i not among them.
+
+        Where all rows are fewer than k + 1, a query that is one of them has a list that is one shorter than the others.
 
         Args:
             own: `(Q,)` int64 row numbers, -1 for none.
+            k: rows wanted; lists should have one more, where there is one.
         """
-        keep = self.indices != own[:, None]
-        keep[keep.all(axis=1), -1] = False
-        shape = (len(keep), keep.shape[1] - 1)
-        return Neighbours(self.indices[keep].reshape(shape), self.distances[keep].reshape(shape))
+        keep = (self.indices != own[:, None]) & (self.indices >= 0)
+        keep &= np.cumsum(keep, axis=1) <= k
+        lengths = keep.sum(axis=1)
+        filled = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        indices = np.full(filled.shape, -1, np.int64)
+        distances = np.full(filled.shape, -1, self.distances.dtype)
+        indices[filled], distances[filled] = self.indices[keep], self.distances[keep]
+        return Neighbours(indices, distances)
+
+    def in_all(self) -> Neighbours:
+        """As many of each list as the shortest one has."""
+        shortest = int((self.indices >= 0).sum(axis=1).min(initial=self.indices.shape[1]))
+        return Neighbours(self.indices[:, :shortest], self.distances[:, :shortest])
 
 
 def search_exact(

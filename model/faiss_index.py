@@ -21,6 +21,7 @@ import numpy as np
 from lmdali.model.features_file import INDEX_FILE, Features, as_float32, require_finite
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, write_atomic
+from lmdali.pipeline.output_file import check_output_file
 
 _FORMAT, _VERSION = "lmdali-faiss-index", 1
 _DIRECTIONS, _NUMBERS_PER_BYTE = 256, 4
@@ -68,13 +69,14 @@ def open_index(faiss: Any, features: Features, on_progress: Callable[[int], None
     Raises:
         InputError: a feature is not finite.
         IntegrityError: the file of the index is damaged.
-        StorageError: it cannot be written.
+        StorageError: it cannot be written; said before it is built, but for a disk that fills up.
     """
     path = features.directory / INDEX_FILE
     plan = IndexPlan.of(len(features), features.plan.dims)
     about = {"format": _FORMAT, "version": _VERSION, "features": features.digest, **dataclasses.asdict(plan)}
     index = _load(faiss, path, about)
     if index is None:
+        check_output_file(path)  # before minutes of work
         index = build_index(faiss, features, plan, on_progress)
         content = faiss.serialize_index(index).tobytes()
         head = json.dumps(about | {"sha256": hashlib.sha256(content).hexdigest()})

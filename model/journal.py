@@ -9,8 +9,18 @@ from typing import Any, Protocol
 
 from lmdali.pipeline.errors import InputError, IntegrityError, MissingExtraError
 from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.json_keys import require_keys
 
 METRICS_FILE = "metrics.jsonl"
+EPOCH_FIGURES = (
+    "lr",
+    *(f"{part}_{name}" for part in ("train", "val") for name in ("loss", "top1_error", "top5_error")),
+)
+"""Of an epoch's line, the numbers that curves are drawn of."""
+_EPOCH_KEYS = {
+    **dict.fromkeys(("epoch", "step"), "a whole number"),
+    **dict.fromkeys(EPOCH_FIGURES, "a number or null or nothing"),
+}
 
 
 class _ScalarWriter(Protocol):
@@ -81,7 +91,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All lines of a `metrics.jsonl`; a last line that was cut off in writing is left out.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or the line of an epoch has no number where one belongs.
         IntegrityError: another line is not a JSON object with a `kind`.
     """
     if not path.is_file():
@@ -97,6 +107,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or "kind" not in record:
             found = "no 'kind'" if isinstance(record, dict) else f"a {type(record).__name__}, expected an object"
             raise IntegrityError(f"{path}, line {number}: found {found}: edited, or not written by `lmdali train`")
+        if record["kind"] == "epoch":
+            require_keys(record, _EPOCH_KEYS, where=f"{path}, line {number}", cure="put it right, or remove the line")
         records.append(record)
     return records
 

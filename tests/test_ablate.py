@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from page_parts import parse_page
 
 from lmdali.model.journal import read_metrics
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
+from lmdali.pipeline.files import npy_bytes
 from lmdali.tools import ablation
 from lmdali.tools.ablate import command
 from lmdali.tools.ablation import AblationConfig, run_ablation
+from lmdali.tools.image_errors import image_errors
 from lmdali.tools.recipe import resolve_recipe
 
 SMALL = ("--preset", "small", "--width", "0.03125", "--epochs", "1", "--schedule", "constant", "-b", "8", "-j", "1")
@@ -64,6 +67,43 @@ def test_each_variant_is_trained_with_each_seed(done: tuple[Path, dict[str, Any]
     assert digests["baseline", 0] == digests["no-conv3", 0] != digests["baseline", 1]
 
 
+def test_each_image_is_kept_and_says_the_same_as_the_rates(done: tuple[Path, dict[str, Any]]) -> None:
+    run_dir, document = done
+    for run in document["runs"]:
+        errors = np.load(run_dir / run["variant"] / f"seed-{run['seed']}" / "image_errors.npy")
+        assert errors.shape == (2, document["num_val"]) and errors.dtype == np.float32
+        assert errors.mean(axis=1) == pytest.approx([run["top1_error"], run["top5_error"]])
+    assert document["variants"][1]["top1_difference"]["paired"] is True
+
+
+def test_images_of_older_runs_are_measured_while_they_have_a_checkpoint(
+    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    finished, document = done
+    run_dir = shutil.copytree(finished, tmp_path / "runs")
+    arguments = ("--variants", "no-conv3", "--seeds", 2)
+    kept = run_dir / "no-conv3" / "seed-1" / "image_errors.npy"
+    before = kept.read_bytes()
+    kept.unlink()
+    assert json.loads(call(datasets, run_dir, *arguments)) == document
+    assert kept.read_bytes() == before
+    kept.unlink()
+    shutil.rmtree(kept.parent / "checkpoints")
+    found = json.loads(call(datasets, run_dir, *arguments))["variants"][1]["top1_difference"]
+    assert found["paired"] is False and found["mean"] == document["variants"][1]["top1_difference"]["mean"]
+
+
+@pytest.mark.parametrize("content", [b"no array", npy_bytes(np.zeros((2, 3), np.float32))])
+def test_a_damaged_file_of_images_is_named(
+    content: bytes, done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(done[0], tmp_path / "runs")
+    path = run_dir / "baseline" / "seed-0" / "image_errors.npy"
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="remove it, and it is measured again"):
+        image_errors(path.parent, datasets[1], device="cpu", loader_arguments={})
+
+
 def test_what_has_finished_is_not_repeated(
     done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,8 +132,17 @@ def test_what_is_missing_is_trained_and_ends_the_same(
 def test_a_result_of_another_kind_is_named(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     copy = shutil.copytree(done[0] / "baseline" / "seed-0", tmp_path / "seed-0")
     (copy / "result.json").write_text('{"variant": "baseline", "accuracy": 0.5}')
-    with pytest.raises(IntegrityError, match=r"result\.json: a field is missing or unknown"):
+    with pytest.raises(InputError, match=r"result\.json: has no seed, expected a whole number: .*: remove it, and"):
         ablation._ended(copy)
+
+
+@pytest.mark.parametrize("damage", ["[]", '{"settings": []}', "{}", '{"settings'])
+def test_a_plan_that_was_edited_is_named_with_a_way_out(
+    damage: str, datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "ablation.json").write_text(damage)
+    with pytest.raises(InputError, match=r"ablation\.json: .*use another --run-dir, or remove it"):
+        run_ablation(config(datasets, tmp_path, variants=("no-lrn",)))
 
 
 def config(datasets: tuple[Path, Path], run_dir: Path, **changes: Any) -> AblationConfig:

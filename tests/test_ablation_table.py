@@ -6,11 +6,12 @@ from dataclasses import replace
 from math import sqrt
 from statistics import stdev
 
+import numpy as np
 import pytest
 
 from lmdali.model.variants import VARIANTS
 from lmdali.tools.ablation import AblationReport, VariantRun
-from lmdali.tools.ablation_table import Difference, ablation_json, compare, print_ablation, verdict
+from lmdali.tools.ablation_table import Difference, SeedNoise, ablation_json, compare, print_ablation, verdict
 
 
 def test_the_noise_of_one_seed_is_that_of_the_images() -> None:
@@ -51,6 +52,52 @@ def test_seeds_that_disagree_are_noise() -> None:
     assert found is not None
     assert found.noise == pytest.approx(12.706 * 0.02, rel=1e-2)  # deviation 0.0283, over the root of 2
     assert found.is_noise
+
+
+def test_the_spread_over_seeds_is_that_of_all_variants() -> None:
+    """Two-way analysis of variance, by the sum that defines it; a variant without a run does not count."""
+    errors = [{0: 0.10, 1: 0.20, 2: 0.30}, {0: 0.22, 1: 0.28, 2: 0.40}, {0: 0.30, 1: 0.40, 2: 0.50}, {}]
+    means = [[0.2, 0.3, 0.4], [0.62 / 3, 0.88 / 3, 1.2 / 3], 0.3]
+    squares = sum(
+        (errors[v][s] - means[0][v] - means[1][s] + means[2]) ** 2  # type: ignore[index, operator]
+        for v in range(3)
+        for s in range(3)
+    )
+    found = SeedNoise.of(errors)
+    assert found is not None and found.degrees == 4
+    assert found.variance == pytest.approx(squares / 4)
+
+
+def test_of_two_variants_it_is_the_spread_of_their_differences() -> None:
+    found = SeedNoise.of([{0: 0.40, 1: 0.40, 2: 0.41}, {2: 0.42, 0: 0.40, 1: 0.44}])
+    assert found is not None and found.degrees == 2
+    assert 2 * found.variance == pytest.approx(stdev([0.0, 0.04, 0.01]) ** 2)
+
+
+@pytest.mark.parametrize("errors", [[], [{0: 0.4, 1: 0.5}], [{0: 0.4}, {0: 0.5}], [{0: 0.4, 1: 0.3}, {2: 0.5, 3: 0.1}]])
+def test_too_few_seeds_or_variants_have_no_spread(errors: list[dict[int, float]]) -> None:
+    assert SeedNoise.of(errors) is None
+
+
+def test_more_variants_make_an_interval_narrower() -> None:
+    baseline, variant = {0: 0.40, 1: 0.41, 2: 0.40}, {0: 0.42, 1: 0.42, 2: 0.43}
+    alone = compare(baseline, variant, 10**8)
+    others = [{seed: value + 0.01 for seed, value in baseline.items()} for _ in range(8)]
+    together = compare(baseline, variant, 10**8, of_seeds=SeedNoise.of([baseline, variant, *others]))
+    assert alone is not None and together is not None
+    assert together.mean == alone.mean and together.noise < alone.noise / 3
+
+
+def test_images_are_compared_one_by_one() -> None:
+    """Of 100 images 50 are wrong for both and 4 for one of them: only these four can have come out otherwise."""
+    of_images = np.zeros(100, np.float32)
+    of_images[:3], of_images[3] = 1, -1
+    found = compare({0: 0.51}, {0: 0.53}, 100, of_images=[of_images])
+    assert found is not None and found.paired
+    assert found.noise == pytest.approx(1.96 * float(of_images.std(ddof=1)) / 10, rel=1e-6)
+    unpaired = compare({0: 0.51}, {0: 0.53}, 100)
+    assert unpaired is not None and not unpaired.paired and unpaired.noise > 3 * found.noise
+    assert not compare({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}, 100, of_images=[of_images]).paired, "one seed of two"  # type: ignore[union-attr]
 
 
 def test_without_a_common_seed_there_is_nothing_to_say() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch_tasks import default_prefetch, samples_per_task
 from lmdali.pipeline.loader import LoaderConfig
 
@@ -42,3 +45,9 @@ def test_what_some_machines_get(batch_size: int, num_threads: int, prefetch: int
     config = LoaderConfig(dataset="any", batch_size=batch_size, num_threads=num_threads)
     assert config.depth == prefetch
     assert LoaderConfig(dataset="any", prefetch=2).depth == 2
+
+
+def test_ten_views_are_ten_images() -> None:
+    config = LoaderConfig(dataset="any", batch_size=32, num_threads=16)
+    assert config.depth == 7
+    assert replace(config, augment=AugmentConfig.ten_crop()).depth == 3

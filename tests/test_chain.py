@@ -136,6 +136,17 @@ def test_a_finished_stage_with_other_settings_is_refused(chain_file: Path, whole
     assert [done.state for done in run_chain(load_stages(changed), given).outcomes] == ["finished earlier"] * 3
 
 
+@pytest.mark.parametrize("change", [{"settings": []}, {"report": 3}, {"report": {"seconds": "long"}}])
+def test_a_stage_file_that_was_edited_is_named_with_a_way_out(
+    change: dict[str, Any], chain_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "fruit" / STAGE_FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps({"name": "fruit", "settings": {}, "report": None} | change))
+    with pytest.raises(InputError, match=r"stage\.json: .*: remove it, and --resume goes on"):
+        run_chain(load_stages(chain_file), {"run_dir": tmp_path, "resume": True, "device": "cpu"})
+
+
 def test_the_plan_is_shown_and_nothing_is_done(chain_file: Path, tmp_path: Path) -> None:
     outcome = run("--stages", chain_file, "--dry-run", "--run-dir", tmp_path / "run", "--epochs", "7")
     assert outcome.exit_code == 0, outcome.output

@@ -30,7 +30,7 @@ def test_sixteen_bits_keep_eight_clusters_apart(features: Features) -> None:
     bits = encode_features(network, features)
     words, member = pack_codes(bits), clusters()[1]
     own = np.arange(len(member))
-    found = search_hamming(words, words, 11).without(own)
+    found = search_hamming(words, words, 11).without(own, 10)
     assert (member[found.indices] == member[:, None]).mean() > 0.95
     assert bits.mean(axis=0).min() > 0.1 and bits.mean(axis=0).max() < 0.9
     assert 0 < loss < 0.5

@@ -57,7 +57,8 @@ def test_a_record_finds_the_nearest_codes_and_not_itself(made: Path, capsys: pyt
 def test_a_picture_finds_its_own_record(
     made: Path, photo_folder: Path, codes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (entry,) = search(capsys, made / codes, photo_folder / "fig" / "005.png", "--device", "cpu", "-k", 60)
+    entry, record = search(capsys, made / codes, photo_folder / "fig" / "005.png", 5, "--device", "cpu", "-k", 60)
+    assert (len(entry["neighbours"]), len(record["neighbours"])) == (60, 59)
     own = [near for near in entry["neighbours"] if near["key"].endswith("_fig/005.png")]
     assert own[0]["distance"] == 0 == entry["neighbours"][0]["distance"]
 

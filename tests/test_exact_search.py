@@ -89,9 +89,21 @@ def test_few_rows_give_few_neighbours() -> None:
 
 def test_own_rows_are_left_out() -> None:
     found = Neighbours(np.array([[4, 2, 9], [1, 2, 3]]), np.array([[0.0, 1.0, 2.0], [0.0, 3.0, 4.0]]))
-    rest = found.without(np.array([2, -1]))
+    rest = found.without(np.array([2, -1]), 2)
     assert rest.indices.tolist() == [[4, 9], [1, 2]]
     assert rest.distances.tolist() == [[0.0, 2.0], [0.0, 3.0]]
+
+
+@pytest.mark.parametrize("k", [3, 4, 9])
+def test_where_there_are_no_more_rows_a_query_that_is_none_of_them_has_one_neighbour_more(k: int) -> None:
+    rows = np.array([[0.0], [1.0], [3.0]], np.float32)
+    found = search_exact([rows], np.array([[1.0], [2.9]]), k + 1).without(np.array([1, -1]), k)
+    assert found.indices.tolist() == [[0, 2, -1], [2, 1, 0]]
+    assert found.distances[0].tolist() == [1.0, 2.0, -1.0]
+    assert found.in_all().indices.tolist() == [[0, 2], [2, 1]]
+    alone = search_exact([rows], np.array([[1.0]]), k + 1).without(np.array([1]), k)
+    assert alone.indices.tolist() == alone.in_all().indices.tolist() == [[0, 2]]
+    assert search_exact([rows[:1]], np.array([[1.0]]), 2).without(np.array([0]), 1).indices.shape == (1, 0)
 
 
 def test_distances_are_differences_first() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +20,7 @@ from lmdali.model.exact_search import search_exact
 from lmdali.model.faiss_index import IndexPlan
 from lmdali.model.faiss_search import search_faiss
 from lmdali.model.features_file import INDEX_FILE, Features, load_features
-from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MissingExtraError
+from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MissingExtraError, StorageError
 
 needs_faiss = pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is the extra 'faiss': pip install '.[dev]'")
 
@@ -100,6 +103,26 @@ def test_an_index_of_other_features_is_built_again_and_a_damaged_one_refused(
         (other.directory / INDEX_FILE).write_bytes(damaged)
         with pytest.raises(IntegrityError, match="remove it, and the next search makes it again"):
             search_faiss(other, queries, 1, scan_records=0)
+
+
+@needs_faiss
+def test_a_folder_that_takes_no_index_is_refused_before_it_is_built(
+    clustered: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = write_features(tmp_path / "f", clustered.rows(np.arange(2700)))
+    query = features.rows(np.array([3])).astype(np.float64)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(faiss_index, "build_index", never)
+        patched.setattr(tempfile, "TemporaryFile", refuse)
+        with pytest.raises(StorageError, match="Read-only file system"):
+            search_faiss(features, query, 1, scan_records=0)
+    assert search_faiss(features, query, 1, scan_records=0).indices.tolist() == [[3]]
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert search_faiss(features, query, 1, scan_records=0).indices.tolist() == [[3]], "it is only read"
 
 
 @needs_faiss

@@ -118,6 +118,24 @@ def test_a_picture_file_finds_its_own_record(
     assert first["distance"] < 1e-3 < second["distance"]
 
 
+@pytest.mark.parametrize("k", [58, 59, 60, 70])
+@pytest.mark.parametrize("index", ["exact", "faiss"])
+def test_records_and_pictures_together_each_get_all_neighbours_that_there_are(
+    k: int, index: str, features: Features, photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if index == "faiss":
+        pytest.importorskip("faiss", reason="faiss is the extra 'faiss': pip install '.[dev]'")
+    picture = photo_folder / "fig" / "005.png"
+    asked = (5, picture, "-k", k, "--index", index, "--device", "cpu")
+    record, other = (
+        [near["record"] for near in entry["neighbours"]]
+        for entry in search(capsys, features.directory, *asked)["queries"]
+    )
+    assert (len(record), len(other)) == (min(k, 59), min(k, 60))
+    assert len(set(record)) == len(record) and 5 not in record and min(record) >= 0
+    assert len(set(other)) == len(other) and min(other) >= 0
+
+
 def test_a_picture_file_is_turned_and_resized_as_the_dataset_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

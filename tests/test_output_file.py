@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from command_line import run
 
 from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.output_file import check_output_file, write_output
+from lmdali.tools import pca
 from lmdali.tools.cli import VERBS, cli
-from lmdali.tools.output_argument import OutputFile
+from lmdali.tools.output_argument import OutputDirectory, OutputFile
 
 WRITING = [
     ("ablate", "--html"),
@@ -101,3 +103,39 @@ def test_every_verb_refuses_a_file_that_it_could_not_write_before_it_begins(
     assert "StorageError" in (message := refused(tmp_path)) and "is a directory: name a file in it" in message
     code = 2
     assert "is an address, and this is written to a disk" in refused("s3://bucket/file.html")
+
+
+def test_a_directory_for_statistics_is_refused_before_anything_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [
+        (verb, option.opts[0])
+        for verb, command in commands()
+        for option in command.params
+        if isinstance(option.type, OutputDirectory)
+    ] == [("pca", "--out")]
+    monkeypatch.setattr(pca, "count_moments", lambda *_, **__: pytest.fail("counted"))
+    (tmp_path / "file").touch()
+    assert run("pca", tmp_path, "--out", tmp_path / "file" / "statistics") == 4
+    assert "file is no directory" in capsys.readouterr().err.replace("\n", " ")
+    assert run("pca", tmp_path, "--out", tmp_path / "file") == 4
+    assert run("pca", tmp_path, "--out", "s3://bucket/statistics") == 2
+    assert "is an address, and this is written to a disk" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_dataset_that_cannot_take_its_statistics_is_refused_before_they_are_counted(
+    raw_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = shutil.copytree(raw_dataset, tmp_path / "copy")
+    (dataset / "statistics.json").unlink()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", refuse)
+        patched.setattr(pca, "count_moments", lambda *_, **__: pytest.fail("counted"))
+        assert run("pca", dataset, "--quiet") == 4
+        assert "disk is full" in capsys.readouterr().err.replace("\n", " ")
+    assert run("pca", dataset, "--out", tmp_path / "a" / "b", "--quiet") == 0
+    assert (tmp_path / "a" / "b" / "statistics.json").exists() and not (dataset / "statistics.json").exists()

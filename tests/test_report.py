@@ -17,7 +17,7 @@ from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.features import command as features_command
 from lmdali.tools.report import ReportConfig, command, write_report
-from lmdali.tools.run_facts import load_run_facts
+from lmdali.tools.run_facts import load_run_facts, save_run_facts
 from lmdali.tools.train import command as train_command
 
 QUIET = ReportConfig(quiet=True, num_threads=1)
@@ -104,6 +104,72 @@ def test_it_needs_the_run_only(run_dir: Path, tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in left_out] == ["errors and predictions", "neighbours"]
     assert parts.headings[1:] == [*ALWAYS[:3], *END[:2], "Not in this report"]
     assert "did not keep their origins" in parts.text
+
+
+RUN_KEYS = {
+    "train": (None, 3),
+    "val_digest": (["x"],),
+    "recipe": ("x", [], {}, {"origins": 1}),
+    "recipe.loader": (3, None),
+    "recipe.origins.model": ("typed",),
+    "sessions": (None, 5, {}, [], ["x"], [{"step": 0}]),
+    "sessions.0.started": (0,),
+    "sessions.0.step": ("0", 1.5, True),
+    "sessions.0.machine": ("x", None),
+    "sessions.0.machine.packages": ([],),
+}
+
+
+@pytest.mark.parametrize("key", RUN_KEYS)
+def test_a_run_file_that_was_edited_is_named_with_key_and_way_out(key: str, run_dir: Path, tmp_path: Path) -> None:
+    shutil.copyfile(run_dir / "metrics.jsonl", tmp_path / "metrics.jsonl")
+    *parents, name = key.split(".")
+    for value in (*RUN_KEYS[key], "REMOVED"):
+        document = json.loads((run_dir / "run.json").read_text())
+        inner = document
+        for parent in parents:
+            inner = inner[int(parent) if isinstance(inner, list) else parent]
+        inner[name] = value
+        if value == "REMOVED":
+            del inner[name]
+        (tmp_path / "run.json").write_text(json.dumps(document))
+        if value == "REMOVED" and name in ("packages", "model"):  # nobody needs them
+            assert load_run_facts(tmp_path) is not None
+            continue
+        told = (
+            rf"run\.json.*: edited or damaged|run\.json.*{name}.*: it was edited or damaged: remove it, and the report"
+        )
+        with pytest.raises(InputError, match=told):
+            write_report(tmp_path, tmp_path / "run.html", QUIET)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [("epoch", "val_loss", "low"), ("epoch", "epoch", None), ("epoch", "lr", "REMOVED"), ("epoch", "seconds", "1")],
+)
+def test_a_journal_that_was_edited_is_named_with_line_and_key(
+    kind: str, key: str, value: Any, run_dir: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["kind"] == kind
+    lines[-1][key] = value
+    if value == "REMOVED":
+        del lines[-1][key]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(InputError, match=rf"metrics\.jsonl, line {len(lines)}: .*{key}.*: put it right, or remove"):
+        write_report(tmp_path, tmp_path / "run.html", QUIET)
+
+
+def test_a_run_file_that_is_cut_off_does_not_stop_a_training_and_is_refused_by_the_report(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    facts = load_run_facts(run_dir)
+    assert facts is not None
+    (tmp_path / "run.json").write_bytes((run_dir / "run.json").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"run\.json: not valid JSON .*: remove it, and the report does without"):
+        load_run_facts(tmp_path)
+    save_run_facts(tmp_path, facts)
+    assert load_run_facts(tmp_path) == facts
 
 
 def test_a_run_without_an_epoch_is_told_so(run_dir: Path, tmp_path: Path) -> None:

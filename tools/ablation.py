@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,12 +13,22 @@ from lmdali.model.layer_plan import layer_plans
 from lmdali.model.presets import Preset
 from lmdali.model.variants import Variant, choose_variants
 from lmdali.pipeline.dataset_place import Place, place_manifest
-from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
-from lmdali.pipeline.files import read_json, storage_errors, write_json
+from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
+from lmdali.pipeline.files import storage_errors, write_json
+from lmdali.pipeline.json_keys import read_keys
+from lmdali.tools.image_errors import ImageErrors, image_errors
+from lmdali.tools.loader_options import LoaderOptions
 from lmdali.tools.recipe import Recipe
 from lmdali.tools.train_job import TrainJob, train_dataset
 
 PLAN_FILE, RESULT_FILE = "ablation.json", "result.json"
+_RESULT_KEYS = {
+    "variant": "a text",
+    "seed": "a whole number",
+    "epochs": "a whole number",
+    **dict.fromkeys(("top1_error", "top5_error", "loss"), "a number or null"),
+    "failure": "a text or null",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +93,7 @@ class AblationReport:
         parameters: of each of them, in the same order.
         runs: those that have ended, variant by variant.
         num_val: images that errors were measured on.
+        image_errors: by variant and seed, what each image's errors are; of runs that have them.
         stopped_by: number of the signal that ended this early, or None.
     """
 
@@ -91,6 +102,7 @@ class AblationReport:
     runs: tuple[VariantRun, ...]
     num_val: int
     stopped_by: int | None
+    image_errors: Mapping[tuple[str, int], ImageErrors] = field(default_factory=dict)
 
 
 def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> AblationReport:
@@ -102,7 +114,9 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
 
     Raises:
         ConfigError: a variant that there is not, or that cannot work with the recipe.
-        InputError: a dataset that cannot be used, or `run_dir` holds an ablation of another recipe or other datasets.
+        InputError: a dataset that cannot be used, or `run_dir` holds an ablation of another recipe or other datasets,
+            or a file of it was edited or damaged.
+        IntegrityError: a run's file is damaged.
         LmdaliError: whatever training raises but a loss that is not finite, which is a result.
     """
     chosen = choose_variants(config.variants, config.recipe.preset)
@@ -110,6 +124,7 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
     _require_plan(config)
     stopped_by: int | None = None
     runs: dict[tuple[str, int], VariantRun] = {}
+    of_images: dict[tuple[str, int], ImageErrors] = {}
     total = len(chosen) * config.seeds
     for seed in range(first, first + config.seeds):
         for variant, preset in chosen:
@@ -119,8 +134,12 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
                 if progress is not None:
                     print(f"{variant.name}, seed {seed} ({len(runs) + 1} of {total})", file=progress, flush=True)
                 known, stopped_by = _train(config, variant, preset, seed, directory, progress)
-            if known is not None:
-                runs[variant.name, seed] = known
+            if known is None:
+                continue
+            runs[variant.name, seed] = known
+            if known.failure is None and stopped_by is None:
+                errors = _image_errors(config, directory)
+                of_images |= {} if errors is None else {(variant.name, seed): errors}
     cache_dir = config.recipe.loader["cache_dir"]
     num_classes = len(place_manifest(config.train, cache_dir=cache_dir).class_names)
     return AblationReport(
@@ -129,7 +148,14 @@ def run_ablation(config: AblationConfig, progress: TextIO | None = None) -> Abla
         runs=tuple(run for variant, _ in chosen for (name, _), run in runs.items() if name == variant.name),
         num_val=place_manifest(config.val, cache_dir=cache_dir).num_records,
         stopped_by=stopped_by,
+        image_errors=of_images,
     )
+
+
+def _image_errors(config: AblationConfig, directory: Path) -> ImageErrors | None:
+    known = {field.name for field in dataclasses.fields(LoaderOptions)}
+    arguments = {name: value for name, value in config.recipe.loader.items() if name in known}
+    return image_errors(directory, config.val, device=config.device, loader_arguments=arguments)
 
 
 def _train(
@@ -170,19 +196,15 @@ def _ended(directory: Path) -> VariantRun | None:
     path = directory / RESULT_FILE
     if not path.is_file():
         return None
-    try:
-        return VariantRun(**read_json(path))
-    except TypeError as error:
-        raise IntegrityError(
-            f"{path}: a field is missing or unknown ({error}): remove it, and the run is read again"
-        ) from error
+    document = read_keys(path, _RESULT_KEYS, cure="remove it, and the run is read again")
+    return VariantRun(**{name: document[name] for name in _RESULT_KEYS})
 
 
 def _require_plan(config: AblationConfig) -> None:
     """Write down what all runs share, or compare it with what an earlier call wrote.
 
     Raises:
-        InputError: it differs.
+        InputError: it differs, or was edited or damaged.
     """
     cache_dir = config.recipe.loader["cache_dir"]
     plan = {
@@ -196,7 +218,8 @@ def _require_plan(config: AblationConfig) -> None:
             config.run_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, {"settings": plan})
         return
-    known = read_json(path).get("settings", {})
+    cure = "use another --run-dir, or remove it where all runs beside it have the settings that are asked for now"
+    known = read_keys(path, {"settings": "an object"}, cure=cure)["settings"]
     changed = [f"{name} {known.get(name)!r} -> {plan[name]!r}" for name in plan if known.get(name) != plan[name]]
     if changed:
         raise InputError(

@@ -83,8 +83,9 @@ def _beside(report: AblationReport) -> str:
     )
     told = (
         "Percent of the validation images that a variant gets wrong and the baseline right, less the reverse; and half "
-        "of the 95 % interval: what other seeds and other images would change, or with one seed other images alone. Of "
-        "twenty variants that change nothing, one is beyond it by chance. The paper's numbers are of ImageNet."
+        "of the 95 % interval: what other seeds (by their spread in all variants) and other images would change, or "
+        "with one seed other images alone. Of twenty variants that change nothing, one is beyond it by chance. The "
+        "paper's numbers are of ImageNet."
     )
     early = "" if report.stopped_by is None else callout("Stopped early", ["Not all has been trained."], tone="warn")
     rows = beside_rows(report)

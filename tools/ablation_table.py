@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lmdali.model.variants import BASELINE, Variant
 from lmdali.tools.ablation import AblationReport, ended_errors
@@ -26,11 +29,13 @@ class Difference:
         noise: half of the 95 % interval around it: what other validation images would change, and, from two seeds on,
             other seeds.
         seeds: that both have.
+        paired: whether the images were compared one by one.
     """
 
     mean: float
     noise: float
     seeds: int
+    paired: bool = False
 
     @property
     def is_noise(self) -> bool:
@@ -38,29 +43,81 @@ class Difference:
         return abs(self.mean) <= self.noise
 
 
-def compare(baseline: Mapping[int, float], variant: Mapping[int, float], num_images: int) -> Difference | None:
+@dataclass(frozen=True, kw_only=True)
+class SeedNoise:
+    """What another seed changes, from all variants together.
+
+    Attributes:
+        variance: of one training's error, after what its variant and its seed add to it.
+        degrees: of freedom of that estimate.
+    """
+
+    variance: float
+    degrees: int
+
+    @classmethod
+    def of(cls, errors: Sequence[Mapping[int, float]]) -> SeedNoise | None:
+        """The residual of errors by variant and seed (randomised blocks, a seed is a block).
+
+        That training is about as noisy in one variant as in another is assumed, as in any analysis of variance: from
+        three seeds of two variants one learns little of it, from three seeds of eleven enough.
+
+        Args:
+            errors: of each variant, seed -> error. Only seeds that all have count, and variants without one do not.
+
+        Returns:
+            None with fewer than two seeds or variants.
+        """
+        ended = [of_seed for of_seed in errors if of_seed]
+        seeds = sorted(set.intersection(*map(set, ended))) if ended else []
+        if len(ended) < 2 or len(seeds) < 2:
+            return None
+        table = np.array([[of_seed[seed] for seed in seeds] for of_seed in ended])
+        rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+        degrees = (len(ended) - 1) * (len(seeds) - 1)
+        return cls(variance=float((rest**2).sum()) / degrees, degrees=degrees)
+
+
+def compare(
+    baseline: Mapping[int, float],
+    variant: Mapping[int, float],
+    num_images: int,
+    *,
+    of_seeds: SeedNoise | None = None,
+    of_images: Sequence[NDArray[np.floating]] = (),
+) -> Difference | None:
     """The difference of two errors, seed by seed; None without a common seed.
 
-    The noise has two parts, added as squares: Student's interval of the differences, from two seeds on; and the
-    sampling of the validation images, as if the two networks had been measured on images of their own. They are
-    measured on the same ones, so that the second part is rather too large. One seed says nothing of others: its noise
-    is that of the images alone, which is too little, and verdicts say so.
+    The noise has two parts, added as squares. Of the seeds it is Student's interval of a difference of two means, with
+    the spread of all variants. Of the images it is the normal interval of the difference's mean over them, seeds
+    averaged. What images and seeds do together is in both, so that the sum is rather too large. Without each image's
+    errors the two networks count as measured on images of their own, which is two to three times too large. One seed
+    says nothing of others: its noise is that of the images alone, which is too little, and verdicts say so.
 
     Args:
         baseline: seed -> error, 0..1.
         variant: likewise.
         num_images: that each was measured on.
+        of_seeds: what another seed changes; None takes it from these two alone.
+        of_images: of each common seed, `(N,)` the variant's error of each image minus the baseline's; empty where that
+            is not known of all.
     """
     seeds = sorted(baseline.keys() & variant.keys())
     if not seeds:
         return None
     differences = [variant[seed] - baseline[seed] for seed in seeds]
-    of_seeds = 0.0
-    if len(seeds) > 1:
-        of_seeds = _student(len(seeds) - 1) * stdev(differences) / sqrt(len(seeds))
-    means = (fmean(baseline[seed] for seed in seeds), fmean(variant[seed] for seed in seeds))
-    of_images = _NORMAL * sqrt(sum(mean * (1 - mean) for mean in means) / num_images)
-    return Difference(mean=fmean(differences), noise=sqrt(of_seeds**2 + of_images**2), seeds=len(seeds))
+    of_seeds = of_seeds or SeedNoise.of([{seed: one[seed] for seed in seeds} for one in (baseline, variant)])
+    by_seeds = 0.0
+    if of_seeds is not None and len(seeds) > 1:
+        by_seeds = _student(of_seeds.degrees) * sqrt(2 * of_seeds.variance / len(seeds))
+    paired = len(of_images) == len(seeds) and num_images > 1
+    if paired:
+        by_images = _NORMAL * float(np.mean(of_images, axis=0, dtype=np.float64).std(ddof=1)) / sqrt(num_images)
+    else:
+        means = (fmean(baseline[seed] for seed in seeds), fmean(variant[seed] for seed in seeds))
+        by_images = _NORMAL * sqrt(sum(mean * (1 - mean) for mean in means) / num_images)
+    noise = sqrt(by_seeds**2 + by_images**2)
+    return Difference(mean=fmean(differences), noise=noise, seeds=len(seeds), paired=paired)
 
 
 def verdict(difference: Difference | None, claim: float | None) -> str:
@@ -172,8 +229,21 @@ def baseline_difference(report: AblationReport, variant: Variant, name: str) -> 
         variant: of it.
         name: `top1_error` or `top5_error`.
     """
-    errors = [ended_errors(report.runs, of, name) for of in (BASELINE, variant.name)]
-    return compare(errors[0], errors[1], report.num_val)
+    errors = {one.name: ended_errors(report.runs, one.name, name) for one in report.variants}
+    row, found = ("top1_error", "top5_error").index(name), report.image_errors
+    seeds = sorted(errors[BASELINE].keys() & errors[variant.name].keys())
+    of_images = [
+        found[variant.name, seed][row] - found[BASELINE, seed][row]
+        for seed in seeds
+        if (variant.name, seed) in found and (BASELINE, seed) in found
+    ]
+    return compare(
+        errors[BASELINE],
+        errors[variant.name],
+        report.num_val,
+        of_seeds=SeedNoise.of(list(errors.values())),
+        of_images=of_images,
+    )
 
 
 def _mean(errors: list[float]) -> str:

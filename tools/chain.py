@@ -13,13 +13,20 @@ from lmdali.model.parallel import Ranks
 from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.dataset_place import place_shown
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import read_json, storage_errors, write_json
+from lmdali.pipeline.files import storage_errors, write_json
+from lmdali.pipeline.json_keys import read_keys
 from lmdali.tools.initial_weights import checkpoint_file
 from lmdali.tools.report_table import print_pairs, print_table
 from lmdali.tools.stages import Stage
 from lmdali.tools.train_job import TrainJob, ranks_of, train_dataset
 
 STAGE_FILE = "stage.json"
+_STAGE_KEYS = {
+    "settings": "an object",
+    "report": "an object or null",
+    "report.best_top1_error": "a number or null or nothing",
+    **dict.fromkeys(("report.epochs", "report.seconds"), "a number or nothing"),
+}
 """In each stage's directory: what it was told, and once it has finished, how it went."""
 
 _BOOKKEEPING = {
@@ -210,11 +217,11 @@ def _finished(stage: Stage, directory: Path, *, resume: bool) -> dict[str, Any] 
         return None
     if not resume:
         raise InputError(f"{directory}: holds a stage: continue the chain with --resume, or use another --run-dir")
-    known = read_json(path)
-    report = known.get("report")
-    if not isinstance(report, dict):
+    known = read_keys(path, _STAGE_KEYS, cure="remove it, and --resume goes on with the stage's last checkpoint")
+    report: dict[str, Any] | None = known["report"]
+    if report is None:
         return None
-    then, now = dict(known.get("settings", {})), _identity(stage)
+    then, now = known["settings"], _identity(stage)
     changed = [f"{name} {then.get(name)!r} -> {now[name]!r}" for name in now if then.get(name) != now[name]]
     if changed:
         raise InputError(f"{directory}: finished with other settings: {'; '.join(changed)}: use another --run-dir")

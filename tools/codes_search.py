@@ -37,7 +37,7 @@ class CodesSearchConfig(QueryOptions):
 
 
 def search_codes(codes: Codes, texts: Sequence[str], config: CodesSearchConfig | None = None) -> Neighbours:
-    """The records nearest to each query by Hamming distance; a record is no neighbour of itself.
+    """The records nearest to each query by Hamming distance, as `nearest_records` has them.
 
     Args:
         codes: what is searched.
@@ -67,7 +67,7 @@ def search_codes(codes: Codes, texts: Sequence[str], config: CodesSearchConfig |
         queries[:, list(files)] = _encode(codes, list(files.values()), config)
     is_own = bool((own >= 0).any())
     found = search_hamming(np.asarray(codes.words), queries, config.count + is_own)
-    return found.without(own) if is_own else found
+    return found.without(own, config.count) if is_own else found
 
 
 def _encode(codes: Codes, files: Sequence[Path], config: CodesSearchConfig) -> NDArray[np.uint64]:

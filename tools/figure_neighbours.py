@@ -82,7 +82,7 @@ def figure_neighbours(
     texts = texts or [str(index) for index in spread_indices(_QUERIES, len(asked))]
     queries = resolve_queries(features, texts, asked, config)
     query_facts, query_pixels = _query_pictures(asked, dataset if asked is features else None, queries, config)
-    found = nearest_records(features, queries, config)
+    found = nearest_records(features, queries, config).in_all()
     if not found.indices.shape[1]:
         raise InputError(f"{directory}: its only record is the query, so there is no neighbour to draw")
     order = _pixel_order(dataset, query_pixels, found, queries, config) if config.pixels else None

@@ -50,9 +50,10 @@ def describe_neighbours(dataset: Place | None, texts: Sequence[str], found: Neig
     """For each query its neighbours as JSON: record, distance and, where the dataset is at hand, key and class."""
     described = []
     for text, indices, distances in zip(texts, found.indices.tolist(), found.distances.tolist(), strict=True):
+        indices = [index for index in indices if index >= 0]
         neighbours = [
             {"record": index, "distance": distance, "key": None, "label": None, "class": None}
-            for index, distance in zip(indices, distances, strict=True)
+            for index, distance in zip(indices, distances, strict=False)
         ]
         if dataset is not None:
             names = place_manifest(dataset).class_names

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.output_check import try_to_write
 from lmdali.pipeline.output_file import check_output_file
 from lmdali.pipeline.remote_address import file_address_path, is_remote, redacted, scheme_of
 
@@ -46,15 +47,37 @@ class OutputFile(click.ParamType[Path]):
         Raises:
             StorageError: see `check_output_file`.
         """
-        if is_remote(value) or _ONE_SLASH.match(str(value)):
-            self.fail(f"{redacted(value)}: is an address, and this is written to a disk: name a file here", param, ctx)
-        if not str(value):
-            self.fail("an empty path names no file", param, ctx)
-        check_output_file(path := Path(value))
+        check_output_file(path := _local_path(self, value, "file", param, ctx))
         return path
 
 
+class OutputDirectory(click.ParamType[Path]):
+    """The path of a directory to write a few files in, refused at once where they cannot be; it is made if missing."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Ask the disk.
+
+        Raises:
+            StorageError: it is a file, or cannot be written: read-only, full, or not allowed.
+        """
+        try_to_write(path := _local_path(self, value, "directory", param, ctx))
+        return path
+
+
+def _local_path(
+    kind: click.ParamType[Path], value: Any, noun: str, param: click.Parameter | None, ctx: click.Context | None
+) -> Path:
+    if is_remote(value) or _ONE_SLASH.match(str(value)):
+        kind.fail(f"{redacted(value)}: is an address, and this is written to a disk: name a {noun} here", param, ctx)
+    if not str(value):
+        kind.fail(f"an empty path names no {noun}", param, ctx)
+    return Path(value)
+
+
 OUTPUT_FILE = OutputFile()
+OUTPUT_DIRECTORY = OutputDirectory()
 
 
 def refuse_overlap(source: Path, place: Path) -> None:

@@ -26,11 +26,14 @@ from lmdali.pipeline.eigenbasis import (
 )
 from lmdali.pipeline.errors import InputError, RecordError
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, load_manifest
+from lmdali.pipeline.output_check import try_to_write
+from lmdali.pipeline.output_file import make_parents
 from lmdali.pipeline.records import Record
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.output_argument import OUTPUT_DIRECTORY
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
@@ -149,7 +152,7 @@ def _chunk_moments(chunk: list[tuple[bytes, Record]]) -> Moments:
 
 @click.command("pca")
 @click.argument("datasets", nargs=-1, required=True, type=DATASET)
-@click.option("--out", type=click.Path(path_type=Path), help="Directory to write statistics.json and mean.npy to.")
+@click.option("--out", type=OUTPUT_DIRECTORY, help="Directory to write statistics.json and mean.npy to.")
 @click.option("--recompute", is_flag=True, help="Decode every record instead of reading the stored moments.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -159,20 +162,32 @@ def command(datasets: tuple[Place, ...], out: Path | None, recompute: bool, as_j
     A DATASET is a directory made by `lmdali convert`, or any Caffe LMDB directory. With one dataset of ours whose
     statistics are missing, or with --recompute, they are written into it; --out writes them elsewhere.
     """
+    if (
+        out is None
+        and len(datasets) == 1
+        and isinstance(datasets[0], Path)
+        and _lacks_statistics(datasets[0], recompute)
+    ):
+        try_to_write(datasets[0])
     total, digest = dataset_moments(datasets[0], recompute=recompute, quiet=quiet)
     for directory in datasets[1:]:
         total.merge(dataset_moments(directory, recompute=recompute, quiet=quiet)[0])
     digest = digest if len(datasets) == 1 else ""
     basis = solve(total, digest)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_parents(out / STATISTICS_FILE)
         save_statistics(out, total, digest)
-    elif digest and isinstance(datasets[0], Path) and (recompute or not (datasets[0] / STATISTICS_FILE).exists()):
+    elif digest and isinstance(datasets[0], Path) and _lacks_statistics(datasets[0], recompute):
         save_statistics(datasets[0], total, digest)
     if as_json:
         print_json({**describe(basis, total), "angles_to_published_degrees": angles_degrees(basis).tolist()})
     else:
         _report(basis, total, datasets)
+
+
+def _lacks_statistics(directory: Path, recompute: bool) -> bool:
+    """Whether a dataset of ours gets new ones; a plain LMDB gets none."""
+    return (directory / MANIFEST_FILE).exists() and (recompute or not (directory / STATISTICS_FILE).exists())
 
 
 def _report(basis: Eigenbasis, moments: Moments, datasets: tuple[Place, ...]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import Checkpoint
-from lmdali.model.journal import METRICS_FILE, read_metrics
+from lmdali.model.journal import EPOCH_FIGURES, METRICS_FILE, read_metrics
 from lmdali.model.kernel_figure import chroma_energy, draw_tower_kernels, tower_kernels
+from lmdali.pipeline.json_keys import require_keys
 from lmdali.tools.html_page import (
     KeyFigure,
     Section,
@@ -24,10 +25,18 @@ from lmdali.tools.html_page import (
     table,
 )
 from lmdali.tools.page_sheets import exact_sheet
-from lmdali.tools.run_facts import RunFacts, load_run_facts
+from lmdali.tools.run_facts import RECIPE_SECTIONS, RunFacts, load_run_facts
 from lmdali.tools.svg_chart import Line, line_chart
 
-_SECTION_NAMES = {"model": "Network", "train": "Training", "augment": "Augmentation", "loader": "Loader"}
+_SECTION_NAMES = dict(zip(RECIPE_SECTIONS, ("Network", "Training", "Augmentation", "Loader"), strict=True))
+_TIMES = dict.fromkeys(("images_per_second", "stall", "seconds"), "a number")
+_LINE_KEYS = {
+    "step": {},
+    "epoch": {**dict.fromkeys(EPOCH_FIGURES, "a number"), "images_per_second": "a number"},
+    "warning": {"text": "a text"},
+    "failure": {"step": "a whole number", "loss": "a text", "lr": "a number"},
+}
+"""What is told of each kind of line; of the last one its step and times, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +65,18 @@ def read_run(run_dir: Path, checkpoint: Checkpoint | None) -> RunRecord:
     """Read a run directory.
 
     Raises:
-        InputError: it is none.
+        InputError: it is none, or a file of it was edited or damaged.
         IntegrityError: its journal is damaged.
     """
+    path = run_dir / METRICS_FILE
+    records = read_metrics(path)
+    for number, record in enumerate(records, start=1):
+        last = {"step": "a whole number", **_TIMES} if number == len(records) else {}
+        kinds = {**_LINE_KEYS.get(str(record["kind"]), {}), **last}
+        require_keys(record, kinds, where=f"{path}, line {number}", cure="put it right, or remove the line")
     return RunRecord(
         run_dir=run_dir,
-        records=read_metrics(run_dir / METRICS_FILE),
+        records=records,
         facts=load_run_facts(run_dir),
         checkpoint=checkpoint,
     )

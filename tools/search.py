@@ -64,6 +64,8 @@ def search_features(
 def nearest_records(features: Features, queries: Queries, config: SearchConfig) -> Neighbours:
     """Search, a query that is a record of `features` not among its own neighbours.
 
+    Where k is all records or more, a picture has one neighbour more than a record, whose list then ends in -1.
+
     Raises:
         MissingExtraError: faiss was asked for and is not installed.
     """
@@ -75,7 +77,7 @@ def nearest_records(features: Features, queries: Queries, config: SearchConfig) 
             found = search_faiss(features, queries.vectors, wanted, on_progress=progress)
     else:
         found = search_exact(features.blocks(SEARCH_RECORDS), queries.vectors, wanted)
-    return found.without(queries.own) if is_own else found
+    return found.without(queries.own, config.count) if is_own else found
 
 
 _DEFAULTS = SearchConfig()
