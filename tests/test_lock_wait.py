@@ -63,13 +63,16 @@ def test_a_wait_for_a_processor_is_not_one_for_the_lock(monkeypatch: pytest.Monk
 @pytest.mark.skipif(not SCHEDSTAT.exists(), reason="the system does not tell how long threads wait")
 def test_two_threads_on_one_processor_wait_for_it() -> None:
     waits: list[float] = []
+    data, both = b"x" * 10_000_000, threading.Barrier(2)
     cpu = min(os.sched_getaffinity(0))
 
     def work() -> None:
         os.sched_setaffinity(0, {cpu})  # of this thread
         with processor_wait() as queued:
+            both.wait()
             before = queued()
-            hashlib.sha256(b"x" * 20_000_000)  # without the lock
+            for _ in range(10):
+                hashlib.sha256(data)  # without the lock
             waits.append(queued() - before)
 
     threads = [threading.Thread(target=work) for _ in range(2)]

@@ -184,7 +184,10 @@ def test_whoever_touches_records_first_lets_others_run_meanwhile() -> None:
     sys.setswitchinterval(60)  # from here on nobody gets the lock who is not given it
     try:
         seen = turns[0]
-        assert record_kernel.parse_heads(value, starts, stops, head, record_kernel.TAIL, *written) == num
+        for _ in range(50):  # one is enough, but for a machine that is busy with something else
+            assert record_kernel.parse_heads(value, starts, stops, head, record_kernel.TAIL, *written) == num
+            if turns[0] > seen:
+                break
         assert turns[0] > seen
     finally:
         sys.setswitchinterval(before)
