@@ -29,26 +29,16 @@ def compiled(function: _Function) -> _Function:
     return _compile(function)
 
 
-def brief(function: _Function) -> _Function:
-    """As `compiled`, but keeps the GIL: for a few microseconds, on memory that is there.
-
-    Where sixteen threads decode, whoever lets go of it waits some 0.2 ms until he has it again. Nothing that touches
-    pages of a shard first may keep it: all threads would wait for storage, one page at a time.
-    """
-    return _compile(function, nogil=False)
-
-
 def reordered(function: _Function) -> _Function:
     """As `compiled`, and floating-point sums may be made in any order: a loop of additions vectorises only then."""
     return _compile(function, fastmath={"reassoc", "contract", "nsz"})
 
 
 def _compile(function: _Function, **options: Any) -> _Function:
-    options = {"nogil": True, "boundscheck": False, **options}
     try:
-        kernel: _Function = numba.njit(cache=True, **options)(function)
+        kernel: _Function = numba.njit(nogil=True, cache=True, boundscheck=False, **options)(function)
     except (RuntimeError, OSError):  # neither the package's folder nor the user's cache can be written
-        kernel = numba.njit(**options)(function)
+        kernel = numba.njit(nogil=True, boundscheck=False, **options)(function)
     return kernel
 
 

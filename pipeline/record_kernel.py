@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.crop_kernel import brief, compiled
+from lmdali.pipeline.crop_kernel import compiled
 from lmdali.pipeline.records import TAIL_AFTER_LABEL, pack_record
 
 
@@ -24,7 +24,7 @@ TAIL = np.frombuffer(TAIL_AFTER_LABEL, np.uint8)
 """What follows the label, up to the checksum."""
 
 
-@compiled  # not `brief`: the first to touch a record may wait for storage
+@compiled
 def parse_heads(
     data: NDArray[np.uint8],
     starts: NDArray[np.int64],
@@ -84,7 +84,7 @@ def parse_heads(
     return len(starts)
 
 
-@brief
+@compiled
 def first_unlike(
     data: NDArray[np.uint8],
     starts: NDArray[np.int64],
