@@ -27,7 +27,6 @@ import numpy as np
 import torch
 
 from lmdali.pipeline.batch import Batch
-from lmdali.pipeline.batch_tasks import default_prefetch
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
@@ -169,7 +168,7 @@ def _situation(loader: Rate, baseline: Rate, model: float | None, image_size: in
     return Situation(
         bound=None,
         costs=Costs(**costs | {"model": None if model is None else 1 / model}),
-        resources=Resources(num_cpus=1, num_threads=1, batch_size=batch_size, prefetch=default_prefetch(batch_size, 1)),
+        resources=Resources(num_cpus=1, num_threads=1, batch_size=batch_size, prefetch=None),
         measured=baseline.images_per_second,
         encoding="jpeg",
         backend="cpu",

@@ -16,7 +16,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from lmdali.pipeline.errors import MachineError
 
-MAX_SPARE_BUFFERS = 8
+MAX_SPARE_BUFFERS = 12
+"""What a loader has in flight by default, at most 8, and what its consumer and a copy to a GPU hold besides."""
 
 
 class BufferRing:

@@ -124,6 +124,7 @@ def measured_choice(
         cpu=cpu_name(),
         num_cpus=usable_cpus(),
         num_threads=num_threads,
+        prefetch=prefetch,
         batch_size=spec.batch_size,
         dtype=spec.dtype,
         layout=spec.layout,

@@ -87,7 +87,9 @@ def unpack(packed: torch.Tensor, arrays: Sequence[NDArray[np.generic]]) -> list[
         if array.dtype not in of_dtype:
             of_dtype[array.dtype] = packed.view(torch_dtype(array.dtype.name))
         strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
-        tensors.append(of_dtype[array.dtype].as_strided(array.shape, strides, start // array.itemsize))
+        whole = of_dtype[array.dtype]
+        offset = whole.storage_offset() + start // array.itemsize  # of the memory, not of `packed`
+        tensors.append(whole.as_strided(array.shape, strides, offset))
         start += _room(array)
     return tensors
 

@@ -210,13 +210,19 @@ def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: Rank
         block_shards=config.block_shards,
         block_nodes=config.block_nodes,
     )
-    in_flight = (config.depth + 2) * rank_slice.global_batch_size
-    needed = needed_bytes(order, shards, config.block_shards, in_flight, rank_slice.own_nodes)
+
+    def needed(prefetch: int) -> int:
+        in_flight = (prefetch + 2) * rank_slice.global_batch_size
+        return needed_bytes(order, shards, config.block_shards, in_flight, rank_slice.own_nodes)
+
     room = reader.cache.limit_bytes
-    if needed > room:
+    if needed(config.depth) > room:
+        fitting = next((less for less in reversed(range(1, config.depth)) if needed(less) <= room), None)
+        less = "" if fitting is None else f"lower prefetch from {config.depth} to {fitting}, "
         raise ConfigError(
-            f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs {needed}: "
-            'give the cache more (cache_bytes, LMDALI_CACHE_BYTES), or take order "block" with fewer block_shards'
+            f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs "
+            f"{needed(config.depth)}: {less}give the cache more (cache_bytes, LMDALI_CACHE_BYTES), or take order "
+            '"block" with fewer block_shards'
         )
 
 

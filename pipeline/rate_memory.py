@@ -25,6 +25,7 @@ class RateKey:
         cpu: name of the CPU.
         num_cpus: CPUs this process may use.
         num_threads: of the loader.
+        prefetch: of the loader; with threads and batch size it says how large tasks are.
         batch_size: samples per step.
         dtype: of the images.
         layout: of the images.
@@ -40,6 +41,7 @@ class RateKey:
     cpu: str
     num_cpus: int
     num_threads: int
+    prefetch: int
     batch_size: int
     dtype: str
     layout: str

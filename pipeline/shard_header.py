@@ -86,7 +86,10 @@ def check_size(path: Path, *, expected_bytes: int | None, expected_entries: int 
         ShardError: naming both numbers.
     """
     header = read_header(path)
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except OSError as error:  # removed since, as a damaged one of a cache is
+        raise ShardError(f"{path}: {error.strerror}") from error
     if header.format_version != 1:
         raise ShardError(f"{path}: LMDB file format {header.format_version}, only format 1 (LMDB 0.9) can be read")
     if expected_bytes is not None and size != expected_bytes:

@@ -225,6 +225,8 @@ class ShardReader:
                     mapping.files.map(number, descriptor)
                 finally:
                     os.close(descriptor)
+            except FileNotFoundError as error:  # removed since it was checked
+                raise ShardError(f"{path}: {error.strerror}") from error
             except OSError as error:
                 raise StorageError(f"{path}: {error.strerror}") from error
             place = int(mapping.files.starts[number])

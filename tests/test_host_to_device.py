@@ -46,6 +46,13 @@ def test_arrays_come_out_of_one_buffer_as_they_went_in() -> None:
     assert len(packed) % 16 == 0 and len(packed) < sum(array.nbytes + 16 for array in arrays)
 
 
+def test_arrays_come_out_of_a_part_of_some_memory() -> None:
+    arrays = arrays_of_many_kinds()
+    memory = np.zeros(32 + packed_bytes(arrays), np.uint8)
+    pack(arrays, memory[32:])
+    require_equal(unpack(torch.from_numpy(memory)[32:], arrays), arrays)
+
+
 def test_an_uploader_does_not_use_memory_again_that_is_held() -> None:
     arrays = arrays_of_many_kinds()
     uploader = Uploader(CPU, packed_bytes(arrays) + 5)  # of a CPU, a tensor there is the memory itself

@@ -795,6 +795,18 @@ def test_buffers_are_used_again(small_jpeg_dataset: Path) -> None:
         assert loader._backend._ring.num_allocated <= 5  # type: ignore[attr-defined]
 
 
+def test_as_many_buffers_are_kept_as_are_in_flight_by_default(small_jpeg_dataset: Path) -> None:
+    config = LoaderConfig(
+        dataset=small_jpeg_dataset, batch_size=3, augment=PAPER, backend="cpu", order="sequential", num_threads=4
+    )
+    assert config.depth == 7
+    with create_loader(config) as loader:
+        for _ in range(8):
+            for batch in loader:
+                del batch
+        assert loader._backend._ring.num_allocated <= 12  # type: ignore[attr-defined]
+
+
 # Two at once.
 
 

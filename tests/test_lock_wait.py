@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import count
 from time import perf_counter, sleep
 
 import pytest
 
-from lmdali.tools.lock_wait import LockSampler, LockWait, idle_lock_wait, lock_caution, lock_words, with_lock_wait
+from lmdali.tools import lock_wait
+from lmdali.tools.lock_wait import (
+    SCHEDSTAT,
+    LockSampler,
+    LockWait,
+    idle_lock_wait,
+    lock_caution,
+    lock_words,
+    processor_wait,
+    with_lock_wait,
+)
 from lmdali.tools.stage_detail import Calls
 
 IDLE = Calls(count=180, p50=0.00004, p90=0.00006, p99=0.00008)
@@ -38,6 +52,35 @@ def test_a_thread_that_keeps_the_lock_is_seen(slow_switches: None) -> None:
         holder.join()
     calls = sampler.calls()
     assert calls is not None and calls.p90 > 0.02  # it asks, and is given the lock after a switch interval
+
+
+def test_a_wait_for_a_processor_is_not_one_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_wait, "processor_wait", lambda: nullcontext(count().__next__))
+    calls = idle_lock_wait()
+    assert calls is not None and calls.p99 < -0.5, "a second was waited for a processor meanwhile"
+
+
+@pytest.mark.skipif(not SCHEDSTAT.exists(), reason="the system does not tell how long threads wait")
+def test_two_threads_on_one_processor_wait_for_it() -> None:
+    waits: list[float] = []
+    data, both = b"x" * 10_000_000, threading.Barrier(2)
+    cpu = min(os.sched_getaffinity(0))
+
+    def work() -> None:
+        os.sched_setaffinity(0, {cpu})  # of this thread
+        with processor_wait() as queued:
+            both.wait()
+            before = queued()
+            for _ in range(10):
+                hashlib.sha256(data)  # without the lock
+            waits.append(queued() - before)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(waits) == 2 and max(waits) > 0 and min(waits) >= 0
 
 
 def test_a_thread_that_sleeps_keeps_nobody_waiting() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import cv2
@@ -9,7 +12,7 @@ import pytest
 import simplejpeg
 import torch
 
-from lmdali.pipeline import jpeg_decoder
+from lmdali.pipeline import jpeg_decoder, record_kernel
 from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
 from lmdali.pipeline.dataset_plan import DatasetPlan
 from lmdali.pipeline.dataset_writer import DatasetWriter
@@ -19,6 +22,7 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.record_threads import RecordThreads
+from lmdali.pipeline.records import pack_record
 from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_writer import ShardWriter
@@ -157,3 +161,35 @@ def test_a_cache_that_could_not_be_used_is_refused(small_raw_dataset: Path, tmp_
             LoaderConfig(dataset="d", decoded_cache_bytes=1, **fields)
     with pytest.raises(ConfigError, match="at least 0"):
         LoaderConfig(dataset="d", decoded_cache_bytes=-1)
+
+
+def test_whoever_touches_records_first_lets_others_run_meanwhile() -> None:
+    """The pages may have to come from a disk, and with the lock kept they would come one at a time."""
+    value = np.frombuffer(pack_record(b"x" * 100, label=3, height=SIZE, width=SIZE), np.uint8)
+    num = 1_000_000
+    starts, stops = np.zeros(num, np.int64), np.full(num, len(value))
+    written = [np.empty(num, np.int64) for _ in range(4)]
+    head = record_kernel.head_bytes(SIZE)
+    record_kernel.parse_heads(value, starts[:1], stops[:1], head, record_kernel.TAIL, *written)  # compiled
+    turns, stop = [0], threading.Event()
+
+    def others() -> None:
+        while not stop.is_set():
+            turns[0] += 1
+            sleep(1e-4)
+
+    thread = threading.Thread(target=others)
+    before = sys.getswitchinterval()
+    thread.start()
+    sys.setswitchinterval(60)  # from here on nobody gets the lock who is not given it
+    try:
+        seen = turns[0]
+        for _ in range(50):  # one is enough, but for a machine that is busy with something else
+            assert record_kernel.parse_heads(value, starts, stops, head, record_kernel.TAIL, *written) == num
+            if turns[0] > seen:
+                break
+        assert turns[0] > seen
+    finally:
+        sys.setswitchinterval(before)
+        stop.set()
+        thread.join()

@@ -111,6 +111,15 @@ def test_threads_that_find_no_batch_to_work_on_are_given_one() -> None:
     assert found is not None and found.option == "--prefetch 16"
 
 
+def test_threads_that_are_added_get_the_batches_that_the_loader_gives_them_by_default() -> None:
+    few = replace(TWO, batch_size=16, prefetch=None)
+    assert few.depth == 7 and replace(few, batch_size=128).depth == 3
+    more = replace(few, num_cpus=8, num_threads=8)
+    assert more.busy_threads == 8 and replace(more, prefetch=3).busy_threads == 4
+    found = answer("cpus=8", situation(resources=few), 22_000.0)
+    assert found.predicted_images_per_second == pytest.approx(4 * 1500)
+
+
 def test_a_model_on_a_gpu_that_waits_for_nothing_needs_fewer_threads() -> None:
     costs = replace(COSTS, model=1e-3, on_gpu=True)
     many = replace(TWO, num_cpus=16, num_threads=16)

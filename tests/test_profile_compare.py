@@ -183,6 +183,7 @@ def test_the_command_gives_one_json_document(write: Write) -> None:
         ("verdict", "COMPUTE-BOUND"),
         ("suggestion", {"option": "-j 16"}),
         ("what_if", ["cpus=4"]),
+        ("lock", {"idle": {}}),
     ],
 )
 def test_a_profile_that_tells_no_numbers_is_refused_and_keeps_no_limit(write: Write, path: str, value: Any) -> None:

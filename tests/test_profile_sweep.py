@@ -82,6 +82,9 @@ def test_without_options_threads_double_up_to_the_cpus(monkeypatch: pytest.Monke
     monkeypatch.setattr(profile_sweep, "usable_cpus", lambda: 6)
     found = [(each.num_threads, each.prefetch) for each in SweepConfig().loaders()]
     assert found == [(threads, prefetch) for threads in (1, 2, 4, 6) for prefetch in (1, 3)]
+    monkeypatch.setattr(profile_sweep, "usable_cpus", lambda: 16)
+    found = [(each.num_threads, each.prefetch) for each in SweepConfig().loaders() if each.num_threads > 4]
+    assert found == [(8, 1), (8, 3), (16, 1), (16, 3), (16, 7)], "what a loader has by default is among them"
     assert SweepConfig().told() == ()
     assert SweepConfig(prefetch=(3,), order="block").told() == ("prefetch", "order")
 

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from lmdali.pipeline import shard_header, shard_reader
 from lmdali.pipeline.dataset_plan import DatasetPlan
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.eigenbasis import Moments
@@ -89,6 +91,24 @@ def test_records_outside_the_dataset_do_not_exist(small_jpeg_dataset: Path) -> N
 def test_data_is_a_view_of_the_shard_and_not_a_copy(small_jpeg_dataset: Path) -> None:
     reader = reader_of(small_jpeg_dataset)
     assert reader.read(0, lambda record: record.data.readonly and record.data.contiguous)
+
+
+@pytest.mark.parametrize(("module", "name"), [(shard_header, "read_header"), (shard_reader, "check_size")])
+def test_a_shard_that_is_removed_while_it_is_looked_at_is_missing(
+    damaged: Path, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread removes a damaged one of a cache."""
+    look = getattr(module, name)
+
+    def look_and_remove(path: Path, **options: Any) -> Any:
+        found = look(path, **options)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(module, name, look_and_remove)
+    reader = ShardReader(damaged, load_manifest(damaged))
+    with pytest.raises(ShardError, match="No such file"):
+        reader.locate(np.array([0]))
 
 
 def test_all_missing_shards_are_named_at_once(damaged: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,14 @@ def test_a_cache_that_is_too_small_is_refused_with_numbers(
     with pytest.raises(ConfigError, match="block"):
         limit = block_room(manifest, 1)
         create_loader(config(server.address, tmp_path / "cache", cache_bytes=limit, order="block", block_shards=1))
+    room = {"cache_bytes": block_room(manifest, 2), "order": "block", "block_shards": 1}
+    given = config(server.address, tmp_path / "cache", batch_size=2, prefetch=9, **room)
+    with pytest.raises(ConfigError, match="lower prefetch from 9 to ") as refused:
+        create_loader(given)
+    most = int(str(refused.value).partition("from 9 to ")[2].partition(",")[0])
+    create_loader(replace(given, prefetch=most)).close()
+    with pytest.raises(ConfigError, match=f"lower prefetch from {most + 1} to {most}, "):
+        create_loader(replace(given, prefetch=most + 1))
     with pytest.raises(ConfigError, match="room for 10 bytes of shards, the largest shard"):
         create_loader(config(server.address, tmp_path / "cache", cache_bytes=10, order="block", block_shards=1))
     assert not server.shards_asked()

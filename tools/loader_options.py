@@ -68,6 +68,11 @@ _SHOWN_DEFAULTS = {
     "cache_bytes": "LMDALI_CACHE_BYTES",
 }
 
+_SWEPT_BY_ITSELF = {
+    "num_threads": "1, 2, 4, ... and every usable CPU",
+    "prefetch": "1, 3, and up to 7 where threads are many",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
@@ -179,7 +184,7 @@ def _decorate(
         default, shown, metavar = getattr(LoaderConfig, name), _SHOWN_DEFAULTS.get(name, True), None
         if swept is not None and name in swept:
             default, kind, metavar = swept[name], _Several(kind), f"{kind.name.upper().partition(' ')[0]},..."
-            shown = ",".join(map(str, default)) or "1, 2, 4, ... and every usable CPU"
+            shown = ",".join(map(str, default)) or _SWEPT_BY_ITSELF[name]
         declared = flags or (f"--{name.replace('_', '-')}",)
         function = click.option(
             *declared, name, type=kind, default=default, show_default=shown, metavar=metavar, help=text

@@ -3,6 +3,7 @@
 A kernel, a read or a call of a GPU's driver lets go of the lock, and whoever does must get it back to go on. Where many
 threads come and go that takes longer than what was done meanwhile, and no processor looks busy. So one more thread
 sleeps a little without the lock, again and again, and notes how much later than it should it is running Python again.
+Linux counts how long a thread was ready and had no processor; that is taken off, or any busy machine would look alike.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,12 +33,18 @@ _CONTENDED_SECONDS = 0.1e-3
 
 _PR_SET_TIMERSLACK = 29
 
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
+"""Of whoever opens it, nanoseconds: on a processor, and ready without one."""
+
+_pread = ctypes.PyDLL(None).pread  # `os.pread` lets go of the lock
+_pread.argtypes = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long
+
 
 @dataclass(frozen=True, kw_only=True)
 class LockWait:
     """How much too late a thread that slept was running Python again, seconds.
 
-    It also waits for a processor, as any other thread of the process would.
+    Without what it waited for a processor where the system tells (Linux), else with it.
 
     Attributes:
         idle: while nothing else ran: what timers and a wake-up cost on this machine.
@@ -70,10 +79,12 @@ class LockSampler:
 
     def _run(self) -> None:
         _wake_up_in_time()
-        while not self._stop.is_set():
-            start = perf_counter()
-            sleep(_SLEEP_SECONDS)  # without the lock
-            self._late.append(perf_counter() - start - _SLEEP_SECONDS)
+        with processor_wait() as queued:
+            while not self._stop.is_set():
+                ready, start = queued(), perf_counter()
+                sleep(_SLEEP_SECONDS)  # without the lock
+                late = perf_counter() - start - _SLEEP_SECONDS
+                self._late.append(late - (queued() - ready))
 
 
 def with_lock_wait(idle: Calls | None, work: Callable[[], _T]) -> tuple[_T, LockWait | None]:
@@ -124,3 +135,23 @@ def _wake_up_in_time() -> None:
     """Linux puts wake-ups together that lie within 50 microseconds, unless a thread wants its own when it is due."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+@contextmanager
+def processor_wait() -> Iterator[Callable[[], float]]:
+    """A function that says how many seconds the calling thread has been ready to run and was not; 0 if unknown.
+
+    It keeps Python's lock: a wait for that would otherwise come between a reading and the clock.
+    """
+    if not SCHEDSTAT.exists():
+        yield lambda: 0.0
+        return
+    text = ctypes.create_string_buffer(64)
+
+    with SCHEDSTAT.open("rb") as file:
+
+        def queued() -> float:
+            _pread(file.fileno(), text, len(text) - 1, 0)
+            return int(text.value.split()[1]) * 1e-9
+
+        yield queued

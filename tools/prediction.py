@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lmdali.pipeline.batch_tasks import samples_per_task
+from lmdali.pipeline.batch_tasks import default_prefetch, samples_per_task
 from lmdali.tools.measurement import Rate
 
 WORKER_STAGES = ("read", "verify", "decode", "augment")
@@ -29,19 +29,24 @@ class Resources:
         num_cpus: that the process may use.
         num_threads: of the loader.
         batch_size: samples per step.
-        prefetch: batches worked on ahead.
+        prefetch: batches worked on ahead; None is the loader's default, which goes with the threads.
     """
 
     num_cpus: int
     num_threads: int
     batch_size: int
-    prefetch: int
+    prefetch: int | None
+
+    @property
+    def depth(self) -> int:
+        """`prefetch` with its default filled in."""
+        return self.prefetch or default_prefetch(self.batch_size, self.num_threads)
 
     @property
     def busy_threads(self) -> int:
         """Threads that can be busy at a time: batches are cut into tasks of at least 16 samples."""
-        tasks = -(-self.batch_size // samples_per_task(self.batch_size, self.num_threads, self.prefetch))
-        return min(self.num_threads, (self.prefetch + 1) * tasks)
+        tasks = -(-self.batch_size // samples_per_task(self.batch_size, self.num_threads, self.depth))
+        return min(self.num_threads, (self.depth + 1) * tasks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,6 +134,7 @@ _SPEAKING: dict[str, tuple[str, ...]] = {
     "verdict": (),
     "suggestion": ("option", "predicted_images_per_second", "baseline_images_per_second", "why"),
     "what_if": ("question", "baseline_images_per_second", "predicted_images_per_second"),
+    "lock": ("idle", "loading"),
 }
 """Parts of a report that tell more than rates, and what each of them has; `what_if` is a list of such parts."""
 

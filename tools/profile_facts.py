@@ -165,7 +165,7 @@ def situation_of(
             num_cpus=evidence.num_cpus,
             num_threads=config.usable_threads,
             batch_size=config.batch_size,
-            prefetch=config.depth,
+            prefetch=config.prefetch,
         ),
         measured=measured.images_per_second,
         encoding=manifest.encoding,

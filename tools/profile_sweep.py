@@ -15,6 +15,7 @@ import click
 
 from lmdali.model.device import pick_device
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.batch_tasks import default_prefetch
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError, ThresholdError
@@ -54,7 +55,7 @@ class SweepConfig:
 
     Attributes:
         num_threads: of the loader; none means 1, 2, 4, ... and every CPU this process may use.
-        prefetch: batches worked on ahead.
+        prefetch: batches worked on ahead; none means 1, 3, and what a loader of so many threads has by default.
         batch_size: samples per step.
         decode: where JPEG is decoded for a GPU.
         seconds: for everything together, the first start excluded.
@@ -67,7 +68,7 @@ class SweepConfig:
     """
 
     num_threads: tuple[int, ...] = ()
-    prefetch: tuple[int, ...] = (1, 3)
+    prefetch: tuple[int, ...] = ()
     batch_size: tuple[int, ...] = (LoaderConfig.batch_size,)
     decode: tuple[Decode, ...] = (LoaderConfig.decode,)
     seconds: float = 60.0
@@ -98,7 +99,8 @@ class SweepConfig:
         threads = self.num_threads or _thread_counts(usable_cpus())
         return [
             ProfileConfig(num_threads=count, prefetch=prefetch, batch_size=size, decode=decode, **shared)
-            for size, decode, count, prefetch in product(self.batch_size, self.decode, threads, self.prefetch)
+            for size, decode, count in product(self.batch_size, self.decode, threads)
+            for prefetch in self.prefetch or sorted({1, 3, default_prefetch(size, count)})
         ]
 
     def told(self) -> tuple[str, ...]:

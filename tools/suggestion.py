@@ -106,9 +106,9 @@ def _candidates(situation: Situation) -> Iterator[Suggestion]:
                 why=why,
             )
 
-    tasks = -(-now.batch_size // samples_per_task(now.batch_size, now.num_threads, now.prefetch))
+    tasks = -(-now.batch_size // samples_per_task(now.batch_size, now.num_threads, now.depth))
     deeper = -(-now.num_threads // tasks)
-    if deeper > now.prefetch:
+    if deeper > now.depth:
         why = f"batches in flight keep {now.busy_threads} of {now.num_threads} threads busy"
         yield from made(f"--prefetch {deeper}", {"prefetch": deeper}, costs, replace(now, prefetch=deeper), why)
     for multiple in THREAD_STEPS if situation.reads_storage else THREAD_STEPS[:1]:
