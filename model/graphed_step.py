@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import gc
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,7 +91,7 @@ class _GraphOfShape:
                 return self._on_side_stream()
             graph = torch.cuda.CUDAGraph()
             # Of this thread: those of a loader that decodes on the GPU go on calling the driver meanwhile.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"), _no_collections():
                 self._figures = self._work(self._images, self._labels)
             self._graph = graph
         self._graph.replay()
@@ -106,3 +108,15 @@ class _GraphOfShape:
         current.wait_stream(self._stream)
         figures.record_stream(current)
         return figures
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The garbage collector may end a batch whose memory a loader then waits for: an event that no graph may have."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -75,6 +76,17 @@ def run(step: GraphedStep, sizes: list[int]) -> None:
 def test_three_steps_run_and_the_fourth_is_captured(trace: Trace) -> None:
     run(GraphedStep(trace.work), [8] * 7)
     assert trace.ran == [8, 8, 8] and trace.captured == [8]
+
+
+def test_nothing_is_collected_inside_a_capture(trace: Trace) -> None:
+    enabled: list[bool] = []
+
+    def work(images: Tensor, labels: Tensor) -> Tensor:
+        enabled.append(gc.isenabled())
+        return trace.work(images, labels)
+
+    run(GraphedStep(work), [8] * 5)
+    assert enabled == [True, True, True, False] and gc.isenabled()
 
 
 def test_a_smaller_last_batch_has_its_own_graph_in_the_same_memory(trace: Trace) -> None:
