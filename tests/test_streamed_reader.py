@@ -207,14 +207,14 @@ def test_a_shard_that_cannot_be_had_is_named_and_not_kept(
     fault: Fault, message: str, server: RemoteServer, tmp_path: Path, manifest: Manifest, no_pauses: None
 ) -> None:
     server.always("shards/00002/data.mdb", fault)
-    threads = threading.active_count()
     loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
     with pytest.raises(RemoteError, match=rf"{server.address}/shards/00002/data\.mdb: .*{message}"):
         for _ in loader:
             pass
     loader.close()
     gc.collect()
-    assert threading.active_count() <= threads + 1  # the server's
+    # The server's own, one for each connection, may be ending still.
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lmdali")]
     # Of a later shard a part may be there: it was on its way, and the next run goes on with it.
     entries = ShardCache(tmp_path / "cache").entries()
     assert manifest.shards[2].sha256 not in {entry.sha256 for entry in entries}
