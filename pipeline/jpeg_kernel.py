@@ -48,9 +48,13 @@ def plane_words(height: int, width: int) -> int:
 
 def view_windows(crop_yx: NDArray[np.int64], num_views: int, crop_size: int) -> NDArray[np.int64]:
     """(k * V, 2) corners of V views per image -> (k, 4): first and past-last row, then column, of them all."""
-    corners = crop_yx.reshape(-1, num_views, 2)
-    first, last = corners.min(axis=1), corners.max(axis=1) + crop_size
-    return np.ascontiguousarray(np.stack([first[:, 0], last[:, 0], first[:, 1], last[:, 1]], axis=1))
+    first = last = crop_yx
+    if num_views > 1:
+        corners = crop_yx.reshape(-1, num_views, 2)
+        first, last = corners.min(axis=1), corners.max(axis=1)
+    windows = np.empty((len(first), 4), np.int64)
+    windows[:, 0::2], windows[:, 1::2] = first, last + crop_size
+    return windows
 
 
 LayoutArrays = tuple[

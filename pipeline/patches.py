@@ -152,8 +152,10 @@ class PatchCutter:
 
     def _decode_and_crop_few(self, part: Samples) -> None:
         windows = jpeg_kernel.view_windows(part.crop_yx, self._num_views, self._crop_size)
-        places = np.full(len(part.indices), -1) if self._cache is None else self._cache.reserve(part.indices)
-        windows[places >= 0] = 0, self._size, 0, self._size
+        places = np.full(len(part.indices), -1)
+        if self._cache is not None:
+            places = self._cache.reserve(part.indices)
+            windows[places >= 0] = 0, self._size, 0, self._size
         with self._timers.measure("decode"):
             planes = self._planes()
             decoded = self._decoder.decode(part.run.bytes, part.run.starts, part.run.stops, windows, planes)
