@@ -51,16 +51,14 @@ class JpegDecoder:
         status = np.full(len(starts), jpeg_kernel.HEAD_DIFFERS, np.int64)
         if self._layouts:
             jpeg_kernel.decode_run(data, starts, stops, *self._layouts[0], windows, planes, status)
-        decoded: NDArray[np.bool_] = status == jpeg_kernel.OK
-        if decoded.all():
-            return decoded
         for at in np.flatnonzero(status == jpeg_kernel.HEAD_DIFFERS).tolist():
             one = slice(at, at + 1)
             for layout in self._others(data[starts[at] : stops[at]]):
                 jpeg_kernel.decode_run(data, starts[one], stops[one], *layout, windows[one], planes[one], status[one])
                 if status[at] != jpeg_kernel.HEAD_DIFFERS:
                     break
-        return np.asarray(status == jpeg_kernel.OK)
+        decoded: NDArray[np.bool_] = status == jpeg_kernel.OK
+        return decoded
 
     def _others(self, record: NDArray[np.uint8]) -> list[LayoutArrays]:
         """Layouts that may be this record's, its own learnt first if there is room."""

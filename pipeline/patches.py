@@ -60,7 +60,9 @@ class Samples(NamedTuple):
     out: NDArray[Any]
 
     def part(self, first: int, stop: int) -> Samples:
-        """Samples first..stop-1."""
+        """Samples first..stop-1, or as many of them as there are."""
+        if first == 0 and stop >= len(self.indices):
+            return self
         views = len(self.flip) // len(self.indices)
         v = slice(first * views, stop * views)
         run = ImageRun(
@@ -143,11 +145,7 @@ class PatchCutter:
                 self._decode_and_crop(some)
 
     def _decode_and_crop(self, samples: Samples) -> None:
-        count = len(samples.indices)
-        if count <= _IMAGES_AT_ONCE:
-            self._decode_and_crop_few(samples)
-            return
-        for first in range(0, count, _IMAGES_AT_ONCE):
+        for first in range(0, len(samples.indices), _IMAGES_AT_ONCE):
             self._decode_and_crop_few(samples.part(first, first + _IMAGES_AT_ONCE))
 
     def _decode_and_crop_few(self, part: Samples) -> None:
@@ -160,9 +158,6 @@ class PatchCutter:
             planes = self._planes()
             decoded = self._decoder.decode(part.run.bytes, part.run.starts, part.run.stops, windows, planes)
         try:
-            if decoded.all():
-                self._paint_from(part, planes[: len(decoded)], places)
-                return
             for is_decoded, first, stop in _stretches(decoded):
                 if is_decoded:
                     self._paint_from(part.part(first, stop), planes[first:stop], places[first:stop])
@@ -250,6 +245,9 @@ class PatchCutter:
 
 def _stretches(flags: NDArray[np.bool_]) -> Iterator[tuple[bool, int, int]]:
     """(flag, first, past the last) of the longest runs of equal flags."""
+    if flags.all():  # nearly always
+        yield True, 0, len(flags)
+        return
     edges = [0, *(np.flatnonzero(np.diff(flags)) + 1).tolist(), len(flags)]
     for first, stop in pairwise(edges):
         yield bool(flags[first]), first, stop
