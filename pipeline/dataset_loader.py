@@ -41,6 +41,7 @@ class DatasetLoader(ProcessBound):
         backend_name: which backend delivers.
         backend_reason: why it was taken.
         order_text: the order of samples, with its parameters where it has any.
+        prefetch: batches worked on ahead of the consumer.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class DatasetLoader(ProcessBound):
         backend_reason: str,
     ) -> None:
         super().__init__()
-        self.backend_name, self.backend_reason = backend_name, backend_reason
+        self.backend_name, self.backend_reason, self.prefetch = backend_name, backend_reason, prefetch
         self._backend, self._identity, self._slice = backend, identity, rank_slice
         self._augment, self._seed, self._timers = augment, seed, timers
         self.order_text = order_name(order, block_shards, block_nodes)

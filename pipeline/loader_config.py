@@ -91,11 +91,9 @@ class LoaderConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
-        for name in (*_POSITIVE, *_POSITIVE_OR_NONE):
+        for name in _POSITIVE:
             value = getattr(self, name)
-            if value is None and name in _POSITIVE_OR_NONE:
-                continue
-            if value < 1:
+            if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, found {value}")
         if self.required_images_per_second is not None and not self.required_images_per_second > 0:
             raise ConfigError(f"required_images_per_second must be over 0, found {self.required_images_per_second}")
@@ -138,8 +136,7 @@ class LoaderConfig:
         return self.prefetch or default_prefetch(self.batch_size * self.augment.num_views, self.threads)
 
 
-_POSITIVE = ("batch_size", "block_shards", "block_nodes", "fetches")
-_POSITIVE_OR_NONE = ("prefetch", "cache_bytes", "num_threads")
+_POSITIVE = ("batch_size", "block_shards", "block_nodes", "fetches", "prefetch", "cache_bytes", "num_threads")
 
 _NUMBERS = (
     "batch_size",

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from lmdali.pipeline.backend import OutputSpec
-from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.manifest import Manifest
 from lmdali.tools.augment_probe import DecodedImages, augment_probe
@@ -25,7 +24,7 @@ def ceiling_probes(config: LoaderConfig, manifest: Manifest, device: torch.devic
         manifest: of its dataset, a directory.
         device: where its batches go; without a GPU nothing is copied, and no rate is made up for that.
     """
-    dataset, threads, size = Path(config.dataset), config.num_threads or usable_cpus(), manifest.image_size
+    dataset, threads, size = Path(config.dataset), config.threads, manifest.image_size
     sample = sample_records(dataset, seed=config.seed)
     augment = config.augment
     spec = OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
-from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.record_codec import decode_stored
@@ -124,7 +123,7 @@ def _probes(
         images = [decode_stored(data, size) for data in sample[: max(1, SAMPLE_BYTES // (3 * size * size))]]
     else:
         images = [np.frombuffer(data, np.uint8) for data in sample]
-    options: dict[str, Any] = {"num_threads": config.num_threads or usable_cpus(), "hardware_share": HARDWARE_SHARE}
+    options: dict[str, Any] = {"num_threads": config.threads, "hardware_share": HARDWARE_SHARE}
     probes = {}
     for part in graph_parts(transform, spec, raw=raw):
         pipeline, form = build_part(part, size, transform, spec, raw=raw, **options)

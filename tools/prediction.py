@@ -43,10 +43,14 @@ class Resources:
         return self.prefetch or default_prefetch(self.batch_size, self.num_threads)
 
     @property
+    def tasks_per_batch(self) -> int:
+        """Tasks that the loader cuts a batch into."""
+        return -(-self.batch_size // samples_per_task(self.batch_size, self.num_threads, self.depth))
+
+    @property
     def busy_threads(self) -> int:
-        """Threads that can be busy at a time: batches are cut into tasks of at least 16 samples."""
-        tasks = -(-self.batch_size // samples_per_task(self.batch_size, self.num_threads, self.depth))
-        return min(self.num_threads, (self.depth + 1) * tasks)
+        """Threads that can be busy at a time."""
+        return min(self.num_threads, (self.depth + 1) * self.tasks_per_batch)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Literal
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType, Layout
-from lmdali.pipeline.batch_tasks import default_prefetch
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
@@ -66,11 +65,6 @@ class ProfileConfig(EpochOptions):
     def usable_threads(self) -> int:
         """`num_threads` with its default filled in."""
         return self.num_threads or usable_cpus()
-
-    @property
-    def depth(self) -> int:
-        """`prefetch` with its default filled in."""
-        return self.prefetch or default_prefetch(self.batch_size, self.usable_threads)
 
     def window_plan(self) -> WindowPlan:
         """How long each part is measured."""

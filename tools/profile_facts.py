@@ -51,7 +51,7 @@ def setting_of(
         backend=loader.backend_name,
         backend_reason=loader.backend_reason,
         order=loader.order_text,
-        prefetch=config.depth,
+        prefetch=loader.prefetch,
         verify=config.verify,
         decoded_cache_bytes=config.decoded_cache_bytes,
         readahead_bytes=config.readahead_bytes,

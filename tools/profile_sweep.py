@@ -162,7 +162,7 @@ def sweep_datasets(
             dataset=str(dataset),
             encoding=manifests[dataset].encoding,
             num_threads=options.usable_threads,
-            prefetch=options.depth,
+            prefetch=probe.prefetch,
             batch_size=options.batch_size,
             decode=options.decode,
             backend=probe.backend_name,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.tools.prediction import Costs, Resources, loader_rate, predict
 
 WORTH_TRYING = 1.05
@@ -106,8 +105,7 @@ def _candidates(situation: Situation) -> Iterator[Suggestion]:
                 why=why,
             )
 
-    tasks = -(-now.batch_size // samples_per_task(now.batch_size, now.num_threads, now.depth))
-    deeper = -(-now.num_threads // tasks)
+    deeper = -(-now.num_threads // now.tasks_per_batch)
     if deeper > now.depth:
         why = f"batches in flight keep {now.busy_threads} of {now.num_threads} threads busy"
         yield from made(f"--prefetch {deeper}", {"prefetch": deeper}, costs, replace(now, prefetch=deeper), why)

@@ -44,13 +44,15 @@ class SettingProbe:
         position: of its dataset.
 
     Attributes:
+        prefetch: of the loader.
         backend_name: that delivered; empty before the first window.
         resident_bytes: by which the process had grown at the end of each window.
     """
 
     def __init__(self, config: LoaderConfig, device: torch.device, position: Position) -> None:
         self._config, self._device, self._position = config, device, position
-        self.warmup_steps = LoaderProbe.steps_to_fill(config.depth) + _MORE_BUFFERS
+        self.prefetch = config.depth
+        self.warmup_steps = LoaderProbe.steps_to_fill(self.prefetch) + _MORE_BUFFERS
         self.backend_name = ""
         self.resident_bytes: list[int] = []
         self._stages: dict[str, float] = {}
@@ -63,7 +65,7 @@ class SettingProbe:
             self.backend_name = loader.backend_name
             if self._position.state is not None:
                 loader.load_state_dict(self._position.state)
-            with closing(LoaderProbe(loader, self._config.depth).run()) as steps:  # type: ignore[type-var]
+            with closing(LoaderProbe(loader, self.prefetch).run()) as steps:  # type: ignore[type-var]
                 try:
                     for images in steps:
                         self._stages = loader.stage_seconds()
