@@ -162,13 +162,10 @@ def command(datasets: tuple[Place, ...], out: Path | None, recompute: bool, as_j
     A DATASET is a directory made by `lmdali convert`, or any Caffe LMDB directory. With one dataset of ours whose
     statistics are missing, or with --recompute, they are written into it; --out writes them elsewhere.
     """
-    if (
-        out is None
-        and len(datasets) == 1
-        and isinstance(datasets[0], Path)
-        and _lacks_statistics(datasets[0], recompute)
-    ):
-        try_to_write(datasets[0])
+    own = datasets[0] if out is None and len(datasets) == 1 else None
+    completed = own if isinstance(own, Path) and _lacks_statistics(own, recompute) else None
+    if completed is not None:
+        try_to_write(completed)
     total, digest = dataset_moments(datasets[0], recompute=recompute, quiet=quiet)
     for directory in datasets[1:]:
         total.merge(dataset_moments(directory, recompute=recompute, quiet=quiet)[0])
@@ -177,8 +174,8 @@ def command(datasets: tuple[Place, ...], out: Path | None, recompute: bool, as_j
     if out is not None:
         make_parents(out / STATISTICS_FILE)
         save_statistics(out, total, digest)
-    elif digest and isinstance(datasets[0], Path) and _lacks_statistics(datasets[0], recompute):
-        save_statistics(datasets[0], total, digest)
+    elif completed is not None:
+        save_statistics(completed, total, digest)
     if as_json:
         print_json({**describe(basis, total), "angles_to_published_degrees": angles_degrees(basis).tolist()})
     else:
