@@ -21,6 +21,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -30,13 +31,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from overheads import pixel_loader
 
 from lmdali.pipeline import cpu, patches
-from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.jpeg_decoder import JpegDecoder
-from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.loader import create_loader
 from lmdali.tools.lock_wait import idle_lock_wait, with_lock_wait
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import WindowPlan, measure
@@ -117,17 +118,8 @@ def measure_threads(options: argparse.Namespace, show: Callable[[dict[str, Any]]
     seconds = 1e-6 * options.microseconds
     plan, idle = WindowPlan(seconds=options.seconds), idle_lock_wait()
     for num_threads in options.threads:
-        config = LoaderConfig(
-            dataset=options.dataset,
-            batch_size=options.batch_size,
-            augment=AugmentConfig.pixels(),
-            backend="cpu",
-            dtype="uint8",
-            layout="NHWC",
-            num_threads=num_threads,
-            prefetch=options.prefetch,
-            verify="never",
-        )
+        config = pixel_loader(options.dataset, options.batch_size, num_threads)
+        config = replace(config, prefetch=options.prefetch, verify="never")
         at_once = samples_per_task(config.batch_size, num_threads, config.depth)
         most = ceiling(num_threads, min(at_once, config.batch_size), seconds, options.seconds)
         with sleeping_kernels(seconds), create_loader(config, rank=0, world_size=1) as loader:

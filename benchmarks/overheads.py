@@ -91,16 +91,16 @@ def rows(rates: dict[str, Rate]) -> list[dict[str, Any]]:
     ]
 
 
-def pixel_loader(options: argparse.Namespace) -> LoaderConfig:
+def pixel_loader(dataset: Path, batch_size: int, num_threads: int) -> LoaderConfig:
     """The loader with the least work for an image, where whatever else it does shows most."""
     return LoaderConfig(
-        dataset=options.dataset,
-        batch_size=options.batch_size,
+        dataset=dataset,
+        batch_size=batch_size,
         augment=AugmentConfig.pixels(),
         backend="cpu",
         dtype="uint8",
         layout="NHWC",
-        num_threads=options.threads,
+        num_threads=num_threads,
     )
 
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args(arguments)
     try:
-        config = pixel_loader(options)
+        config = pixel_loader(options.dataset, options.batch_size, options.threads)
         plan = WindowPlan(seconds=options.seconds, windows=options.rounds)
         found = rows(run_benchmark(config, plan))
     except LmdaliError as error:

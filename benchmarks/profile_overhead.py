@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args(arguments)
     try:
-        config = pixel_loader(options)
+        config = pixel_loader(options.dataset, options.batch_size, options.threads)
         found = measure_overhead(config, rounds=options.rounds, steps=options.steps)
     except LmdaliError as error:
         raise SystemExit(str(error)) from None
