@@ -28,7 +28,10 @@ def pick_device(name: str) -> torch.device:
         return device
     index, found = device.index or 0, torch.cuda.device_count()
     if index >= found:
-        raise MachineError(f"{name} was asked for, this machine shows {found} GPUs to torch: use --device cpu or auto")
+        raise MachineError(
+            f"{name} was asked for, this machine shows {found} GPUs to torch: use --device cpu or auto, or see what "
+            "`lmdali doctor` says of it"
+        )
     return torch.device("cuda", index)
 
 

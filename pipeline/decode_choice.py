@@ -30,7 +30,7 @@ from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params
 from lmdali.pipeline.backend import Backend, BackendName, BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
-from lmdali.pipeline.errors import ConfigError, LmdaliError
+from lmdali.pipeline.errors import ConfigError, LmdaliError, install_line
 from lmdali.pipeline.manifest import Manifest
 from lmdali.pipeline.rate_memory import RateKey, RateMemory, memory_file, rounded_bytes, software_versions
 
@@ -46,7 +46,6 @@ GPU_ADVANTAGE = 1.05
 _BACKEND_OF_WAY: dict[Way, BackendName] = {"cpu": "cpu", "gpu": "dali"}
 _PLACE = {"cpu": "on CPU threads", "gpu": "on the GPU"}
 _SAMPLE_RECORDS = 512
-_INSTALL_LINE = "pip install 'lmdali[dali-cuda13]' (in a checkout: pip install '.[dali-cuda13]')"
 
 
 class Choice(NamedTuple):
@@ -88,7 +87,7 @@ def fixed_choice(backend: BackendName, decode: Decode, *, device: str, raw: bool
     if raw:
         return Choice("cpu", "raw records need no decoder, and only their crops cross the bus")
     if not has_dali:
-        return Choice("cpu", f"the device is {device}, but DALI is not installed: {_INSTALL_LINE}")
+        return Choice("cpu", f"the device is {device}, but DALI is not installed: {install_line('dali-cuda13')}")
     return None
 
 

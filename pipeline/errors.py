@@ -94,10 +94,12 @@ class MissingExtraError(MachineError):
 
     def __str__(self) -> str:
         package, extra, purpose = self.args
-        return (
-            f"{purpose} needs the package {package!r}, which is not installed: pip install 'lmdali[{extra}]' "
-            f"(in a checkout: pip install '.[{extra}]')"
-        )
+        return f"{purpose} needs the package {package!r}, which is not installed: {install_line(extra)}"
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'lmdali[{extra}]' (in a checkout: pip install '.[{extra}]')"
 
 
 class ThresholdError(LmdaliError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.files import canonical_digest, read_json, write_json
+from lmdali.pipeline.release import installed_version
 
 _MEMORY_VERSION = 1
 _PACKAGES = ("lmdali", "torch", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
@@ -113,10 +113,5 @@ def memory_file(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 def software_versions() -> tuple[str, ...]:
     """Name and version of the packages that decide how fast a loader is, as far as they are installed."""
-    found = []
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return tuple(found)
+    found = {package: installed_version(package) for package in _PACKAGES}
+    return tuple(f"{package} {version}" for package, version in found.items() if version is not None)

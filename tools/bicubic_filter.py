@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from lmdali.pipeline.decode import Pixels
 from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.release import installed_version
 
 _TRIED_SIDES = (100, 375, 777)
 
@@ -44,10 +44,10 @@ def torch_version() -> str:
         MissingExtraError: torch is not installed.
     """
     # Not by importing it: whoever plans and publishes resizes nothing, and torch takes more than a second.
-    try:
-        return version("torch").partition("+")[0]
-    except PackageNotFoundError:
-        raise _missing() from None
+    found = installed_version("torch")
+    if found is None:
+        raise _missing()
+    return found.partition("+")[0]
 
 
 class BicubicFilter:

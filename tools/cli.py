@@ -15,6 +15,7 @@ from lmdali.tools.exit_codes import run_command
 
 VERBS = {
     "demo": "demo",
+    "doctor": "doctor",
     "convert": "convert",
     "merge": "merge",
     "pca": "pca",
@@ -42,6 +43,7 @@ VERBS = {
 
 _SUMMARIES = {
     "demo": "The whole journey on a built-in dataset, on this machine.",
+    "doctor": "Say what this machine can do, what it lacks, and what to do.",
     "convert": "Convert images into a dataset of LMDB shards.",
     "merge": "Join the parts of a conversion into one dataset.",
     "pca": "Compute the RGB eigenbasis and the mean image.",

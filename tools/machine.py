@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
+from lmdali.pipeline.release import installed_version
 
 _PACKAGES = (
     "lmdali",
@@ -41,7 +41,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "gpu_memory_bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: found for name in _PACKAGES if (found := installed_version(name)) is not None},
     }
 
 
@@ -49,11 +49,4 @@ def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None

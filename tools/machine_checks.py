@@ -1,0 +1,103 @@
+"""What of the machine decides how lmdali works here: processors, memory, compiled loops, and who else is at work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
+from lmdali.pipeline.errors import LmdaliError
+from lmdali.pipeline.release import installed_version
+from lmdali.tools.finding import Finding, first_line
+from lmdali.tools.report_table import megabytes
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMORY = Path("/proc/meminfo")
+
+
+def machine_findings() -> Iterator[Finding]:
+    """Processors, memory, then compiled loops where numba is here."""
+    yield _processors()
+    yield _memory()
+    if installed_version("numba") is not None:
+        yield from _compiled_loops()
+    yield from _ranks()
+
+
+def available_memory(memory: Path | None = None, cgroup: Path | None = None) -> int | None:
+    """Bytes that this process can still have without swapping, a container's limit included; None where nobody says.
+
+    Args:
+        memory: as proc_meminfo(5) describes it; None means `MEMORY`.
+        cgroup: a control group's folder, of version 2 or 1; None means `CGROUP`.
+    """
+    found = [_meminfo_available(memory or MEMORY), _cgroup_left(cgroup or CGROUP)]
+    known = [number for number in found if number is not None]
+    return min(known, default=None)
+
+
+def _processors() -> Finding:
+    usable, all_of_them, load = usable_cpus(), os.cpu_count() or 1, os.getloadavg()[0]
+    found = f"{usable} of {all_of_them} usable, {cpu_name()}, load {load:.1f}"
+    if load > usable:
+        advice = "measure rates when nobody else is at work here"
+        return Finding("processors", f"{found}: others want more than there are", "note", advice)
+    return Finding("processors", found)
+
+
+def _memory() -> Finding:
+    available = available_memory()
+    return Finding("memory", "unknown" if available is None else f"{megabytes(available)} available")
+
+
+def _compiled_loops() -> Iterator[Finding]:
+    """Whether numba can compile, keep what it compiled, and use the processor's vectors."""
+    try:
+        from lmdali.pipeline.crop_kernel import crop_pixels
+        from lmdali.pipeline.vectors import HAS_PAIR_SUMS
+    except (ImportError, LmdaliError) as error:
+        advice = "pip install --force-reinstall numba"
+        yield Finding("compiled loops", f"numba cannot be used: {first_line(error)}", "problem", advice)
+        return
+    statistics = getattr(crop_pixels, "stats", None)
+    if statistics is None:
+        found = "numba does not compile (NUMBA_DISABLE_JIT), and loaders need it"
+        yield Finding("compiled loops", found, "problem", "unset NUMBA_DISABLE_JIT")
+        return
+    vectors = "with AVX2" if HAS_PAIR_SUMS else "without AVX2, so decoding is slower"
+    if statistics.cache_path is None:
+        found = f"{vectors}; kept nowhere, so every process compiles for some 10 s"
+        advice = "set NUMBA_CACHE_DIR to a folder that can be written"
+        yield Finding("compiled loops", found, "caution", advice)
+    else:
+        yield Finding("compiled loops", f"{vectors}; kept in {statistics.cache_path}")
+
+
+def _ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    found = {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if environment.get(name)}
+    if found:
+        said = ", ".join(f"{name}={value}" for name, value in found.items())
+        advice = "unset them, unless torchrun set them"
+        yield Finding("ranks", f"{said}: loaders take it for torchrun's word and load a part", "note", advice)
+
+
+def _meminfo_available(path: Path) -> int | None:
+    try:
+        lines = path.read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _cgroup_left(cgroup: Path) -> int | None:
+    """What a container's limit leaves; a limit higher than any memory is none."""
+    for limit, used in (
+        (cgroup / "memory.max", cgroup / "memory.current"),
+        (cgroup / "memory" / "memory.limit_in_bytes", cgroup / "memory" / "memory.usage_in_bytes"),
+    ):
+        try:
+            return max(0, int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return None

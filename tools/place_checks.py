@@ -1,0 +1,87 @@
+"""What a directory or an address is to lmdali: a dataset or room for one, on which disk, as large as what memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+from lmdali.pipeline.cache_check import require_cache_directory
+from lmdali.pipeline.dataset_place import Place, place_manifest, place_shown
+from lmdali.pipeline.eigenbasis import STATISTICS_FILE
+from lmdali.pipeline.errors import LmdaliError
+from lmdali.pipeline.filesystem import filesystem_of, network_disk
+from lmdali.pipeline.manifest import MANIFEST_FILE, Manifest, load_manifest
+from lmdali.pipeline.shard_cache import cache_directory
+from lmdali.tools.finding import Finding, first_line
+from lmdali.tools.machine_checks import available_memory
+from lmdali.tools.report_table import megabytes
+
+
+def cache_findings() -> Iterator[Finding]:
+    """The cache of datasets at an address."""
+    try:
+        directory = cache_directory()
+        require_cache_directory(directory)
+    except LmdaliError as error:
+        yield Finding("shard cache", str(error), "caution", "datasets at an address need it; others do not")
+        return
+    yield Finding("shard cache", f"{directory}, {_disk(directory)}")
+
+
+def place_findings(place: Place) -> Iterator[Finding]:
+    """A dataset's directory or address, or a directory that something will be written into."""
+    what = place_shown(place)
+    if isinstance(place, str):
+        yield _address(what, place)
+    elif (place / MANIFEST_FILE).exists():
+        yield from _dataset(what, place)
+    elif place.is_dir():
+        yield _folder(what, place)
+    else:
+        yield Finding(what, "no such directory", "problem", "name a dataset, or a directory to write datasets into")
+
+
+def _address(what: str, address: str) -> Finding:
+    began = perf_counter()
+    try:
+        manifest = place_manifest(address)
+    except LmdaliError as error:
+        return Finding(what, first_line(error), "problem", "docs/streaming.md says what an address needs")
+    return Finding(what, f"{_contents(manifest)}; its manifest came in {perf_counter() - began:.1f} s")
+
+
+def _dataset(what: str, directory: Path) -> Iterator[Finding]:
+    try:
+        manifest = load_manifest(directory)
+    except LmdaliError as error:
+        yield Finding(what, first_line(error), "problem", f"lmdali verify {what}")
+        return
+    memory = available_memory()
+    fits = memory is not None and manifest.file_bytes < memory
+    size = "" if memory is None else f", {'fits into' if fits else 'more than'} the memory that is available"
+    yield Finding(what, f"{_contents(manifest)}{size}; {_disk(directory)}")
+    if not (directory / STATISTICS_FILE).exists():
+        yield Finding(what, "has no statistics: no mean, no lighting", "caution", f"lmdali pca {what}")
+    kind = network_disk(directory)
+    if kind is not None:
+        found = f"is on {kind}: records at random over a network are slow"
+        yield Finding(what, found, "caution", f"lmdali stage {what} DIR copies it to a disk of this machine")
+
+
+def _folder(what: str, directory: Path) -> Finding:
+    found = f"no dataset, {_disk(directory)}"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return Finding(what, f"{found}; it cannot be written", "problem", "choose another directory")
+    return Finding(what, found)
+
+
+def _contents(manifest: Manifest) -> str:
+    return f"{manifest.num_records:,} records, {manifest.encoding}, {megabytes(manifest.file_bytes)}"
+
+
+def _disk(directory: Path) -> str:
+    found = filesystem_of(directory)
+    return f"{megabytes(shutil.disk_usage(directory).free)} free" + (f" on {found[0]}" if found else "")
