@@ -26,7 +26,7 @@ class EvalResult:
         loss: mean of -log p(label), p averaged over the views; nats.
         num_samples: samples counted.
         num_views: views per sample, 1 or 10.
-        probabilities: `(N, C)` float32 on the CPU, row i for sample i, of all ranks, where asked for.
+        probabilities: `(N, C)` float32 on the CPU, row i for the i-th sample by number, of all ranks, where asked for.
         labels: `(N,)` int64 on the CPU, of the same samples.
     """
 
@@ -115,7 +115,7 @@ class _Tally:
         self.done = 0
         self._loader, self._device, self._keeps = loader, device, keep_probabilities
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1, top-5
-        self._seen = torch.zeros(loader.num_samples, dtype=torch.int64)
+        self._seen = torch.zeros(loader.num_records, dtype=torch.int64)
         self._probabilities: Tensor | None = None
         self._labels = torch.zeros_like(self._seen)
 
@@ -129,15 +129,19 @@ class _Tally:
         self._seen.index_add_(0, batch.indices, torch.ones_like(batch.indices))
         if self._keeps:
             if self._probabilities is None:
-                self._probabilities = torch.zeros(self._loader.num_samples, log_p.shape[1])
+                self._probabilities = torch.zeros(self._loader.num_records, log_p.shape[1])
             self._probabilities[batch.indices] = log_p.exp().cpu()
             self._labels[batch.indices] = labels.cpu()
         self.done += len(labels)
 
     def result(self, ranks: Ranks) -> EvalResult:
         """The means over all samples of all ranks, once each of them was there once."""
-        _require_once(ranks.sum(self._seen))
-        kept = _of_all_ranks(self._probabilities, self._labels, ranks) if self._keeps else (None, None)
+        seen = ranks.sum(self._seen)
+        _require_once(seen, self._loader.num_samples)
+        kept: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self._keeps:
+            probabilities, labels = _of_all_ranks(self._probabilities, self._labels, ranks)
+            kept = probabilities[seen == 1], labels[seen == 1]
         loss, top1, top5 = (ranks.sum(self._sums) / self._loader.num_samples).tolist()
         return EvalResult(
             top1_error=top1,
@@ -165,11 +169,13 @@ def _require_labels(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def _require_once(seen: Tensor) -> None:
-    wrong = torch.nonzero(seen != 1)[:, 0]
-    if len(wrong):
-        first = int(wrong[0])
+def _require_once(seen: Tensor, num_samples: int) -> None:
+    """Of all records, which need not all be samples, as many were delivered as there are samples, and none twice."""
+    again = torch.nonzero(seen > 1)[:, 0]
+    missing = num_samples - int((seen > 0).sum())
+    if len(again) or missing:
+        such_as = f", such as sample {again[0]}" if len(again) else ""
         raise IntegrityError(
-            f"evaluation needs every sample once: {len(wrong)} of {len(seen)} were not, "
-            f"the first is sample {first}, delivered {int(seen[first])} times"
+            f"evaluation needs each of {num_samples} samples once: {missing} were not delivered, {len(again)} more "
+            f"than once{such_as}"
         )

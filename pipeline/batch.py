@@ -76,7 +76,12 @@ class Loader(Protocol):
 
     @property
     def num_samples(self) -> int:
-        """Records in the dataset (all ranks together)."""
+        """Records that an epoch delivers (all ranks together)."""
+        ...
+
+    @property
+    def num_records(self) -> int:
+        """Records in the dataset, whether they are delivered or not: `Batch.indices` are below it."""
         ...
 
     @property

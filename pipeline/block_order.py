@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.record_list import ListedOrder, RecordList
 from lmdali.pipeline.sampler import EpochOrder, SampleOrder, epoch_positions, permute, require_positions, round_keys
 
 OrderName = Literal["shuffled", "shuffled_once", "sequential", "block"]
@@ -196,11 +197,22 @@ def order_nodes(order: OrderName, block_nodes: int) -> int:
     return block_nodes if order == "block" else 1
 
 
-def order_name(order: OrderName, block_shards: int, block_nodes: int) -> str:
-    """An order with its parameters, where it has any, as states and people are told it: block:SHARDS[:NODES]."""
+def order_name(order: OrderName, block_shards: int, block_nodes: int, records: RecordList | None = None) -> str:
+    """An order with its parameters, where it has any, as states and people are told it: block:SHARDS[:NODES], or
+    ORDER:records:DIGEST of a list of records."""
     if order != "block":
-        return order
+        return order if records is None else f"{order}:records:{records.digest}"
     return f"block:{block_shards}" + (f":{block_nodes}" if block_nodes > 1 else "")
+
+
+def require_listable(order: OrderName, records: object) -> None:
+    """Refuse a list of records, where there is one, in the block order.
+
+    Raises:
+        ConfigError: it would leave holes in shards that are read as a whole.
+    """
+    if order == "block" and records is not None:
+        raise ConfigError('the block order goes through whole shards: with records use order "shuffled"')
 
 
 def create_order(
@@ -212,26 +224,30 @@ def create_order(
     shard_sizes: Sequence[int] = (),
     block_shards: int = DEFAULT_BLOCK_SHARDS,
     block_nodes: int = 1,
+    records: RecordList | None = None,
 ) -> SampleOrder:
     """The order of one epoch.
 
     Args:
         name: "shuffled" is a full permutation, "shuffled_once" that of epoch 0 in every epoch, "sequential" storage
             order, "block" a `BlockOrder`, or with several nodes a `NodeOrder`.
-        num_samples: N.
+        num_samples: N, of the records that are delivered.
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**32 - 1.
         shard_sizes: samples of each shard, in storage order; only the block order asks.
         block_shards: shards in a block; only the block order asks.
         block_nodes: machines that have shards of their own; only the block order asks.
+        records: those that are delivered, in another order than "block"; None means all.
 
     Raises:
-        ConfigError: an unknown name, or shards that do not hold `num_samples`.
+        ConfigError: an unknown name, a list of records in the block order, or shards that do not hold `num_samples`.
     """
     if name not in ORDERS:
         raise ConfigError(f"order must be one of {', '.join(ORDERS)}; found {name!r}")
     if name != "block":
-        return EpochOrder(num_samples, seed, epoch, name != "sequential", once=name == "shuffled_once")
+        order_of_all = EpochOrder(num_samples, seed, epoch, name != "sequential", once=name == "shuffled_once")
+        return order_of_all if records is None else ListedOrder(order_of_all, records)
+    require_listable(name, records)
     order: BlockOrder | NodeOrder = BlockOrder(shard_sizes, seed, epoch, block_shards)
     if block_nodes != 1:
         order = NodeOrder(shard_sizes, seed, epoch, block_shards, block_nodes)

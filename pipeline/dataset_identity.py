@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmdali.pipeline.manifest import Manifest
+from lmdali.pipeline.record_list import RecordList
 
 
 @dataclass(frozen=True)
@@ -13,18 +14,25 @@ class DatasetIdentity:
     """A dataset as its loader knows it.
 
     Attributes:
-        num_samples: records.
+        num_records: records, whether they are delivered or not.
         image_size: side of the stored images, pixels.
         class_names: position is label.
         digest: manifest digest, or the name of a synthetic dataset.
         shard_sizes: records of each shard, in storage order.
+        records: those that are delivered; None means all.
     """
 
-    num_samples: int
+    num_records: int
     image_size: int
     class_names: tuple[str, ...]
     digest: str
     shard_sizes: Sequence[int]
+    records: RecordList | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Records that an epoch delivers."""
+        return self.num_records if self.records is None else len(self.records)
 
     @classmethod
     def of(cls, manifest: Manifest) -> DatasetIdentity:

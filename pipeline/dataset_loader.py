@@ -67,7 +67,7 @@ class DatasetLoader(ProcessBound):
         self.backend_name, self.backend_reason, self.prefetch = backend_name, backend_reason, prefetch
         self._backend, self._identity, self._slice = backend, identity, rank_slice
         self._augment, self._seed, self._timers = augment, seed, timers
-        self.order_text = order_name(order, block_shards, block_nodes)
+        self.order_text = order_name(order, block_shards, block_nodes, identity.records)
         # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
         across = order != "sequential" and len(self) > 0
 
@@ -81,6 +81,7 @@ class DatasetLoader(ProcessBound):
                 shard_sizes=identity.shard_sizes,
                 block_shards=block_shards,
                 block_nodes=block_nodes,
+                records=identity.records,
             )
 
         planner = BatchPlanner(order_of, rank_slice, augment, transform, seed=seed, image_size=identity.image_size)
@@ -107,8 +108,13 @@ class DatasetLoader(ProcessBound):
 
     @property
     def num_samples(self) -> int:
-        """Records in the dataset, all ranks together."""
+        """Records that an epoch delivers, all ranks together."""
         return self._identity.num_samples
+
+    @property
+    def num_records(self) -> int:
+        """Records in the dataset, whether they are delivered or not."""
+        return self._identity.num_records
 
     @property
     def num_views(self) -> int:

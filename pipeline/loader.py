@@ -18,6 +18,7 @@ from lmdali.pipeline.errors import ConfigError, InputError, MachineError, Missin
 from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
 from lmdali.pipeline.loader_state import STATE_VERSION
 from lmdali.pipeline.readahead import Readahead
+from lmdali.pipeline.record_list import RecordList
 from lmdali.pipeline.release import lmdali_version
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shard_reader import ShardReader
@@ -70,6 +71,8 @@ def create_loader(
             config.dataset, cache_dir=config.cache_dir, room_bytes=config.cache_bytes, fetches=config.fetches
         )
     identity = _synthetic_identity(str(config.dataset)) if reader is None else DatasetIdentity.of(reader.manifest)
+    if config.records is not None:
+        identity = replace(identity, records=RecordList.of(config.records, identity.num_records))
     own_rank, num_ranks = rank_and_world_size()
     rank_slice = RankSlice(
         identity.num_samples,
@@ -81,7 +84,7 @@ def create_loader(
     )
     stream = reader if isinstance(reader, StreamedReader) else None
     if stream is not None:
-        _require_room(config, stream, rank_slice)
+        _require_room(config, stream, identity, rank_slice)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
@@ -97,7 +100,7 @@ def create_loader(
     name, reason = _choose_backend(config, reader, identity, transform, target)
     cache = None
     if config.decoded_cache_bytes:
-        cache = DecodedCache(config.decoded_cache_bytes, identity.image_size, identity.num_samples)
+        cache = DecodedCache(config.decoded_cache_bytes, identity.image_size, identity.num_records)
     return DatasetLoader(
         _make_backend(name, config, reader, identity, transform, target, cache, timers),
         identity,
@@ -133,6 +136,8 @@ def _agree(config: LoaderConfig, identity: DatasetIdentity, rank_slice: RankSlic
         "state_version": STATE_VERSION,
         "lmdali": lmdali_version(),
     }
+    if identity.records is not None:
+        facts["records"] = identity.records.digest
     if config.order == "block":
         facts |= {"block_shards": config.block_shards, "block_nodes": config.block_nodes}
     require_agreement(rank_slice.rank, facts, gather)
@@ -199,16 +204,19 @@ def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
     return OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
 
 
-def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: RankSlice) -> None:
+def _require_room(
+    config: LoaderConfig, reader: StreamedReader, identity: DatasetIdentity, rank_slice: RankSlice
+) -> None:
     shards = reader.manifest.shards
     order = create_order(
         config.order,
-        num_samples=reader.manifest.num_records,
+        num_samples=identity.num_samples,
         seed=0,
         epoch=0,
-        shard_sizes=[info.num_records for info in shards],
+        shard_sizes=identity.shard_sizes,
         block_shards=config.block_shards,
         block_nodes=config.block_nodes,
+        records=identity.records,
     )
 
     def needed(prefetch: int) -> int:
@@ -265,7 +273,7 @@ def _make_backend(
     if name == "synthetic" or reader is None:
         return SyntheticBackend(spec, len(identity.class_names))
     threads = config.threads
-    crc = CrcPolicy(config.verify, identity.num_samples)
+    crc = CrcPolicy(config.verify, identity.num_records)
     # Imported here: each brings packages that the other does not need, and DALI exists on Linux only.
     if name == "dali":
         from lmdali.pipeline.dali import DaliBackend

@@ -12,11 +12,12 @@ import numpy as np
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType, Layout
 from lmdali.pipeline.batch_tasks import default_prefetch
-from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName, drops_last
+from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName, drops_last, require_listable
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.readahead import DEPTH_BYTES
+from lmdali.pipeline.record_list import Records
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
 from lmdali.pipeline.verify_policy import Verify
 from lmdali.pipeline.whole_number import check_fields
@@ -60,6 +61,9 @@ class LoaderConfig:
             twentieth of the disk. It must hold all shards of the order "shuffled", and two blocks of the order "block".
         fetches: shards fetched at once.
         basis: dataset whose statistics normalise and light; None means `dataset`. Validation takes its training set's.
+        records: the only records to deliver, each at most once: their numbers, a file with one a line, or an `.npy`
+            file; None means all. "sequential" has the list's order, "block" takes none. Draws are those that a record
+            has anyway, and statistics those of all.
     """
 
     dataset: str | Path
@@ -84,6 +88,7 @@ class LoaderConfig:
     cache_bytes: int | None = None
     fetches: int = DEFAULT_FETCHES
     basis: str | Path | None = None
+    records: Records | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, numbers=_NUMBERS, switches=("drop_last",))
@@ -104,6 +109,7 @@ class LoaderConfig:
             raise ConfigError(
                 "decoded_cache_bytes keeps images that CPU threads decoded: use backend cpu, or set it to 0"
             )
+        require_listable(self.order, self.records)
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
         if self.dtype == "uint8" and self.augment.needs_basis:
@@ -116,6 +122,11 @@ class LoaderConfig:
             place = getattr(self, name)
             if not isinstance(place, str | os.PathLike) and (place is not None or name == "dataset"):
                 raise ConfigError(f"{name} must be a path or an address, found {place!r}")
+        if self.records is not None and not isinstance(self.records, str | os.PathLike):
+            numbers = np.asarray(self.records)
+            if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+                raise ConfigError(f"records must be a file or record numbers, found {self.records!r}")
+            object.__setattr__(self, "records", tuple(numbers.tolist()))  # compared, hashed and kept as it is
         rate = self.required_images_per_second
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float | np.number)):
             raise ConfigError(f"required_images_per_second must be a number, found {rate!r}")

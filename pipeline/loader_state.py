@@ -29,9 +29,10 @@ class LoaderState:
         epoch: of the next batch.
         sample_in_epoch: samples of that epoch that all ranks together have behind them.
         seed: decides order and draws.
-        num_samples: records of the dataset.
+        num_samples: records that an epoch delivers.
         manifest_digest: identity of the dataset.
-        order: "shuffled", "shuffled_once", "sequential" or "block:SHARDS[:NODES]"; None in a state of version 1.
+        order: "shuffled", "shuffled_once", "sequential" or "block:SHARDS[:NODES]", with ":records:DIGEST"
+            behind it for a list of records; None in a state of version 1.
         rank: whose digest this is; with world size 1 it is that of all samples before this place.
         world_size: see `rank`; neither keeps a state from being loaded with other ranks.
         epoch_digest: of what the rank was given in this epoch, 0 to 2**64 - 1, or None where nobody knows.

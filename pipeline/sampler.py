@@ -41,7 +41,7 @@ class SampleOrder(Protocol):
 
     @property
     def num_samples(self) -> int:
-        """N, the number of records; each of 0..N-1 comes once in an epoch."""
+        """N, the number of records that come in an epoch, each once: all of them, or those of a list."""
         ...
 
     @property

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.batch_queue import Place
 from lmdali.pipeline.block_order import BlockOrder, NodeOrder
 from lmdali.pipeline.manifest import RecordIndex, ShardInfo
+from lmdali.pipeline.record_list import ListedOrder
 from lmdali.pipeline.sampler import EpochOrder, RankSlice, SampleOrder
 
 _POSITIONS_AT_ONCE = 65_536
@@ -67,6 +68,9 @@ def needed_bytes(
         samples_in_flight: of all ranks.
         nodes: of a `NodeOrder`, those whose samples are wanted.
     """
+    if isinstance(order, ListedOrder):
+        numbers = np.searchsorted(np.cumsum([info.num_records for info in shards]), order.records.numbers, "right")
+        return sum(shards[number].file_bytes for number in np.unique(numbers).tolist())
     if isinstance(order, EpochOrder) and order.shuffle:
         return sum(info.file_bytes for info in shards)
     window_shards = 1 if isinstance(order, EpochOrder) else block_shards
@@ -100,7 +104,7 @@ def _bounds(order: SampleOrder, index: RecordIndex, nodes: Sequence[int]) -> NDA
         return order.bounds(nodes)
     if isinstance(order, EpochOrder) and not order.shuffle:
         return np.unique(index.first_records)
-    return np.array([0, index.num_records])
+    return np.array([0, order.num_samples])
 
 
 def _shards_between(

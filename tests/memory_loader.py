@@ -40,7 +40,8 @@ class MemoryLoader:
         before_batch: Callable[[int, int], None] = lambda epoch, position: None,
         manifest_digest: str = "d" * 64,
     ) -> None:
-        self.num_samples, self.num_views, self.manifest_digest = num_samples, num_views, manifest_digest
+        self.num_samples = self.num_records = num_samples
+        self.num_views, self.manifest_digest = num_views, manifest_digest
         self.class_names = tuple(f"class {label}" for label in range(num_classes))
         self.before_batch = before_batch
         self._batch_size, self._shuffle, self._size = batch_size, shuffle, size

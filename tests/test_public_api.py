@@ -63,6 +63,7 @@ def test_the_options_of_a_loader_are_frozen() -> None:
         "cache_bytes": None,
         "fetches": 4,
         "basis": None,
+        "records": None,
     }
     assert pipeline.LoaderConfig(dataset="x").augment == pipeline.AugmentConfig.paper()
     assert list(inspect.signature(pipeline.create_loader).parameters) == ["config", "device", "rank", "world_size"]

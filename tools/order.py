@@ -45,6 +45,7 @@ def _print(dataset: Place, document: dict[str, Any]) -> None:
     title = f"{place_shown(dataset)}: epoch {document['epoch']}, seed {document['seed']}, {name}"
     title += f", batch {document['batch_size']}"
     title += f", {world_size} ranks" if world_size > 1 else ""
+    title += f", {document['num_samples']:,} records of {document['records']}" if document["records"] else ""
     if "digest" in document:
         whose = "all ranks" if document["rank"] is None else f"rank {document['rank']} of {world_size}"
         counted = document["digest"]
@@ -86,6 +87,9 @@ _MEASURED = {
     "--lighting-std",
     type=click.FloatRange(0),
     help="Standard deviation of the alphas; 0 for none.  [default: as --augment]",
+)
+@click.option(
+    "--records", type=click.Path(exists=True, dir_okay=False), help="File of the run's records, one number a line."
 )
 @click.option("--step", type=click.IntRange(1), help="Exactly this step, from 1, as said above.")
 @click.option("--limit", type=click.IntRange(1), help=f"Samples to list.  [default: {_SHOWN_ROWS}, or the step's]")

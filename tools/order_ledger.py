@@ -17,6 +17,7 @@ from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest
 from lmdali.pipeline.errors import ConfigError, IntegrityError
 from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex
 from lmdali.pipeline.order_digest import digest_text, epoch_digest
+from lmdali.pipeline.record_list import RecordList, Records
 from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice
 from lmdali.pipeline.shuffle_quality import ideal_quality, shuffle_quality
 from lmdali.pipeline.table_reader import take_rows
@@ -40,6 +41,7 @@ class OrderConfig:
         start: position in the epoch where steps begin, `sample_in_epoch` of the state that a run went on from.
         drop_last: leave out a last, smaller global batch; None means unless the order is sequential.
         augment: what is drawn.
+        records: the only ones that are delivered, as `LoaderConfig.records`; None means all.
     """
 
     epoch: int = 0
@@ -53,6 +55,7 @@ class OrderConfig:
     start: int = 0
     drop_last: bool | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig.paper)
+    records: Records | None = None
 
     def __post_init__(self) -> None:
         for name, limit in (("epoch", MAX_EPOCH), ("seed", MAX_SEED)):
@@ -74,11 +77,13 @@ class OrderLedger:
 
         Raises:
             ConfigError: options that do not fit each other or the dataset.
-            InputError: not a finished dataset.
+            InputError: not a finished dataset, or a list of records of another one.
             IntegrityError: its manifest is damaged.
         """
         manifest = place_manifest(dataset)
-        count, shard_sizes = manifest.num_records, [shard.num_records for shard in manifest.shards]
+        records = None if config.records is None else RecordList.of(config.records, manifest.num_records)
+        count = manifest.num_records if records is None else len(records)
+        shard_sizes = [shard.num_records for shard in manifest.shards]
         self._config, self._manifest, self._dataset = config, manifest, dataset
         self._slice, self._shard_sizes, self._index = config.rank_slice(count), shard_sizes, RecordIndex(manifest)
         if not 0 <= config.start <= count:
@@ -91,6 +96,7 @@ class OrderLedger:
             shard_sizes=shard_sizes,
             block_shards=config.block_shards,
             block_nodes=config.block_nodes,
+            records=records,
         )
 
     @cached_property
@@ -108,7 +114,7 @@ class OrderLedger:
         drawn["lighting_std"] *= self._config.augment.is_lit(self._config.epoch)
         return {
             "manifest_digest": self._manifest.digest,
-            "num_samples": self._manifest.num_records,
+            "num_samples": self._order.num_samples,
             **config,
             "drop_last": self._slice.drop_last,
             "num_steps": self._slice.num_steps(self._config.start),
@@ -205,7 +211,13 @@ class OrderLedger:
         return {"num_samples": counted.num_samples, "digest": digest_text(counted.digest)}
 
     def quality(self) -> dict[str, Any]:
-        """How well the whole epoch is mixed, beside the ideal and storage order; the window is a global batch."""
+        """How well the whole epoch is mixed, beside the ideal and storage order; the window is a global batch.
+
+        Raises:
+            ConfigError: of a list of records, for which there is no ideal.
+        """
+        if self._config.records is not None:
+            raise ConfigError("the quality of an order is that of all records: leave the list of records out")
         sizes, window = self._shard_sizes, min(self._slice.global_batch_size, self._manifest.num_records)
         storage = create_order("sequential", num_samples=self._manifest.num_records, seed=0, epoch=0)
         return {
