@@ -296,3 +296,13 @@ def test_the_last_smaller_batch_of_an_epoch_has_a_graph_of_its_own() -> None:
             assert graphs[0].pool == graphs[1].pool
     assert found[0] == pytest.approx(found[1], rel=1e-3)
     assert len(set(found[0])) == len(found[0])
+
+
+def test_the_doctor_finds_the_gpu_and_loads_and_trains_on_it() -> None:
+    from lmdali.tools.gpu_checks import gpu_findings
+    from lmdali.tools.trial import trial_findings
+
+    found = {finding.what: finding for finding in [*gpu_findings(), *trial_findings()]}
+    assert not [finding for finding in found.values() if finding.verdict == "problem"]
+    assert {"torch", "cuda:0", "load on cuda:0", "train on cuda:0"} <= set(found)
+    assert ("load by DALI on cuda:0" in found) == HAS_DALI
