@@ -10,7 +10,7 @@ from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
 from lmdali.pipeline.block_order import create_order, order_nodes
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.dataset_place import open_reader, place_directory, place_shown
+from lmdali.pipeline.dataset_place import open_reader, place_directory, place_manifest, place_shown
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
@@ -63,13 +63,12 @@ def create_loader(
         MachineError: the device or a package is missing.
     """
     target = _device(device)
-    synthetic = config.backend == "synthetic"
     reader = None
-    if not (str(config.dataset).startswith("synthetic") and synthetic):
+    if config.backend != "synthetic":
         reader = open_reader(
             config.dataset, cache_dir=config.cache_dir, room_bytes=config.cache_bytes, fetches=config.fetches
         )
-    identity = _synthetic_identity(str(config.dataset)) if reader is None else DatasetIdentity.of(reader.manifest)
+    identity = _synthetic_identity(config) if reader is None else DatasetIdentity.of(reader.manifest)
     own_rank, num_ranks = rank_and_world_size()
     rank_slice = RankSlice(
         identity.num_samples,
@@ -91,7 +90,7 @@ def create_loader(
             f"{place_shown(config.dataset)}: raw records need no decoded cache: set decoded_cache_bytes to 0"
         )
     timers = StageTimers()
-    transform = _transform(config, reader, identity, needed=not synthetic)
+    transform = _transform(config, reader, identity)
     _agree(config, identity, rank_slice, target)
     config = replace(config, batch_size=rank_slice.largest_batch)  # what memory is taken for
     name, reason = _choose_backend(config, reader, identity, transform, target)
@@ -226,22 +225,20 @@ def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: Rank
         )
 
 
-def _synthetic_identity(name: str) -> DatasetIdentity:
+def _synthetic_identity(config: LoaderConfig) -> DatasetIdentity:
+    """The numbers of a dataset of which no record is read."""
+    name = str(config.dataset)
+    if not name.startswith("synthetic"):
+        return DatasetIdentity.of(place_manifest(config.dataset, cache_dir=config.cache_dir))
     pretended = SyntheticDataset.parse(name)
     names = tuple(str(label) for label in range(pretended.num_classes))
     return DatasetIdentity(pretended.num_samples, pretended.image_size, names, name, pretended.shard_sizes)
 
 
-def _transform(
-    config: LoaderConfig, reader: ShardReader | None, identity: DatasetIdentity, *, needed: bool
-) -> PixelTransform:
-    if not needed or not config.augment.needs_basis:
+def _transform(config: LoaderConfig, reader: ShardReader | None, identity: DatasetIdentity) -> PixelTransform:
+    if reader is None or not config.augment.needs_basis:
         return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
-    if config.basis is None and reader is not None:
-        directory = reader.directory
-    else:
-        named = config.dataset if config.basis is None else config.basis
-        directory = place_directory(named, cache_dir=config.cache_dir)
+    directory = reader.directory if config.basis is None else place_directory(config.basis, cache_dir=config.cache_dir)
     basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:
         raise InputError(
@@ -262,7 +259,7 @@ def _make_backend(
     timers: StageTimers,
 ) -> Backend:
     spec = _output_spec(config, device)
-    if name == "synthetic" or reader is None:
+    if reader is None:
         return SyntheticBackend(spec, len(identity.class_names))
     threads = config.threads
     crc = CrcPolicy(config.verify, identity.num_samples)
