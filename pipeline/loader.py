@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
-from lmdali.pipeline.block_order import create_order, order_nodes
+from lmdali.pipeline.block_order import order_nodes
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.dataset_place import open_reader, place_directory, place_manifest, place_shown
@@ -80,7 +80,7 @@ def create_loader(
     )
     stream = reader if isinstance(reader, StreamedReader) else None
     if stream is not None:
-        _require_room(config, stream, rank_slice)
+        _require_room(config, identity, stream, rank_slice)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
@@ -93,26 +93,20 @@ def create_loader(
     transform = _transform(config, reader, identity)
     _agree(config, identity, rank_slice, target)
     config = replace(config, batch_size=rank_slice.largest_batch)  # what memory is taken for
-    name, reason = _choose_backend(config, reader, identity, transform, target)
+    choice = _choose_backend(config, reader, identity, transform, target)
     cache = None
     if config.decoded_cache_bytes:
         cache = DecodedCache(config.decoded_cache_bytes, identity.image_size, identity.num_samples)
     return DatasetLoader(
-        _make_backend(name, config, reader, identity, transform, target, cache, timers),
+        config,
+        _make_backend(choice.backend, config, reader, identity, transform, target, cache, timers),
         identity,
         rank_slice,
         transform,
-        augment=config.augment,
-        seed=config.seed,
-        order=config.order,
-        block_shards=config.block_shards,
-        block_nodes=config.block_nodes,
-        prefetch=config.depth,
         readahead=_make_readahead(config, reader, cache),
         stream=stream,
         timers=timers,
-        backend_name=name,
-        backend_reason=reason,
+        choice=choice,
     )
 
 
@@ -198,17 +192,10 @@ def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
     return OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
 
 
-def _require_room(config: LoaderConfig, reader: StreamedReader, rank_slice: RankSlice) -> None:
-    shards = reader.manifest.shards
-    order = create_order(
-        config.order,
-        num_samples=reader.manifest.num_records,
-        seed=0,
-        epoch=0,
-        shard_sizes=[info.num_records for info in shards],
-        block_shards=config.block_shards,
-        block_nodes=config.block_nodes,
-    )
+def _require_room(
+    config: LoaderConfig, identity: DatasetIdentity, reader: StreamedReader, rank_slice: RankSlice
+) -> None:
+    shards, order = reader.manifest.shards, config.order_of(identity, 0)
 
     def needed(prefetch: int) -> int:
         in_flight = (prefetch + 2) * rank_slice.global_batch_size
