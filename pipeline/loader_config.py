@@ -21,7 +21,7 @@ from lmdali.pipeline.readahead import DEPTH_BYTES
 from lmdali.pipeline.sampler import SampleOrder
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
 from lmdali.pipeline.verify_policy import Verify
-from lmdali.pipeline.whole_number import check_fields
+from lmdali.pipeline.whole_number import check_choices, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,7 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         check_fields(self, numbers=_NUMBERS, switches=("drop_last",))
         self._check_kinds()
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
+        check_choices(self, _CHOICES)
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value < 1:
