@@ -93,7 +93,7 @@ def create_loader(
     transform = _transform(config, reader, identity)
     _agree(config, identity, rank_slice, target)
     config = replace(config, batch_size=rank_slice.largest_batch)  # what memory is taken for
-    choice = _choose_backend(config, reader, identity, transform, target)
+    choice = _choose_backend(config, reader, identity, rank_slice, transform, target)
     cache = None
     if config.decoded_cache_bytes:
         cache = DecodedCache(config.decoded_cache_bytes, identity.image_size, identity.num_samples)
@@ -151,6 +151,7 @@ def _choose_backend(
     config: LoaderConfig,
     reader: ShardReader | None,
     identity: DatasetIdentity,
+    rank_slice: RankSlice,
     transform: PixelTransform,
     device: torch.device,
 ) -> Choice:
@@ -170,6 +171,8 @@ def _choose_backend(
         transform,
         _output_spec(config, device),
         reader.manifest,
+        order=config.order_of(identity, 0),
+        rank_slice=rank_slice,
         gpu=torch.cuda.get_device_name(device),
         num_threads=config.threads,
         prefetch=config.depth,
