@@ -39,7 +39,7 @@ def _decode_probe(
 
     pipeline: Any = Pipeline(batch_size, usable_cpus(), device.index or 0, prefetch_queue_depth=1)
     with pipeline:
-        pipeline.set_outputs(stored_pixels(size, hardware_share, raw=False, on_gpu=True))
+        pipeline.set_outputs(stored_pixels(size, raw=False, on_gpu=True, hardware_share=hardware_share))
     pipeline.build()
     return GraphProbe(pipeline, [np.frombuffer(record, np.uint8) for record in records], batch_size, lambda: None)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmdali.model.initialisation import INITIALISATIONS
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.whole_number import require_finite_fields
+from lmdali.pipeline.whole_number import check_choices, require_finite_fields
 
 LRN_PLACES = ("after_relu", "before_first_relu", "none")
 POOLINGS = ("overlapping", "separate")
@@ -84,15 +84,10 @@ class AlexNetConfig:
             raise ConfigError(f"num_classes must be at least 2, found {self.num_classes}")
         if not self.width > 0 or self.towers < 1:
             raise ConfigError(f"width and towers must be positive, found {self.width} and {self.towers}")
-        choices = {
-            "init": tuple(INITIALISATIONS),
-            "lrn_place": LRN_PLACES,
-            "pooling": POOLINGS,
-            "dropout_rule": DROPOUT_RULES,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
+        check_choices(
+            self,
+            {"init": INITIALISATIONS, "lrn_place": LRN_PLACES, "pooling": POOLINGS, "dropout_rule": DROPOUT_RULES},
+        )
         if not set(self.drop) <= set(DROPPABLE):
             raise ConfigError(f"drop takes layers of {', '.join(DROPPABLE)}, found {self.drop!r}")
         # One order, so that equal networks have equal configurations.

@@ -11,7 +11,7 @@ import torch
 from lmdali.model.layer_rates import parse_layer_rates
 from lmdali.model.schedule import FixedCuts, create_schedule
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.whole_number import require_finite_fields
+from lmdali.pipeline.whole_number import check_choices, require_finite_fields
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -76,8 +76,7 @@ class TrainConfig:
             )
         if not 0 <= self.label_smoothing < 1 or self.checkpoint_seconds < 0 or self.checkpoint_steps < 0:
             raise ConfigError("label_smoothing must be in 0..1, checkpoint_seconds and checkpoint_steps at least 0")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, found {self.precision!r}")
+        check_choices(self, {"precision": PRECISIONS})
         if self.bias_lr is not None and not self.bias_lr > 0:
             raise ConfigError(f"bias_lr must be over 0, or none to follow the weights; found {self.bias_lr}")
         create_schedule(self.schedule, self.epochs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,18 @@ from numpy.typing import NDArray
 from lmdali.pipeline.counter_random import sample_normals, sample_words
 from lmdali.pipeline.eigenbasis import Eigenbasis
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.whole_number import check_fields
+from lmdali.pipeline.whole_number import check_choices, check_fields
 
 Crop = Literal["random", "center", "ten"]
 Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "none"]
 MeanWindow = Literal["aligned", "center"]
 Lighting = Literal["none", "eigenvalues", "roots"]
+_CHOICES = {
+    "crop": get_args(Crop),
+    "normalize": get_args(Normalize),
+    "mean_window": get_args(MeanWindow),
+    "lighting": get_args(Lighting),
+}
 
 _CROP_STREAM, _LIGHTING_STREAMS, _CHUNK_STREAM = 0, (1, 2), 3
 
@@ -66,10 +72,7 @@ class AugmentConfig:
         check_fields(
             self, numbers=("crop_size", "crop_chunk", "lighting_epochs"), switches=("flip", "lighting_rescale")
         )
-        _choice("crop", self.crop, ("random", "center", "ten"))
-        _choice("normalize", self.normalize, ("mean_image", "channel_mean", "channel_mean_std", "none"))
-        _choice("mean_window", self.mean_window, ("aligned", "center"))
-        _choice("lighting", self.lighting, ("none", "eigenvalues", "roots"))
+        check_choices(self, _CHOICES)
         if self.crop_size < 1:
             raise ConfigError(f"crop_size must be at least 1 pixel, found {self.crop_size}")
         if self.crop_chunk < 1:
@@ -306,8 +309,3 @@ def apply_params(
         mean = transform.view_mean(params.crop_yx[view], flip, crop_size)
         out[view] = (patch.astype(np.float32) - mean + shifts[view]) * transform.scale
     return out
-
-
-def _choice(name: str, found: str, allowed: tuple[str, ...]) -> None:
-    if found not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {found!r}")

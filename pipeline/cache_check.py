@@ -15,20 +15,16 @@ from lmdali.pipeline.shard_cache import ShardCache
 _ANOTHER = "give another directory (cache_dir, --cache-dir, LMDALI_CACHE_DIR)"
 
 
-def require_cache_directory(directory: Path, mounts: Path | None = None) -> None:
+def require_cache_directory(directory: Path) -> None:
     """Refuse a directory that cannot be a cache; makes it where it is missing.
-
-    Args:
-        directory: of the cache.
-        mounts: as `filesystem_of` takes it.
 
     Raises:
         ConfigError: it is on a disk that other machines have, too.
         StorageError: it cannot be written.
     """
-    if is_shared_disk(directory, mounts):
+    if is_shared_disk(directory):
         raise ConfigError(
-            f"{directory}: the cache is on {network_disk(directory, mounts)}, and its locks need a disk of this "
+            f"{directory}: the cache is on {network_disk(directory)}, and its locks need a disk of this "
             f"machine: {_ANOTHER}"
         )
     probe = directory / f".{secrets.token_hex(8)}.tmp"

@@ -16,6 +16,9 @@ _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
+GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+"""The odd number next to 2**64 over the golden ratio: its multiples are far apart."""
+
 Words = NDArray[np.uint64]
 
 

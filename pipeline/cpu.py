@@ -115,16 +115,16 @@ class CpuBackend:
         except BaseException:
             self.cancel(pending)
             raise
-        with self._timers.measure("collate"):
-            batch = self._collate(pending)
         if self._transfer is None:
-            return batch
+            with self._timers.measure("collate"):
+                return self._collate(pending)
         with self._timers.measure("copy"):
-            return Batch(*self._transfer.send(pending.tensor, pending.labels, pending.plan), batch.indices)
+            sent = self._transfer.send(pending.tensor, pending.labels, pending.plan)
+            return Batch(*sent, torch.from_numpy(pending.plan.indices))
 
     def _collate(self, pending: _Pending) -> Batch:
         """The batch in host memory: nothing is moved, the threads wrote each sample where it belongs."""
-        images = pending.tensor if self._transfer is not None else pending.tensor.view(torch_dtype(self._spec.dtype))
+        images = pending.tensor.view(torch_dtype(self._spec.dtype))
         return Batch(images, torch.from_numpy(pending.labels), torch.from_numpy(pending.plan.indices))
 
     def is_ready(self, pending: _Pending) -> bool:

@@ -29,7 +29,7 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.pipeline.buffers import BufferRing
-from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_graph, constant_mean, feed_draws
+from lmdali.pipeline.dali_graph import build_graph, constant_mean, feed_draws
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.host_to_device import torch_dtype, upload
 from lmdali.pipeline.record_codec import decode_stored
@@ -68,7 +68,6 @@ class DaliBackend:
         prefetch: batches that are started before the first of them is finished, less one.
         crc: which records have their checksum compared.
         timers: where stages are counted.
-        hardware_share: of a batch's JPEGs, 0..1, that the GPU's decode engines take.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class DaliBackend:
         prefetch: int,
         crc: CrcPolicy,
         timers: StageTimers,
-        hardware_share: float = HARDWARE_SHARE,
     ) -> None:
         self._reader, self._spec, self._timers = reader, spec, timers
         self._size, self._raw = reader.manifest.image_size, reader.manifest.encoding == "raw"
@@ -95,8 +93,7 @@ class DaliBackend:
         shape = (spec.batch_size, self._size, self._size, 3)
         self._ring = BufferRing(shape, np.uint8, pinned=True) if self._raw and self._on_gpu else None
         self._held = HeldMemory(spec.device)
-        graph = partial(build_graph, self._size, transform, spec, raw=self._raw)
-        self._build = partial(graph, num_threads=num_threads, hardware_share=hardware_share)
+        self._build = partial(build_graph, self._size, transform, spec, num_threads=num_threads, raw=self._raw)
         self._pipeline = self._build()
         self._closed = False
 

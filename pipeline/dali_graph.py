@@ -35,9 +35,7 @@ def constant_mean(transform: PixelTransform) -> NDArray[np.float32] | None:
     return first if not transform.centered and (transform.mean == first).all() else None
 
 
-def build_graph(
-    size: int, transform: PixelTransform, spec: OutputSpec, *, num_threads: int, hardware_share: float, raw: bool
-) -> Pipeline:
+def build_graph(size: int, transform: PixelTransform, spec: OutputSpec, *, num_threads: int, raw: bool) -> Pipeline:
     """Decode once where there is something to decode, then one `crop_mirror_normalize` per view.
 
     Args:
@@ -45,13 +43,12 @@ def build_graph(
         transform: the arithmetic.
         spec: form and place of the batches.
         num_threads: of DALI.
-        hardware_share: 0..1, see `HARDWARE_SHARE`.
         raw: images come as (size, size, 3) uint8 pixels, not as JPEG files.
     """
     pipeline = _empty_graph(spec, num_threads)
     on_gpu = spec.device.type == "cuda"
     with pipeline:
-        pixels = stored_pixels(size, hardware_share, raw=raw, on_gpu=on_gpu)
+        pixels = stored_pixels(size, raw=raw, on_gpu=on_gpu)
         if _subtracts_image(transform, spec):
             pixels = pixels - types.Constant(transform.mean, device="gpu" if on_gpu else "cpu")
         std = None if spec.holds_pixels else fn.external_source(name="std", dtype=types.FLOAT, ndim=1)
@@ -89,20 +86,13 @@ def graph_parts(transform: PixelTransform, spec: OutputSpec, *, raw: bool) -> tu
 
 
 def build_part(
-    part: str,
-    size: int,
-    transform: PixelTransform,
-    spec: OutputSpec,
-    *,
-    num_threads: int,
-    hardware_share: float,
-    raw: bool,
+    part: str, size: int, transform: PixelTransform, spec: OutputSpec, *, num_threads: int, raw: bool
 ) -> tuple[Pipeline, OutputSpec | None]:
     """A graph that ends early: what a step costs is what it adds, for DALI has no timers of its own operators.
 
     Args:
         part: of `graph_parts`; the last of these is the whole graph.
-        size, transform, spec, num_threads, hardware_share, raw: as for `build_graph`.
+        size, transform, spec, num_threads, raw: as for `build_graph`.
 
     Returns:
         The graph, and the form by which `feed_draws` feeds it; None where it takes images only.
@@ -113,7 +103,7 @@ def build_part(
             if part == "input" and not raw:
                 images = fn.external_source(name="images", dtype=types.UINT8, ndim=1, no_copy=True)
             else:
-                images = stored_pixels(size, hardware_share, raw=raw, on_gpu=spec.device.type == "cuda")
+                images = stored_pixels(size, raw=raw, on_gpu=spec.device.type == "cuda")
             pipeline.set_outputs(images)
         pipeline.build()
         return pipeline, None
@@ -122,8 +112,7 @@ def build_part(
         spec = spec if spec.holds_pixels else replace(spec, dtype="uint8", layout="NHWC")
     elif part == "normalize" and not transform.centered:
         transform = replace(transform, mean=np.zeros_like(transform.mean))
-    options: dict[str, Any] = {"num_threads": num_threads, "hardware_share": hardware_share, "raw": raw}
-    return build_graph(size, transform, spec, **options), spec
+    return build_graph(size, transform, spec, num_threads=num_threads, raw=raw), spec
 
 
 def feed_draws(
@@ -154,16 +143,16 @@ def feed_draws(
         pipeline.feed_input("std", np.repeat(1 / plan.scale[None], len(position) // views, axis=0))
 
 
-def stored_pixels(size: int, hardware_share: float, *, raw: bool, on_gpu: bool) -> Any:
+def stored_pixels(size: int, *, raw: bool, on_gpu: bool, hardware_share: float = HARDWARE_SHARE) -> Any:
     """The node of (size, size, 3) uint8 images, with the input "images" that is fed; to be called inside a graph.
 
     What is fed is not copied: it must stay as it is until the batch was taken out.
 
     Args:
         size: side of the stored images, pixels.
-        hardware_share: 0..1, see `HARDWARE_SHARE`.
         raw: images come as pixels.
         on_gpu: decode, or copy, to the GPU.
+        hardware_share: 0..1, see there.
     """
     if raw:
         stored = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)

@@ -6,26 +6,28 @@ import threading
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Self
 
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform
+from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import Backend
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_iterator import BatchIterator
 from lmdali.pipeline.batch_planner import BatchPlanner
 from lmdali.pipeline.batch_queue import BatchQueue, Place
-from lmdali.pipeline.block_order import OrderName, create_order, order_name
+from lmdali.pipeline.block_order import order_name
 from lmdali.pipeline.dataset_identity import DatasetIdentity
+from lmdali.pipeline.decode_choice import Choice
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.fetch_counts import FetchCounts
+from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
 from lmdali.pipeline.process_bound import ProcessBound
 from lmdali.pipeline.readahead import Horizon, Readahead, announced
 from lmdali.pipeline.remote_file import FetchStopped
-from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice, SampleOrder
+from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice
 from lmdali.pipeline.shard_windows import ShardHorizon
 from lmdali.pipeline.streamed_reader import StreamedReader
 from lmdali.pipeline.timing import StageTimers
@@ -46,45 +48,30 @@ class DatasetLoader(ProcessBound):
 
     def __init__(
         self,
+        config: LoaderConfig,
         backend: Backend,
         identity: DatasetIdentity,
         rank_slice: RankSlice,
         transform: PixelTransform,
         *,
-        augment: AugmentConfig,
-        seed: int,
-        order: OrderName,
-        block_shards: int,
-        block_nodes: int,
-        prefetch: int,
         readahead: Readahead | None,
         stream: StreamedReader | None,
         timers: StageTimers,
-        backend_name: str,
-        backend_reason: str,
+        choice: Choice,
     ) -> None:
         super().__init__()
-        self.backend_name, self.backend_reason, self.prefetch = backend_name, backend_reason, prefetch
-        self._backend, self._identity, self._slice = backend, identity, rank_slice
-        self._augment, self._seed, self._timers = augment, seed, timers
-        self.order_text = order_name(order, block_shards, block_nodes, identity.records)
+        self.backend_name, self.backend_reason = choice
+        self.prefetch = prefetch = config.depth
+        self._config, self._backend, self._identity, self._slice = config, backend, identity, rank_slice
+        self._timers = timers
+        self.order_text = order_name(config.order, config.block_shards, config.block_nodes, identity.records)
         # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
-        across = order != "sequential" and len(self) > 0
-
-        @lru_cache(maxsize=2)  # the epoch that is delivered, and the one that is begun
-        def order_of(epoch: int) -> SampleOrder:
-            return create_order(
-                order,
-                num_samples=identity.num_samples,
-                seed=seed,
-                epoch=epoch,
-                shard_sizes=identity.shard_sizes,
-                block_shards=block_shards,
-                block_nodes=block_nodes,
-                records=identity.records,
-            )
-
-        planner = BatchPlanner(order_of, rank_slice, augment, transform, seed=seed, image_size=identity.image_size)
+        across = config.order != "sequential" and len(self) > 0
+        # Two of them: the epoch that is delivered, and the one that is begun.
+        order_of = lru_cache(maxsize=2)(partial(config.order_of, identity))
+        planner = BatchPlanner(
+            order_of, rank_slice, config.augment, transform, seed=config.seed, image_size=identity.image_size
+        )
         self._readahead, self._stream = readahead, stream
         ahead: list[Horizon | ShardHorizon] = []
         if stream is not None:
@@ -119,7 +106,7 @@ class DatasetLoader(ProcessBound):
     @property
     def num_views(self) -> int:
         """Views per sample."""
-        return self._augment.num_views
+        return self._config.augment.num_views
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -276,7 +263,7 @@ class DatasetLoader(ProcessBound):
         return LoaderState(
             epoch=epoch,
             sample_in_epoch=position,
-            seed=self._seed,
+            seed=self._config.seed,
             num_samples=self.num_samples,
             manifest_digest=self.manifest_digest,
             order=self.order_text,

@@ -24,12 +24,12 @@ Place: TypeAlias = "str | Path"
 
 def parse_place(text: str | os.PathLike[str]) -> Place:
     """What somebody typed: an address as it is, anything else as a path."""
-    return text if isinstance(text, str) and is_remote(text) else Path(text)
+    return text if is_remote(text) else Path(text)
 
 
 def place_text(place: Place) -> str:
     """A place as runs and files keep it: a resolved path, or an address without what nobody may see."""
-    return redacted(place) if isinstance(place, str) and is_remote(place) else str(Path(place).resolve())
+    return redacted(place) if is_remote(place) else str(Path(place).resolve())
 
 
 def place_shown(place: Place) -> str:
@@ -55,13 +55,13 @@ def place_directory(place: Place, *, tables: bool = False, cache_dir: Place | No
         IntegrityError: its manifest is damaged.
         StorageError: the cache cannot be written.
     """
-    if not isinstance(place, str) or not is_remote(place):
-        return Path(place)
-    remote = _remote(place, cache_dir)
-    directory, manifest = remote.open()
-    if tables:
-        remote.fetch_tables(directory, manifest)
-    return directory
+    if is_remote(place):
+        remote = _remote(place, cache_dir)
+        directory, manifest = remote.open()
+        if tables:
+            remote.fetch_tables(directory, manifest)
+        return directory
+    return Path(place)
 
 
 def place_manifest(place: Place, *, cache_dir: Place | None = None) -> Manifest:
@@ -94,7 +94,7 @@ def open_reader(
     Warns:
         NetworkDiskWarning: the directory is on a network filesystem.
     """
-    if isinstance(place, str) and is_remote(place):
+    if is_remote(place):
         remote = _remote(place, cache_dir)
         opened, manifest = remote.open()
         cache = ShardCache(remote.cache_dir, cache_bytes(room_bytes))

@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
-from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.files import canonical_digest
 from lmdali.pipeline.manifest import Manifest
 
@@ -131,6 +131,13 @@ def manifest_as_plan(manifest: Manifest) -> dict[str, Any]:
     if len(manifest.shards) > 1:
         fields["shard_sources"] = manifest.shards[0].num_sources
     return fields
+
+
+def other_options(shown: object, manifest: Manifest, plan: DatasetPlan) -> InputError:
+    """The error for an output that holds a finished dataset of another plan."""
+    before, now = manifest_as_plan(manifest), plan.to_json()
+    different = differences(before, {key: now[key] for key in before}) or "shard size"
+    return InputError(f"{shown}: holds a finished dataset made with other options ({different}): use --overwrite")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

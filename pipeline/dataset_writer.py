@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lmdali.pipeline.dataset_plan import DatasetPlan, Part, PlannedShard, differences, manifest_as_plan
+from lmdali.pipeline.dataset_plan import DatasetPlan, Part, PlannedShard, differences, other_options
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, save_statistics
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import file_sha256, read_json, storage_errors, sync_directory, write_json
@@ -214,16 +214,10 @@ class DatasetWriter(ShardOutput):
 
     def _check_plan(self) -> None:
         """Refuse a plan that is not the one begun or published here, naming what differs."""
-        now = self.plan.to_json()
         if (self.directory / MANIFEST_FILE).exists() and not self.is_complete():
-            before = manifest_as_plan(load_manifest(self.directory))
-            different = differences(before, {key: now[key] for key in before})
-            raise InputError(
-                f"{self.directory}: holds a finished dataset made with other options ({different or 'shard size'}): "
-                "use --overwrite"
-            )
+            raise other_options(self.directory, load_manifest(self.directory), self.plan)
         path = self.staging / PLAN_FILE
-        different = differences(read_json(path), now) if path.exists() else ""
+        different = differences(read_json(path), self.plan.to_json()) if path.exists() else ""
         if different:
             next_step = (
                 "start again with --overwrite"

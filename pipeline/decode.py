@@ -31,8 +31,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.image_header import ImageHeader, read_header
 from lmdali.pipeline.pixel_layout import rgb_from_bgr, rgb_from_inverted_cmyk, rgb_from_samples
 from lmdali.pipeline.png_chunks import without_animation
-from lmdali.pipeline.rejection import Rejection as Rejection
-from lmdali.pipeline.rejection import SourceRejected as SourceRejected
+from lmdali.pipeline.rejection import Rejection, SourceRejected
 
 Pixels = npt.NDArray[np.uint8]
 """`(H, W, 3)` uint8, RGB, 0..255."""

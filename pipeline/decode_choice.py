@@ -33,6 +33,7 @@ from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
 from lmdali.pipeline.errors import ConfigError, LmdaliError, install_line
 from lmdali.pipeline.manifest import Manifest
 from lmdali.pipeline.rate_memory import RateKey, RateMemory, memory_file, rounded_bytes, software_versions
+from lmdali.pipeline.sampler import RankSlice, SampleOrder
 
 Decode = Literal["auto", "gpu", "cpu"]
 Way = Literal["cpu", "gpu"]
@@ -98,6 +99,8 @@ def measured_choice(
     spec: OutputSpec,
     manifest: Manifest,
     *,
+    order: SampleOrder,
+    rank_slice: RankSlice,
     gpu: str,
     num_threads: int,
     prefetch: int,
@@ -112,6 +115,8 @@ def measured_choice(
         transform: the arithmetic.
         spec: form and place of the batches.
         manifest: of the dataset.
+        order: of the first epoch.
+        rank_slice: what of it is this rank's.
         gpu: name of the GPU.
         num_threads: of the loader.
         prefetch: of the loader.
@@ -134,7 +139,7 @@ def measured_choice(
         mean_record_bytes=rounded_bytes(manifest.payload_bytes / manifest.num_records),
         versions=software_versions(),
     )
-    plan = sample_plan(augment, transform, manifest, batch_size=spec.batch_size)
+    plan = sample_plan(augment, transform, order, rank_slice, image_size=manifest.image_size)
 
     def measure(way: Way) -> float:
         with closing(make_backend(_BACKEND_OF_WAY[way])) as backend:
@@ -249,23 +254,28 @@ def measure_rate(
 
 
 def sample_plan(
-    augment: AugmentConfig, transform: PixelTransform, manifest: Manifest, *, batch_size: int
+    augment: AugmentConfig, transform: PixelTransform, order: SampleOrder, rank_slice: RankSlice, *, image_size: int
 ) -> Callable[[int], BatchPlan]:
-    """Plans of batches that go round a few hundred records from all over a dataset: after one round they are in memory.
+    """Plans of batches that go round a few hundred records: after one round they are in memory.
+
+    They are those with which this rank begins: no shard is fetched for a measurement that the epoch could do without.
 
     Args:
         augment: what is drawn.
         transform: the arithmetic.
-        manifest: of the dataset.
-        batch_size: samples per step.
+        order: of the epoch.
+        rank_slice: what of it is this rank's.
+        image_size: side of the stored images, pixels.
     """
-    count = min(manifest.num_records, max(_SAMPLE_RECORDS, batch_size))
-    records = np.linspace(0, manifest.num_records - 1, count).astype(np.int64)
+    batch_size = rank_slice.largest_batch
+    steps = range(min(rank_slice.num_steps(), -(-_SAMPLE_RECORDS // batch_size)))
+    own = np.concatenate([rank_slice.positions(step) for step in steps])
+    records = order.at(own if len(own) else np.zeros(1, np.int64))
 
     def plan(step: int) -> BatchPlan:
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
-        indices, size = records[positions % count], manifest.image_size
-        params = draw_params(augment, seed=0, epoch=0, indices=indices, positions=positions, image_size=size)
+        indices = records[positions % len(records)]
+        params = draw_params(augment, seed=0, epoch=0, indices=indices, positions=positions, image_size=image_size)
         return BatchPlan(indices, params, transform.shifts(params), transform.at(0).scale)
 
     return plan

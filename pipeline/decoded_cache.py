@@ -66,10 +66,5 @@ class DecodedCache:
         self._is_whole[indices] = True
 
     def give_back(self, indices: NDArray[np.int64]) -> None:
-        """These samples could not be decoded; their places stay empty."""
-        self._place_of[indices] = _NONE
-
-    @property
-    def num_images(self) -> int:
-        """Images that are held."""
-        return int(np.count_nonzero(self._is_whole))
+        """Those of these samples that are not whole could not be decoded; their places stay empty."""
+        self._place_of[indices[~self._is_whole[indices]]] = _NONE

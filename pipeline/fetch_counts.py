@@ -38,10 +38,6 @@ class FetchCounts(NamedTuple):
         """Part of the shards that was there, 0..1; None where none was needed."""
         return self.hits / (self.hits + self.misses) if self.hits + self.misses else None
 
-    def since(self, before: FetchCounts) -> FetchCounts:
-        """What was added after `before`."""
-        return FetchCounts(**{name: value - getattr(before, name) for name, value in self._asdict().items()})
-
 
 class FetchCounters:
     """Adds up `FetchCounts`. Not thread-safe: whoever has one holds a lock."""

@@ -25,15 +25,10 @@ class NetworkDiskWarning(UserWarning):
     """A dataset is read over a network, record by record."""
 
 
-def filesystem_of(path: Path, mounts: Path | None = None) -> tuple[str, str] | None:
-    """Type and mount point of the filesystem that a path is on, or will be on; None where the system does not say.
-
-    Args:
-        path: need not exist.
-        mounts: file with the list of mounts, as proc(5) has it; None means `MOUNTS`.
-    """
+def filesystem_of(path: Path) -> tuple[str, str] | None:
+    """Type and mount point of the filesystem that a path is on, or will be on; None where the system does not say."""
     try:
-        lines = (mounts or MOUNTS).read_text(errors="surrogateescape").splitlines()
+        lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None
     place = path.resolve()
@@ -50,25 +45,25 @@ def filesystem_of(path: Path, mounts: Path | None = None) -> tuple[str, str] | N
     return found
 
 
-def network_disk(path: Path, mounts: Path | None = None) -> str | None:
+def network_disk(path: Path) -> str | None:
     """Type of the network filesystem that a path is on; None for a disk of this machine, and where nobody knows."""
-    found = filesystem_of(path, mounts)
+    found = filesystem_of(path)
     return found[0] if found is not None and _NETWORK.fullmatch(found[0]) else None
 
 
-def is_shared_disk(path: Path, mounts: Path | None = None) -> bool:
+def is_shared_disk(path: Path) -> bool:
     """Whether other machines may have the same files, so that locks of this one mean little."""
-    kind = network_disk(path, mounts)
+    kind = network_disk(path)
     return kind is not None and kind not in _OF_THIS_MACHINE
 
 
-def advise_on_network_disk(dataset: Path, mounts: Path | None = None) -> None:
+def advise_on_network_disk(dataset: Path) -> None:
     """Warn, once for each mount point, that a dataset is read over a network.
 
     Warns:
         NetworkDiskWarning: with what to do.
     """
-    kind, found = network_disk(dataset, mounts), filesystem_of(dataset, mounts)
+    kind, found = network_disk(dataset), filesystem_of(dataset)
     if kind is None or found is None or found[1] in _warned:
         return
     _warned.add(found[1])

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
-from lmdali.pipeline.block_order import create_order, order_nodes
+from lmdali.pipeline.block_order import order_nodes
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.dataset_place import open_reader, place_directory, place_shown
+from lmdali.pipeline.dataset_place import open_reader, place_directory, place_manifest, place_shown
 from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
@@ -64,13 +64,12 @@ def create_loader(
         MachineError: the device or a package is missing.
     """
     target = _device(device)
-    synthetic = config.backend == "synthetic"
     reader = None
-    if not (str(config.dataset).startswith("synthetic") and synthetic):
+    if config.backend != "synthetic":
         reader = open_reader(
             config.dataset, cache_dir=config.cache_dir, room_bytes=config.cache_bytes, fetches=config.fetches
         )
-    identity = _synthetic_identity(str(config.dataset)) if reader is None else DatasetIdentity.of(reader.manifest)
+    identity = _synthetic_identity(config) if reader is None else DatasetIdentity.of(reader.manifest)
     if config.records is not None:
         identity = replace(identity, records=RecordList.of(config.records, identity.num_records))
     own_rank, num_ranks = rank_and_world_size()
@@ -84,7 +83,7 @@ def create_loader(
     )
     stream = reader if isinstance(reader, StreamedReader) else None
     if stream is not None:
-        _require_room(config, stream, identity, rank_slice)
+        _require_room(config, identity, stream, rank_slice)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
             f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
@@ -94,29 +93,23 @@ def create_loader(
             f"{place_shown(config.dataset)}: raw records need no decoded cache: set decoded_cache_bytes to 0"
         )
     timers = StageTimers()
-    transform = _transform(config, reader, identity, needed=not synthetic)
+    transform = _transform(config, reader, identity)
     _agree(config, identity, rank_slice, target)
     config = replace(config, batch_size=rank_slice.largest_batch)  # what memory is taken for
-    name, reason = _choose_backend(config, reader, identity, transform, target)
+    choice = _choose_backend(config, reader, identity, rank_slice, transform, target)
     cache = None
     if config.decoded_cache_bytes:
         cache = DecodedCache(config.decoded_cache_bytes, identity.image_size, identity.num_records)
     return DatasetLoader(
-        _make_backend(name, config, reader, identity, transform, target, cache, timers),
+        config,
+        _make_backend(choice.backend, config, reader, identity, transform, target, cache, timers),
         identity,
         rank_slice,
         transform,
-        augment=config.augment,
-        seed=config.seed,
-        order=config.order,
-        block_shards=config.block_shards,
-        block_nodes=config.block_nodes,
-        prefetch=config.depth,
         readahead=_make_readahead(config, reader, cache),
         stream=stream,
         timers=timers,
-        backend_name=name,
-        backend_reason=reason,
+        choice=choice,
     )
 
 
@@ -163,6 +156,7 @@ def _choose_backend(
     config: LoaderConfig,
     reader: ShardReader | None,
     identity: DatasetIdentity,
+    rank_slice: RankSlice,
     transform: PixelTransform,
     device: torch.device,
 ) -> Choice:
@@ -182,6 +176,8 @@ def _choose_backend(
         transform,
         _output_spec(config, device),
         reader.manifest,
+        order=config.order_of(identity, 0),
+        rank_slice=rank_slice,
         gpu=torch.cuda.get_device_name(device),
         num_threads=config.threads,
         prefetch=config.depth,
@@ -205,19 +201,9 @@ def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
 
 
 def _require_room(
-    config: LoaderConfig, reader: StreamedReader, identity: DatasetIdentity, rank_slice: RankSlice
+    config: LoaderConfig, identity: DatasetIdentity, reader: StreamedReader, rank_slice: RankSlice
 ) -> None:
-    shards = reader.manifest.shards
-    order = create_order(
-        config.order,
-        num_samples=identity.num_samples,
-        seed=0,
-        epoch=0,
-        shard_sizes=identity.shard_sizes,
-        block_shards=config.block_shards,
-        block_nodes=config.block_nodes,
-        records=identity.records,
-    )
+    shards, order = reader.manifest.shards, config.order_of(identity, 0)
 
     def needed(prefetch: int) -> int:
         in_flight = (prefetch + 2) * rank_slice.global_batch_size
@@ -234,22 +220,20 @@ def _require_room(
         )
 
 
-def _synthetic_identity(name: str) -> DatasetIdentity:
+def _synthetic_identity(config: LoaderConfig) -> DatasetIdentity:
+    """The numbers of a dataset of which no record is read."""
+    name = str(config.dataset)
+    if not name.startswith("synthetic"):
+        return DatasetIdentity.of(place_manifest(config.dataset, cache_dir=config.cache_dir))
     pretended = SyntheticDataset.parse(name)
     names = tuple(str(label) for label in range(pretended.num_classes))
     return DatasetIdentity(pretended.num_samples, pretended.image_size, names, name, pretended.shard_sizes)
 
 
-def _transform(
-    config: LoaderConfig, reader: ShardReader | None, identity: DatasetIdentity, *, needed: bool
-) -> PixelTransform:
-    if not needed or not config.augment.needs_basis:
+def _transform(config: LoaderConfig, reader: ShardReader | None, identity: DatasetIdentity) -> PixelTransform:
+    if reader is None or not config.augment.needs_basis:
         return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
-    if config.basis is None and reader is not None:
-        directory = reader.directory
-    else:
-        named = config.dataset if config.basis is None else config.basis
-        directory = place_directory(named, cache_dir=config.cache_dir)
+    directory = reader.directory if config.basis is None else place_directory(config.basis, cache_dir=config.cache_dir)
     basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:
         raise InputError(
@@ -270,7 +254,7 @@ def _make_backend(
     timers: StageTimers,
 ) -> Backend:
     spec = _output_spec(config, device)
-    if name == "synthetic" or reader is None:
+    if reader is None:
         return SyntheticBackend(spec, len(identity.class_names))
     threads = config.threads
     crc = CrcPolicy(config.verify, identity.num_records)

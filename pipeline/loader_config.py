@@ -12,15 +12,24 @@ import numpy as np
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType, Layout
 from lmdali.pipeline.batch_tasks import default_prefetch
-from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS, OrderName, drops_last, require_listable
+from lmdali.pipeline.block_order import (
+    DEFAULT_BLOCK_SHARDS,
+    ORDERS,
+    OrderName,
+    create_order,
+    drops_last,
+    require_listable,
+)
 from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.readahead import DEPTH_BYTES
 from lmdali.pipeline.record_list import Records
+from lmdali.pipeline.sampler import SampleOrder
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
 from lmdali.pipeline.verify_policy import Verify
-from lmdali.pipeline.whole_number import check_fields
+from lmdali.pipeline.whole_number import check_choices, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +102,7 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         check_fields(self, numbers=_NUMBERS, switches=("drop_last",))
         self._check_kinds()
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
+        check_choices(self, _CHOICES)
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -131,6 +138,19 @@ class LoaderConfig:
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float | np.number)):
             raise ConfigError(f"required_images_per_second must be a number, found {rate!r}")
 
+    def order_of(self, identity: DatasetIdentity, epoch: int) -> SampleOrder:
+        """The order of one epoch of a dataset."""
+        return create_order(
+            self.order,
+            num_samples=identity.num_samples,
+            seed=self.seed,
+            epoch=epoch,
+            shard_sizes=identity.shard_sizes,
+            block_shards=self.block_shards,
+            block_nodes=self.block_nodes,
+            records=identity.records,
+        )
+
     @property
     def drops_last(self) -> bool:
         """`drop_last` with its default filled in."""
@@ -149,18 +169,7 @@ class LoaderConfig:
 
 _POSITIVE = ("batch_size", "block_shards", "block_nodes", "fetches", "prefetch", "cache_bytes", "num_threads")
 
-_NUMBERS = (
-    "batch_size",
-    "seed",
-    "block_shards",
-    "block_nodes",
-    "num_threads",
-    "prefetch",
-    "decoded_cache_bytes",
-    "readahead_bytes",
-    "cache_bytes",
-    "fetches",
-)
+_NUMBERS = (*_POSITIVE, "seed", "decoded_cache_bytes", "readahead_bytes")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "order": ORDERS,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import InputError, IntegrityError, ManifestError
-from lmdali.pipeline.files import canonical_digest, read_json, write_json
+from lmdali.pipeline.files import canonical_digest, read_json, seal, write_json
 
 MANIFEST_FILE = "manifest.json"
 SHARDS_DIRECTORY = "shards"
@@ -110,10 +110,9 @@ class Manifest:
 
     def save(self, directory: Path) -> Manifest:
         """Publish the dataset: write `manifest.json` with its digest, and return the manifest that has it."""
-        document = self._document()
-        digest = canonical_digest(document)
-        write_json(directory / MANIFEST_FILE, document | {"digest": digest})
-        return replace(self, digest=digest)
+        document = seal(self._document())
+        write_json(directory / MANIFEST_FILE, document)
+        return replace(self, digest=document["digest"])
 
     def _document(self) -> dict[str, Any]:
         # Not `asdict`: it copies every rejected number, of which there may be millions.

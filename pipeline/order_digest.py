@@ -15,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
-from lmdali.pipeline.counter_random import mix64
+from lmdali.pipeline.counter_random import GOLDEN_GAMMA, mix64
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
-
-_GAMMA = 0x9E3779B97F4A7C15
-"""The odd number next to 2**64 over the golden ratio: its multiples are far apart."""
 
 _ALPHA_STEPS = np.float32(2.0**16)
 """Logarithm and cosine may differ in their last bit between machines. 16 fractional bits hide that but for draws on the
@@ -60,11 +57,11 @@ def view_hashes(positions: NDArray[np.int64], indices: NDArray[np.int64], params
         return np.zeros(0, np.uint64)
     views = len(params) // count
     # Without the constant, sample 0 at position 0 with no draws would add nothing, and nobody would miss it.
-    samples = mix64(mix64(positions.astype(np.uint64) + np.uint64(_GAMMA)) + indices.astype(np.uint64))
+    samples = mix64(mix64(positions.astype(np.uint64) + GOLDEN_GAMMA) + indices.astype(np.uint64))
     first, second = _view_words(params)
     if views > 1:
         samples = np.repeat(samples, views)
-        first += np.tile(np.arange(views, dtype=np.uint64) * np.uint64(_GAMMA), count)
+        first += np.tile(np.arange(views, dtype=np.uint64) * GOLDEN_GAMMA, count)
     return mix64(mix64(samples + first) + second)
 
 

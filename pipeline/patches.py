@@ -155,7 +155,8 @@ class PatchCutter:
             places = self._cache.reserve(part.indices)
             windows[places >= 0] = 0, self._size, 0, self._size
         with self._timers.measure("decode"):
-            planes = self._planes()
+            words = jpeg_kernel.plane_words(self._size, self._size)
+            planes = self._buffer("planes", (_IMAGES_AT_ONCE, words), np.uint64)
             decoded = self._decoder.decode(part.run.bytes, part.run.starts, part.run.stops, windows, planes)
         try:
             for is_decoded, first, stop in _stretches(decoded):
@@ -227,12 +228,6 @@ class PatchCutter:
             to_float16(floats, floats.view(np.uint32), out)
         else:
             to_bfloat16(floats.view(np.uint32), out)
-
-    def _planes(self) -> NDArray[np.uint64]:
-        planes: NDArray[np.uint64] | None = getattr(self._scratch, "planes", None)
-        if planes is None:
-            planes = self._scratch.planes = jpeg_kernel.new_planes(_IMAGES_AT_ONCE, self._size)
-        return planes
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """This thread's memory of that name, at least `shape` large: written again and again."""

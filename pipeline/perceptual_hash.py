@@ -53,13 +53,8 @@ def picture_hash(pixels: Pixels) -> int:
 
 def is_blank(pixels: Pixels) -> bool:
     """Whether a picture shows nothing."""
-    return pixel_spread(pixels) < BLANK_SPREAD
-
-
-def pixel_spread(pixels: Pixels) -> float:
-    """The largest standard deviation among the channels of a picture, gray levels."""
     # From OpenCV's sums of whole numbers: the same everywhere.
-    return float(cv2.meanStdDev(pixels)[1].max())
+    return float(cv2.meanStdDev(pixels)[1].max()) < BLANK_SPREAD
 
 
 def hash_distance(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from lmdali.pipeline.errors import ConfigError, RemoteError
@@ -16,7 +18,7 @@ _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PUNCTUATION = "!#$%&'()*+,/:;=?@[]~"
 
 
-def is_remote(dataset: str | Path) -> bool:
+def is_remote(dataset: str | os.PathLike[str]) -> TypeGuard[str]:
     """Whether a dataset argument is an address (`scheme://...`) and no path."""
     return isinstance(dataset, str) and _SCHEME.match(dataset) is not None
 

@@ -17,7 +17,7 @@ from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.files import MAX_JSON_BYTES, file_sha256, storage_errors, write_atomic
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
-from lmdali.pipeline.remote_retry import Clock, RetryConfig
+from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.remote_store import open_store
 from lmdali.pipeline.shard_header import DATA_FILE
 
@@ -34,18 +34,14 @@ class RemoteDataset:
     Args:
         address: of the dataset, with a scheme.
         cache_dir: directory of the cache.
-        config: patience.
-        clock: time.
 
     Attributes:
         store: where its files are.
         cache_dir: as given.
     """
 
-    def __init__(
-        self, address: str, cache_dir: Path, config: RetryConfig | None = None, clock: Clock | None = None
-    ) -> None:
-        self._config, self._clock = config or RetryConfig(), clock
+    def __init__(self, address: str, cache_dir: Path) -> None:
+        self._config = RetryConfig()
         self.store = open_store(address, self._config)
         self.cache_dir = cache_dir
         self._digest = ""
@@ -96,7 +92,7 @@ class RemoteDataset:
             path = directory / name
             if path.is_file() and file_sha256(path) == sha256:
                 continue
-            payload = fetch_small(self.store, name, max_bytes=_MAX_TABLE_BYTES, config=self._config, clock=self._clock)
+            payload = fetch_small(self.store, name, max_bytes=_MAX_TABLE_BYTES, config=self._config)
             if hashlib.sha256(payload).hexdigest() != sha256:
                 raise RemoteError(
                     f"{self.store.shown}/{name}: another file than {MANIFEST_FILE} says: the dataset changed, or was "
@@ -119,7 +115,6 @@ class RemoteDataset:
             num_bytes=info.file_bytes,
             sha256=info.sha256,
             config=self._config,
-            clock=self._clock,
             stopped=stopped,
         )
         try:
@@ -143,13 +138,13 @@ class RemoteDataset:
                     shutil.rmtree(left, ignore_errors=True)
 
     def _small(self, name: str) -> bytes:
-        return fetch_small(self.store, name, max_bytes=MAX_JSON_BYTES, config=self._config, clock=self._clock)
+        return fetch_small(self.store, name, max_bytes=MAX_JSON_BYTES, config=self._config)
 
     def _digest_now(self) -> str:
         """The digest that the remote manifest has now; empty where it cannot be told."""
         once = replace(self._config, tries=1)
         try:
-            payload = fetch_small(self.store, MANIFEST_FILE, max_bytes=MAX_JSON_BYTES, config=once, clock=self._clock)
+            payload = fetch_small(self.store, MANIFEST_FILE, max_bytes=MAX_JSON_BYTES, config=once)
             return str(json.loads(payload)["digest"])
         except (RemoteError, ValueError, KeyError, TypeError):
             return ""

@@ -179,7 +179,7 @@ class FileStore:
         path = self.folder / name
         try:
             size = path.stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise not_found(f"{self.shown}/{name}") from None
         except PermissionError as error:
             raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None

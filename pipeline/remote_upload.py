@@ -25,12 +25,12 @@ class FileUpload:
     def __init__(
         self,
         store: WritableStore,
-        config: RetryConfig | None = None,
+        config: RetryConfig,
         *,
         verify: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        self._store, self._config, self._verify, self._clock = store, config or RetryConfig(), verify, clock
+        self._store, self._config, self._verify, self._clock = store, config, verify, clock
 
     def bring(self, name: str, path: Path, sha256: str | None = None) -> bool:
         """Have the file at `path` in the store under `name`; says whether it had to be sent.

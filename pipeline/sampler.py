@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.counter_random import Words, mix64
+from lmdali.pipeline.counter_random import GOLDEN_GAMMA, Words, mix64
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.whole_number import check_fields
 
@@ -31,9 +31,6 @@ MAX_EPOCH = 2**32 - 1
 
 _ROUNDS = 8
 """Four rounds make a Feistel network pseudo-random (Luby and Rackoff, 1988); small domains need more."""
-
-
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 class SampleOrder(Protocol):
@@ -126,7 +123,7 @@ def round_keys(*words: int) -> Words:
     state = np.zeros(1, np.uint64)
     for word in words:
         state = mix64(state + np.uint64(word))
-    return mix64(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GAMMA + state)
+    return mix64(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * GOLDEN_GAMMA + state)
 
 
 def permute(values: Words, size: int, keys: Words) -> Words:

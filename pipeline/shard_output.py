@@ -26,8 +26,9 @@ from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX, ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, staged_bytes
 
 PLAN_FILE = "plan.json"
-_SUMS_SUFFIX, _HASHES_SUFFIX = "npy", "hashes"
-_STAGED_SUFFIXES = ("records", "rejects", _SUMS_SUFFIX)
+_SUMS_SUFFIX, HASHES_SUFFIX = "npy", "hashes"
+STAGED_SUFFIXES = ("records", "rejects", _SUMS_SUFFIX, HASHES_SUFFIX)
+"""The last one says that the others are there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class ShardOutput:
 
     def has(self, name: str) -> bool:
         """Whether a shard is finished, with all that publishing it needs; a published one no longer has that."""
-        return (self.shard_directory(name) / SHARD_FILE).is_file() and self.staged(name, _HASHES_SUFFIX).is_file()
+        return (self.shard_directory(name) / SHARD_FILE).is_file() and self.staged(name, HASHES_SUFFIX).is_file()
 
     def staged(self, name: str, suffix: str) -> Path:
         """A file staged for a shard: `records`, `rejects`, `npy` or `hashes`."""
@@ -97,7 +98,7 @@ class ShardOutput:
             write_synced(self.staged(name, suffix), payload)
         # The last of the four, and it syncs their directory: a shard with its final name must find them all.
         hashes = {suffix: hashlib.sha256(payload).hexdigest() for suffix, payload in payloads.items()}
-        write_json(self.staged(name, _HASHES_SUFFIX), hashes)
+        write_json(self.staged(name, HASHES_SUFFIX), hashes)
         return shard.publish({"plan": self.plan_fingerprint, "moments": content.moments.to_json()})
 
     def figures(self, name: str) -> ShardFigures:
@@ -117,16 +118,16 @@ class ShardOutput:
         Raises:
             IntegrityError: one is missing or damaged.
         """
-        hashes_file = self.staged(name, _HASHES_SUFFIX)
+        hashes_file = self.staged(name, HASHES_SUFFIX)
         try:
             hashes: dict[str, Any] = read_json(hashes_file)
         except InputError as error:
             raise IntegrityError(f"{hashes_file}: missing: {_AGAIN.format(name=name)}") from error
-        for suffix in _STAGED_SUFFIXES:
+        for suffix in STAGED_SUFFIXES[:-1]:
             path = self.staged(name, suffix)
             if not path.is_file() or file_sha256(path) != hashes.get(suffix):
                 raise IntegrityError(f"{path}: missing or damaged: {_AGAIN.format(name=name)}")
-        return [*(self.staged(name, suffix) for suffix in _STAGED_SUFFIXES), hashes_file]
+        return [self.staged(name, suffix) for suffix in STAGED_SUFFIXES]
 
     def image_sums(self, name: str) -> NDArray[np.int64]:
         """(H, W, 3) int64 sums at each position over the images of a finished shard."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmdali.pipeline.dataset_files import shard_files, side_files
-from lmdali.pipeline.dataset_plan import DatasetPlan, differences, manifest_as_plan
+from lmdali.pipeline.dataset_plan import DatasetPlan, differences, other_options
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import InputError, IntegrityError, RemoteError
 from lmdali.pipeline.files import MAX_JSON_BYTES, storage_errors, sync_directory, write_atomic
@@ -28,11 +28,9 @@ from lmdali.pipeline.remote_upload import FileUpload
 from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
-from lmdali.pipeline.shard_output import PLAN_FILE
+from lmdali.pipeline.shard_output import HASHES_SUFFIX, PLAN_FILE, STAGED_SUFFIXES
 
 STAGED_PLAN = f"{STAGING_DIRECTORY}/{PLAN_FILE}"
-_STAGED_SUFFIXES = ("records", "rejects", "npy", "hashes")
-"""The last one says that the others are there."""
 _CALLS = 8
 
 
@@ -109,12 +107,7 @@ class ShardPublisher:
         plan = self._writer.plan
         if manifest is None or manifest.source.get("plan") == plan.fingerprint:
             return manifest
-        now, before = plan.to_json(), manifest_as_plan(manifest)
-        different = differences(before, {key: now[key] for key in before})
-        raise InputError(
-            f"{self._store.shown}: holds a finished dataset made with other options ({different or 'shard size'}): use "
-            "--overwrite"
-        )
+        raise other_options(self._store.shown, manifest, plan)
 
     def begin(self, *, resume: bool, overwrite: bool) -> bool:
         """Take the address for this plan; says whether shards of it may be there already.
@@ -155,7 +148,7 @@ class ShardPublisher:
         directory = self._writer.directory
         for file, _, sha256, _ in shard_files(info):
             self._upload.bring(file, directory / file, sha256)
-        for suffix in _STAGED_SUFFIXES:
+        for suffix in STAGED_SUFFIXES:
             path = self._writer.staged(name, suffix)
             self._upload.bring(f"{STAGING_DIRECTORY}/{path.name}", path)
         folder = self._writer.shard_directory(name)
@@ -213,7 +206,7 @@ class ShardPublisher:
 
     def _remove_staged(self, names: list[str]) -> None:
         # What says that the others are there goes before them.
-        for suffix in reversed(_STAGED_SUFFIXES):
+        for suffix in reversed(STAGED_SUFFIXES):
             _each([f"{STAGING_DIRECTORY}/{name}.{suffix}" for name in names], self._upload.remove)
         self._upload.remove(STAGED_PLAN)
 
@@ -221,7 +214,7 @@ class ShardPublisher:
         if self._writer.has(name):
             if not (self._writer.shard_directory(name) / DATA_FILE).exists() and not self._is_there(name):
                 self._writer.discard([name], finished=True)
-        elif read_remote(self._store, f"{STAGING_DIRECTORY}/{name}.hashes", self._config) is not None:
+        elif read_remote(self._store, f"{STAGING_DIRECTORY}/{name}.{HASHES_SUFFIX}", self._config) is not None:
             self._bring_back(name)
 
     def _is_there(self, name: str) -> bool:
@@ -235,7 +228,7 @@ class ShardPublisher:
         figures = read_remote(self._store, f"{SHARDS_DIRECTORY}/{name}/{SHARD_FILE}", self._config)
         staged = {
             suffix: read_remote(self._store, f"{STAGING_DIRECTORY}/{name}.{suffix}", self._config)
-            for suffix in _STAGED_SUFFIXES
+            for suffix in STAGED_SUFFIXES
         }
         if figures is None or None in staged.values():
             return

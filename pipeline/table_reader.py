@@ -39,18 +39,15 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
     Raises:
         IntegrityError: the file is missing, not Parquet, or too short.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata = file.metadata
-            sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-            first_rows = [0, *accumulate(sizes)]
-            if indices and not 0 <= min(indices) <= max(indices) < first_rows[-1]:
-                raise IntegrityError(f"{path}: has {first_rows[-1]} rows, row {max(indices)} was asked for: damaged?")
-            group_of = [bisect_right(first_rows, index) - 1 for index in indices]
-            groups = sorted(set(group_of))
-            table = file.read_row_groups(groups, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
+    with _parquet_errors(path), pq.ParquetFile(path) as file:
+        metadata = file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        first_rows = [0, *accumulate(sizes)]
+        if indices and not 0 <= min(indices) <= max(indices) < first_rows[-1]:
+            raise IntegrityError(f"{path}: has {first_rows[-1]} rows, row {max(indices)} was asked for: damaged?")
+        group_of = [bisect_right(first_rows, index) - 1 for index in indices]
+        groups = sorted(set(group_of))
+        table = file.read_row_groups(groups, columns=columns)
     before = dict(zip(groups, [0, *accumulate(sizes[group] for group in groups)], strict=False))
     rows = [before[group] + index - first_rows[group] for group, index in zip(group_of, indices, strict=True)]
     taken: list[dict[str, Any]] = table.take(pa.array(rows, pa.int64())).to_pylist()
@@ -72,7 +69,7 @@ class ColumnReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._named_errors():
+        with _parquet_errors(path):
             self._file = pq.ParquetFile(path)
             metadata = self._file.metadata
             sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
@@ -89,7 +86,7 @@ class ColumnReader:
             raise IntegrityError(f"{self._path}: has {self.num_rows} rows, rows up to {stop} were asked for: damaged?")
         first = bisect_right(self._first_rows, start) - 1
         groups = range(first, bisect_right(self._first_rows, stop - 1)) if start < stop else range(0)
-        with self._named_errors():
+        with _parquet_errors(self._path):
             table = self._file.read_row_groups(list(groups), columns=columns)
         table = table.slice(start - self._first_rows[first], stop - start)
         return {name: table[name].to_pylist() for name in columns}
@@ -98,13 +95,6 @@ class ColumnReader:
         """Let go of the file."""
         self._file.close()
 
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowException) as error:
-            raise IntegrityError(f"{self._path}: cannot be read as Parquet: {error}") from error
-
 
 def has_column(path: Path, column: str) -> bool:
     """Whether a table has a column: those of older datasets lack what came later.
@@ -112,10 +102,8 @@ def has_column(path: Path, column: str) -> bool:
     Raises:
         IntegrityError: the file is missing or not Parquet.
     """
-    try:
+    with _parquet_errors(path):
         return column in pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
 def read_integers(path: Path, column: str) -> NDArray[np.int64]:
@@ -158,7 +146,13 @@ def count_values(path: Path, column: str) -> Counter[Any]:
 
 
 def _read(path: Path, columns: list[str] | None) -> Any:
-    try:
+    with _parquet_errors(path):
         return pq.read_table(path, columns=columns)
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
         raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error

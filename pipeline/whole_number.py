@@ -1,11 +1,11 @@
-"""Numbers and switches as callers give them: NumPy's are taken for Python's, and what is none is refused by name."""
+"""Numbers, switches and choices as callers give them: NumPy's are taken for Python's, anything else is refused."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,17 @@ def check_fields(config: Any, *, numbers: Sequence[str], switches: Sequence[str]
             object.__setattr__(config, name, bool(value))
         else:
             raise ConfigError(f"{name} must be True or False, found {value!r}")
+
+
+def check_choices(config: Any, choices: Mapping[str, Collection[str]]) -> None:
+    """In the `__post_init__` of a dataclass: refuse fields that are none of the names allowed for them.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name, allowed in choices.items():
+        if (found := getattr(config, name)) not in allowed:
+            raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {found!r}")
 
 
 def require_finite_fields(config: Any) -> None:

@@ -78,7 +78,7 @@ def test_the_half_network_is_one_tower_whatever_towers_says() -> None:
         ({"lrn_alpha": math.nan}, "lrn_alpha must be a finite number"),
         ({"lrn_beta": math.inf}, "lrn_beta must be a finite number"),
         ({"towers": 0}, "towers"),
-        ({"pooling": "average"}, "pooling must be one of overlapping, separate, found 'average'"),
+        ({"pooling": "average"}, "pooling must be one of overlapping, separate; found 'average'"),
         ({"lrn_place": "before"}, "lrn_place must be one of after_relu, before_first_relu, none"),
         ({"dropout_rule": "off"}, "dropout_rule must be one of paper, inverted, scale_only"),
         ({"drop": ("conv1",)}, "drop takes layers of conv2, conv3, conv4, conv5"),

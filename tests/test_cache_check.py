@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from remote_server import serving
 
-from lmdali.pipeline import cache_check, shard_cache
+from lmdali.pipeline import cache_check, filesystem, shard_cache
 from lmdali.pipeline.cache_check import require_cache_directory, require_shard_room
 from lmdali.pipeline.dataset_place import open_reader
 from lmdali.pipeline.errors import ConfigError, StorageError
@@ -20,16 +20,17 @@ from lmdali.pipeline.shard_cache import ShardCache
 SHARDS: Any = [SimpleNamespace(file_bytes=size) for size in (300, 500, 400)]
 
 
-def test_a_cache_on_a_network_disk_is_refused(tmp_path: Path) -> None:
+def test_a_cache_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr(filesystem, "MOUNTS", mounts)
     mounts.write_text(f"1 1 0:1 / {tmp_path.resolve()} rw - nfs4 server:/home rw\n")
     with pytest.raises(
         ConfigError, match=r"the cache is on nfs4, and its locks need a disk of this machine.*--cache-dir"
     ):
-        require_cache_directory(tmp_path / "cache", mounts)
+        require_cache_directory(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     mounts.write_text(f"1 1 0:1 / {tmp_path.resolve()} rw - 9p share rw\n")
-    require_cache_directory(tmp_path / "cache", mounts)
+    require_cache_directory(tmp_path / "cache")
 
 
 def test_a_cache_that_can_be_written_is_made_and_left_empty(tmp_path: Path) -> None:

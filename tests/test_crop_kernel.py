@@ -1,4 +1,4 @@
-"""The compiled crops and the device's arithmetic, both against the NumPy reference."""
+"""The compiled crops against the NumPy reference."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import sys
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lmdali.pipeline import crop_kernel
 from lmdali.pipeline.augment import AugmentParams, PixelTransform, apply_params
-from lmdali.pipeline.backend import BatchPlan, OutputSpec
-from lmdali.pipeline.host_to_device import torch_dtype
-from lmdali.pipeline.normaliser import DeviceNormalizer
 
 SIZE = 12
 
@@ -100,44 +95,3 @@ def test_pixels_that_may_only_be_read_are_cropped_too() -> None:
     out = np.zeros((2, 2, 3), np.uint8)
     crop_kernel.crop_pixels(pixels, 1, 2, True, out)
     assert (out == pixels[1:3, 2:4][:, ::-1]).all()
-
-
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("centered", [False, True])
-def test_the_devices_arithmetic_equals_the_reference(layout: Any, dtype: Any, centered: bool) -> None:
-    random = np.random.default_rng(1)
-    crop, count = 7, 20
-    pixels = random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
-    params = AugmentParams(
-        random.integers(0, SIZE - crop + 1, (count, 2)),
-        random.random(count) < 0.5,
-        random.normal(0, 0.1, (count, 3)).astype(np.float32),
-    )
-    transform = transform_of(3, centered=centered)
-    patches = np.empty((count, crop, crop, 3), np.uint8)
-    for n, (y, x) in enumerate(params.crop_yx):
-        crop_kernel.crop_pixels(pixels[n], y, x, bool(params.flip[n]), patches[n])
-    spec = OutputSpec(count, 1, crop, dtype, layout, torch.device("cpu"))
-    plan = BatchPlan(np.arange(count), params, transform.shifts(params), transform.scale)
-    out = DeviceNormalizer(transform, spec)(torch.from_numpy(patches), plan)
-    reference = torch.from_numpy(apply_params(pixels, params, transform, crop))
-    reference = reference.permute(0, 3, 1, 2) if layout == "NCHW" else reference
-    assert out.is_contiguous() and out.dtype == torch_dtype(dtype)
-    assert torch.equal(out, reference.to(torch_dtype(dtype)))
-
-
-def test_the_device_passes_pixels_through_when_nothing_is_to_be_done() -> None:
-    transform = PixelTransform(np.zeros((4, 4, 3), np.float32), np.ones(3, np.float32), np.zeros((3, 3), np.float32))
-    patches = torch.arange(48, dtype=torch.uint8).reshape(1, 4, 4, 3)
-    params = AugmentParams(np.zeros((1, 2), np.int64), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
-    spec = OutputSpec(1, 1, 4, "uint8", "NCHW", torch.device("cpu"))
-    plan = BatchPlan(np.arange(1), params, transform.shifts(params), transform.scale)
-    out = DeviceNormalizer(transform, spec)(patches, plan)
-    assert torch.equal(out, patches.permute(0, 3, 1, 2))
-
-
-def test_dtypes_are_found_by_their_torch_name() -> None:
-    assert torch_dtype("bfloat16") is torch.bfloat16
-    with pytest.raises(AttributeError):
-        torch_dtype("float33")

@@ -75,7 +75,7 @@ class TestWithDali:
             batch = next(iter(loader))
         shapes = []
         for part in parts:
-            pipeline, form = build_part(part, 48, transform, spec, num_threads=1, hardware_share=0.5, raw=raw)
+            pipeline, form = build_part(part, 48, transform, spec, num_threads=1, raw=raw)
             pipeline.feed_input("images", fed_images(dataset, raw))
             if form is not None:
                 feed_draws(pipeline, plan, form, 48, constant_mean(transform))

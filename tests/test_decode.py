@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from lmdali.pipeline import decode
-from lmdali.pipeline.decode import DecodePolicy, Rejection, SourceRejected, decode_source, native_messages_silenced
+from lmdali.pipeline.decode import DecodePolicy, decode_source, native_messages_silenced
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.rejection import Rejection, SourceRejected
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -418,7 +419,8 @@ def test_bad_files_print_nothing_when_silenced_and_stderr_works_afterwards() -> 
     # In a process of its own: pytest captures descriptor 2 itself.
     program = (
         "import sys\n"
-        "from lmdali.pipeline.decode import decode_source, native_messages_silenced, SourceRejected\n"
+        "from lmdali.pipeline.decode import decode_source, native_messages_silenced\n"
+        "from lmdali.pipeline.rejection import SourceRejected\n"
         "data = bytes.fromhex(sys.argv[1])\n"
         "def attempt():\n"
         "    try: decode_source(data)\n"

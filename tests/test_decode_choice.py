@@ -13,6 +13,7 @@ import torch
 from lmdali.pipeline.augment import AugmentConfig, pixel_transform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.block_order import NodeOrder
 from lmdali.pipeline.decode_choice import (
     GPU_ADVANTAGE,
     MARGIN,
@@ -27,6 +28,7 @@ from lmdali.pipeline.decode_choice import (
 from lmdali.pipeline.errors import ConfigError, RecordError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.rate_memory import RateKey, RateMemory
+from lmdali.pipeline.sampler import EpochOrder, RankSlice
 
 KEY = RateKey(
     gpu="a GPU", cpu="a CPU", num_cpus=16, num_threads=16, prefetch=7, batch_size=128, dtype="float32",
@@ -214,7 +216,9 @@ def plan(small_jpeg_dataset: Path) -> Callable[[int], BatchPlan]:
         load_manifest(small_jpeg_dataset),
         AugmentConfig(crop_size=40, normalize="none", lighting="none"),
     )
-    return sample_plan(augment, pixel_transform(augment, None, manifest.image_size), manifest, batch_size=10)
+    transform, count = pixel_transform(augment, None, manifest.image_size), manifest.num_records
+    order, whole = EpochOrder(count, 0, 0, shuffle=False), RankSlice(count, 10, drop_last=False)
+    return sample_plan(augment, transform, order, whole, image_size=manifest.image_size)
 
 
 def test_a_rate_is_what_the_clock_says_and_nothing_stays_in_flight(plan: Callable[[int], BatchPlan]) -> None:
@@ -245,10 +249,31 @@ def test_an_error_leaves_nothing_in_flight(plan: Callable[[int], BatchPlan]) -> 
     assert backend.open == 0
 
 
-def test_the_sample_goes_round_records_of_the_whole_dataset(plan: Callable[[int], BatchPlan]) -> None:
+def test_the_sample_goes_round_a_small_dataset(plan: Callable[[int], BatchPlan]) -> None:
     first_round = np.concatenate([plan(step).indices for step in range(4)])
     assert first_round[:37].tolist() == list(range(37)) and first_round[37:].tolist() == [0, 1, 2]
     assert len(plan(0).params) == 10
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_sample_needs_no_shard_that_the_rank_does_not_begin_with(rank: int) -> None:
+    """Of a dataset at an address all shards would be fetched before the first batch, with room for a few of them."""
+    order, own = NodeOrder((1000,) * 80, 3, 0, block_shards=4, nodes=2), RankSlice(80_000, 128, rank, 2, nodes=2)
+    augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
+    plan = sample_plan(augment, pixel_transform(augment, None, 48), order, own, image_size=48)
+    records = np.concatenate([plan(step).indices for step in range(8)])
+    shards = np.unique(records // 1000)
+    assert len(shards) == 4 and set((shards // 40).tolist()) == {rank}, "a block of those that are the rank's own"
+    assert records[:512].tolist() == order.at(np.concatenate([own.positions(step) for step in range(4)])).tolist()
+    assert records[512:].tolist() == records[:512].tolist()
+
+
+def test_a_rank_without_samples_measures_all_the_same() -> None:
+    augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
+    own = RankSlice(2, 10, 3, 4, drop_last=False)
+    order = EpochOrder(2, 0, 0, shuffle=False)
+    plan = sample_plan(augment, pixel_transform(augment, None, 48), order, own, image_size=48)
+    assert plan(0).indices.tolist() == [0]
 
 
 def test_real_backends_can_be_measured(small_jpeg_dataset: Path, plan: Callable[[int], BatchPlan]) -> None:
@@ -268,6 +293,7 @@ def test_both_ways_are_opened_measured_closed_and_remembered(
     augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
     transform = pixel_transform(augment, None, manifest.image_size)
     spec = OutputSpec(10, 1, 40, "uint8", "NCHW", torch.device("cpu"))
+    order = EpochOrder(manifest.num_records, 0, 0, shuffle=True)
     opened: list[tuple[str, CountingBackend]] = []
 
     def make(name: str) -> CountingBackend:
@@ -276,8 +302,8 @@ def test_both_ways_are_opened_measured_closed_and_remembered(
 
     def choose(required: float | None = None) -> Choice:
         return measured_choice(
-            make, augment, transform, spec, manifest, gpu="a GPU", num_threads=2, prefetch=2, required=required,
-            seconds=0.01,
+            make, augment, transform, spec, manifest, order=order, rank_slice=RankSlice(order.num_samples, 10),
+            gpu="a GPU", num_threads=2, prefetch=2, required=required, seconds=0.01,
         )  # fmt: skip
 
     first = choose()

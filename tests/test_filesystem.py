@@ -33,12 +33,13 @@ a line of something else
 
 
 @pytest.fixture
-def mounts(tmp_path: Path) -> Path:
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mountinfo"
     path.write_text(LINES)
-    return path
+    monkeypatch.setattr(filesystem, "MOUNTS", path)
 
 
+@pytest.mark.usefixtures("mounts")
 @pytest.mark.parametrize(
     ("path", "kind", "shared"),
     [
@@ -56,20 +57,22 @@ def mounts(tmp_path: Path) -> Path:
     ],
 )
 def test_network_filesystems_are_told_by_the_mount_that_a_path_is_under(
-    path: str, kind: str | None, shared: bool, mounts: Path
+    path: str, kind: str | None, shared: bool
 ) -> None:
-    assert network_disk(Path(path), mounts) == kind
-    assert is_shared_disk(Path(path), mounts) == shared
+    assert network_disk(Path(path)) == kind
+    assert is_shared_disk(Path(path)) == shared
 
 
-def test_links_are_followed(tmp_path: Path, mounts: Path) -> None:
+@pytest.mark.usefixtures("mounts")
+def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/data/imagenet")
-    assert filesystem_of(tmp_path / "link" / "train", mounts) == ("nfs4", "/data")
+    assert filesystem_of(tmp_path / "link" / "train") == ("nfs4", "/data")
 
 
-def test_a_system_without_such_a_list_says_nothing(tmp_path: Path) -> None:
-    assert filesystem_of(Path("/data"), tmp_path / "missing") is None
-    assert network_disk(Path("/data"), tmp_path / "missing") is None
+def test_a_system_without_such_a_list_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "MOUNTS", tmp_path / "missing")
+    assert filesystem_of(Path("/data")) is None
+    assert network_disk(Path("/data")) is None
 
 
 def test_this_machine_has_a_filesystem() -> None:

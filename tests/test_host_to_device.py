@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
-from lmdali.pipeline.host_to_device import Uploader, pack, packed_bytes, unpack, upload
+from lmdali.pipeline.host_to_device import Uploader, pack, packed_bytes, torch_dtype, unpack, upload
 
 CPU = torch.device("cpu")
 
@@ -65,3 +66,9 @@ def test_an_uploader_does_not_use_memory_again_that_is_held() -> None:
     third, _ = uploader.send(arrays[1:])
     assert third[0].data_ptr() == place, "and takes what is free"
     require_equal(third, arrays[1:])
+
+
+def test_dtypes_are_found_by_their_torch_name() -> None:
+    assert torch_dtype("bfloat16") is torch.bfloat16
+    with pytest.raises(AttributeError):
+        torch_dtype("float33")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
 from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, MachineError, ManifestError, ShardError
 from lmdali.pipeline.loader import _device
+from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.synthetic import SyntheticDataset
 
@@ -189,6 +191,15 @@ def test_the_synthetic_dataset_has_imagenets_numbers_or_those_asked_for() -> Non
 def test_other_names_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="found dataset"):
         SyntheticDataset.parse(text)
+
+
+def test_a_synthetic_loader_reads_no_record_of_the_dataset_whose_numbers_it_has(copy: Path) -> None:
+    digest, before = load_manifest(copy).digest, set(threading.enumerate())
+    shutil.rmtree(copy / "shards")
+    with create_loader(small(copy, backend="synthetic")) as loader:
+        assert sum(len(batch.labels) for batch in loader) == 5 * len(loader)
+        assert loader.manifest_digest == digest
+        assert "lmdali-readahead" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def test_a_synthetic_dataset_needs_no_files() -> None:

@@ -22,7 +22,7 @@ from lmdali.pipeline.augment import apply_params, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.block_order import create_order
 from lmdali.pipeline.errors import ConfigError, InputError, RecordError
-from lmdali.pipeline.order_digest import batch_digest, combine
+from lmdali.pipeline.order_digest import batch_digest
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_header import DATA_FILE
@@ -572,15 +572,6 @@ def test_digests_are_of_samples_and_draws_and_of_nothing_else(make: Make, augmen
         for epoch in range(2):
             list(loader)
             assert loader.epoch_digest == expected_digest(augment, NUM_SAMPLES, epoch)
-
-
-def test_digests_of_ranks_add_up(make: Make) -> None:
-    ranks = [make(rank, 3, batch_size=2, augment=PAPER, drop_last=False) for rank in range(3)]
-    for loader in ranks:
-        list(loader)
-    parts = [loader.epoch_digest or 0 for loader in ranks]
-    assert len(set(parts)) == 3
-    assert combine(parts) == expected_digest(PAPER, NUM_SAMPLES)
 
 
 # Ranks.

@@ -19,8 +19,9 @@ def test_a_folder_is_a_store(tmp_path: Path) -> None:
     store.put("a/b", b"content")
     body = store.open("a/b", 3)
     assert (body.start, body.num_bytes, b"".join(body.chunks)) == (3, 7, b"tent")
-    with pytest.raises(RemoteError, match="not found"):
-        store.open("a/c", 0)
+    for nothing in ("a/c", "a/b/c"):
+        with pytest.raises(RemoteError, match="not found"):
+            store.open(nothing, 0)
 
 
 def test_fsspec_opens_the_rest() -> None:

@@ -100,6 +100,11 @@ def test_a_second_run_fetches_nothing(server: RemoteServer, tmp_path: Path) -> N
     assert len(server.shards_asked()) == before
 
 
+def test_a_synthetic_loader_fetches_no_shard(server: RemoteServer, tmp_path: Path) -> None:
+    assert delivered(config(server.address, tmp_path / "cache", backend="synthetic"))
+    assert server.shards_asked() == []
+
+
 def test_what_shards_cost_is_counted(server: RemoteServer, tmp_path: Path, manifest: Manifest) -> None:
     num_shards = len(manifest.shards)
     with create_loader(config(server.address, tmp_path / "cache", order="sequential")) as loader:

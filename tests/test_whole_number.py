@@ -1,4 +1,4 @@
-"""What is taken for a whole number or a switch, and what is refused."""
+"""What is taken for a whole number, a switch or a choice, and what is refused."""
 
 from __future__ import annotations
 

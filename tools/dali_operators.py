@@ -114,7 +114,7 @@ def _probes(
     dataset: Path, config: LoaderConfig, spec: OutputSpec, transform: Any, plan: BatchPlan
 ) -> dict[str, GraphProbe]:
     # Not at the top: DALI is a package that most profiles need not have.
-    from lmdali.pipeline.dali_graph import HARDWARE_SHARE, build_part, constant_mean, feed_draws, graph_parts
+    from lmdali.pipeline.dali_graph import build_part, constant_mean, feed_draws, graph_parts
 
     manifest = load_manifest(dataset)
     size, raw = manifest.image_size, manifest.encoding == "raw"
@@ -123,10 +123,9 @@ def _probes(
         images = [decode_stored(data, size) for data in sample[: max(1, SAMPLE_BYTES // (3 * size * size))]]
     else:
         images = [np.frombuffer(data, np.uint8) for data in sample]
-    options: dict[str, Any] = {"num_threads": config.threads, "hardware_share": HARDWARE_SHARE}
     probes = {}
     for part in graph_parts(transform, spec, raw=raw):
-        pipeline, form = build_part(part, size, transform, spec, raw=raw, **options)
+        pipeline, form = build_part(part, size, transform, spec, num_threads=config.threads, raw=raw)
 
         def feed(pipeline: Any = pipeline, form: OutputSpec | None = form) -> None:
             if form is not None:
