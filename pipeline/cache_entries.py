@@ -1,7 +1,9 @@
-"""What lies in a cache directory: whole shards and unfinished ones."""
+"""What lies in a cache directory: whole shards and unfinished ones, and the small files of datasets."""
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,8 +11,14 @@ from typing import NamedTuple
 
 from lmdali.pipeline.shard_header import DATA_FILE
 
-WHOLE, UNFINISHED = "shards", "partial"
+WHOLE, UNFINISHED, DATASETS = "shards", "partial", "sets"
 """Directories in a cache."""
+
+ADDRESS_FILE = "address.txt"
+"""In a dataset's directory: where it came from."""
+
+KEPT_SECONDS = 86_400
+"""A dataset that was opened so lately may be in use: nobody holds a lock on its small files."""
 
 
 class CacheEntry(NamedTuple):
@@ -29,6 +37,54 @@ class CacheEntry(NamedTuple):
     last_use: int
     is_whole: bool
     path: Path
+
+
+class DatasetEntry(NamedTuple):
+    """Manifest, statistics and tables of one dataset in the cache.
+
+    Attributes:
+        digest: its manifest's, and its name.
+        address: where it came from, without what nobody may see.
+        num_bytes: the room they take.
+        opened: when it was opened last, seconds since 1970.
+        path: its directory.
+    """
+
+    digest: str
+    address: str
+    num_bytes: int
+    opened: float
+    path: Path
+
+
+def dataset_entries(directory: Path) -> list[DatasetEntry]:
+    """All datasets that a cache knows, the one that was not opened for the longest time first."""
+    found = []
+    for path in _listed(directory / DATASETS):
+        if path.name.startswith("."):  # one that is being opened
+            continue
+        address = ""
+        with suppress(OSError):
+            address = (path / ADDRESS_FILE).read_text(encoding="utf-8", errors="replace").strip()
+        with suppress(OSError):
+            size = sum(file.stat().st_size for file in path.iterdir())
+            found.append(DatasetEntry(path.name, address, size, path.stat().st_mtime, path))
+    return sorted(found, key=lambda entry: entry.opened)
+
+
+def remove_datasets(directory: Path) -> tuple[int, int]:
+    """Remove what is kept of datasets that were not opened lately: bytes removed, and datasets kept.
+
+    Whoever opens one of them again fetches its small files again.
+    """
+    removed = kept = 0
+    for entry in dataset_entries(directory):
+        if time.time() - entry.opened < KEPT_SECONDS:
+            kept += 1
+        else:
+            shutil.rmtree(entry.path, ignore_errors=True)
+            removed += entry.num_bytes
+    return removed, kept
 
 
 def cache_entries(directory: Path) -> Iterator[CacheEntry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import time
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from lmdali.pipeline.cache_entries import ADDRESS_FILE, DATASETS, KEPT_SECONDS
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
 from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.files import MAX_JSON_BYTES, file_sha256, storage_errors, write_atomic
@@ -21,8 +23,6 @@ from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.remote_store import open_store
 from lmdali.pipeline.shard_header import DATA_FILE
 
-ADDRESS_FILE = "address.txt"
-_STALE_SECONDS = 86_400
 _MAX_TABLE_BYTES = 2_000_000_000
 """ImageNet's table of records takes 100 MB."""
 _STATISTICS = (STATISTICS_FILE, MEAN_FILE)
@@ -57,7 +57,7 @@ class RemoteDataset:
             StorageError: the cache cannot be written.
         """
         payload = self._small(MANIFEST_FILE)
-        sets = self.cache_dir / "sets"
+        sets = self.cache_dir / DATASETS
         aside = sets / f".{secrets.token_hex(8)}.tmp"
         self._sweep(sets)
         try:
@@ -68,6 +68,8 @@ class RemoteDataset:
             directory = sets / manifest.digest
             with storage_errors(directory):
                 directory.mkdir(exist_ok=True)
+            with suppress(OSError):  # another user's, perhaps
+                os.utime(directory)  # when it was opened
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         _write_if_new(directory / MANIFEST_FILE, payload)
@@ -134,7 +136,7 @@ class RemoteDataset:
         """Remove what processes left here that were killed while they opened a dataset, which takes seconds."""
         for left in sets.glob(".*.tmp"):
             with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                if time.time() - left.stat().st_mtime > KEPT_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
 
     def _small(self, name: str) -> bytes:

@@ -5,7 +5,7 @@
                               the machine decides what is old
     shards/SHA256/            data.mdb and offsets.npy: complete, its hash compared, synced
     partial/SHA256.BYTES/     data.mdb as far as it has come; its room, BYTES, is counted from the start
-    sets/DIGEST/              manifest.json, statistics.json, mean.npy and address.txt of each dataset
+    sets/DIGEST/              manifest.json, statistics.json, mean.npy, address.txt and tables of each dataset
 
 A shard is named by its hash, so two versions of a dataset share what they have in common. Whoever maps one holds its
 byte shared; whoever fetches or removes one holds it alone. So there is one download however many ranks ask, the next in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from lmdali.pipeline.dataset_place import place_directory, place_manifest
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.shard_cache import Claim, ShardCache
 from lmdali.tools.cache import command
@@ -54,6 +56,29 @@ def test_a_shard_in_use_is_kept(cache_dir: Path, small_jpeg_dataset: Path) -> No
     assert answer("clear", "--cache-dir", str(cache_dir))["shards_in_use"] == 1
     reader.close()
     assert answer("clear", "--cache-dir", str(cache_dir))["shards_in_use"] == 0
+
+
+def test_small_files_of_datasets_are_listed_and_go_when_nobody_opened_them_for_a_day(
+    cache_dir: Path, small_jpeg_dataset: Path
+) -> None:
+    address = f"file://{small_jpeg_dataset}"
+    directory = place_directory(address, tables=True, cache_dir=cache_dir)
+    half = directory.parent / ".half.tmp"  # of a process that opens one just now
+    half.mkdir()
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    (listed,) = answer("ls", "--cache-dir", str(cache_dir))["datasets"]
+    assert listed == {"digest": directory.name, "address": address, "num_bytes": size}
+    used = answer("du", "--cache-dir", str(cache_dir))
+    assert (used["num_datasets"], used["dataset_bytes"]) == (1, size)
+    assert answer("clear", "--cache-dir", str(cache_dir))["datasets_kept"] == 1
+    os.utime(directory, (0, 0))
+    place_directory(address, cache_dir=cache_dir)  # opened again
+    assert answer("clear", "--cache-dir", str(cache_dir))["datasets_kept"] == 1
+    os.utime(directory, (0, 0))
+    cleared = answer("clear", "--cache-dir", str(cache_dir))
+    assert (cleared["datasets_kept"], cleared["removed_bytes"]) == (0, size)
+    assert not directory.exists() and half.exists()
+    assert place_manifest(address, cache_dir=cache_dir).num_records == 37
 
 
 def test_people_get_tables(cache_dir: Path) -> None:
