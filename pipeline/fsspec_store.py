@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from lmdali.pipeline.errors import InputError, MissingExtraError, RemoteError
@@ -14,8 +15,11 @@ from lmdali.pipeline.remote_address import redacted, scheme_of
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig, TransientError
 from lmdali.pipeline.remote_store import Body, RemoteStat, not_allowed, not_found
 
-_RANGE_BYTES = 16 << 20
-"""Asked of an object store in one request."""
+_FIRST_RANGE, _SMALLEST_RANGE, _LARGEST_RANGE = 1 << 20, 1 << 17, 16 << 20
+"""Bytes asked of an object store in one request: what such a line brings in `_RANGE_SECONDS`, within these limits."""
+
+_RANGE_SECONDS = 4.0
+"""A request cannot be given up half-way: whoever closes a loader waits for it, and what breaks loses all of it."""
 
 _PACKAGES = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 """What fsspec itself needs for a scheme, where the name does not say it, and the extra that brings it."""
@@ -50,12 +54,8 @@ class FsspecStore:
             raise RemoteError(f"{self.shown}: {redacted(str(error))}: check the address") from None
         self._reopen = partial(fsspec.core.url_to_fs, address, **options)
         self._process = os.getpid()
-        # fsspec's synchronous calls take it where they wait for coroutines of another thread.
-        is_async = bool(getattr(self._opened, "async_impl", False))
-        self._limits: dict[str, Any] = {"timeout": config.read_timeout_seconds} if is_async else {}
-        # A range may take what it takes at the lowest rate; a read that stalls is ended by the packages themselves.
-        seconds = config.read_timeout_seconds + _RANGE_BYTES / config.min_bytes_per_second
-        self._range_limits: dict[str, Any] = {"timeout": seconds} if is_async else {}
+        self._config = config
+        self._is_async = bool(getattr(self._opened, "async_impl", False))
 
     @property
     def _filesystem(self) -> Any:
@@ -67,14 +67,14 @@ class FsspecStore:
     def open(self, name: str, start: int) -> Body:
         """The object's bytes from `start` on, asked for in ranges."""
         path = f"{self._root}/{name}"
-        size = self._translated(name, lambda: int(self._filesystem.info(path, **self._limits)["size"]))
+        size = self._translated(name, lambda: int(self._filesystem.info(path, **self._limits(0))["size"]))
         return Body(start, size, self._chunks(name, start, size))
 
     def stat(self, name: str) -> RemoteStat | None:
         """The size of an object: no hash that all stores would keep is known."""
         path = f"{self._root}/{name}"
         try:
-            found = self._translated(name, lambda: self._filesystem.info(path, **self._limits))
+            found = self._translated(name, lambda: self._filesystem.info(path, **self._limits(0)))
         except RemoteError as error:
             if error.is_missing:
                 return None
@@ -111,12 +111,26 @@ class FsspecStore:
         self._translated(folder, lambda: self._filesystem.makedirs(folder, exist_ok=True))
 
     def _chunks(self, name: str, start: int, size: int) -> Iterator[bytes]:
-        path = f"{self._root}/{name}"
-        for begin in range(start, size, _RANGE_BYTES):
-            end = min(begin + _RANGE_BYTES, size)
-            yield self._translated(
-                name, lambda a=begin, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._range_limits)
+        path, length = f"{self._root}/{name}", _FIRST_RANGE
+        while start < size:
+            end = min(start + length, size)
+            began = perf_counter()
+            chunk = self._translated(
+                name,
+                lambda a=start, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._limits(b - a)),
             )
+            rate = (end - start) / max(perf_counter() - began, 1e-9)
+            yield chunk
+            length = round(min(max(rate * _RANGE_SECONDS, _SMALLEST_RANGE), _LARGEST_RANGE))
+            start = end
+
+    def _limits(self, num_bytes: int) -> dict[str, Any]:
+        """What so many bytes may take at the lowest rate; a read that stalls is ended by the packages themselves.
+
+        fsspec's synchronous calls take it where they wait for coroutines of another thread.
+        """
+        seconds = self._config.read_timeout_seconds + num_bytes / self._config.min_bytes_per_second
+        return {"timeout": seconds} if self._is_async else {}
 
     def _translated(self, name: str, call: Any) -> Any:
         shown = f"{self.shown}/{name}"

@@ -50,7 +50,6 @@ class S3Store(FsspecStore):
 
     def __init__(self, address: str, config: RetryConfig) -> None:
         super().__init__(address, config, config_kwargs={"retries": {"total_max_attempts": 1}})
-        self._config = config
         self._bucket, _, self._prefix = self._root.partition("/")
 
     @property

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 
 from lmdali.pipeline.errors import ConfigError, InputError, MissingExtraError, RemoteError
+from lmdali.pipeline.fsspec_store import FsspecStore
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
 from lmdali.pipeline.remote_store import WritableStore, open_store, open_writable_store
 
@@ -34,6 +35,36 @@ def test_fsspec_opens_the_rest() -> None:
     assert caught.value.is_missing
     with pytest.raises(InputError, match="nosuch"):
         open_store("nosuch://bucket/set")
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_second", "expected"),
+    [
+        (50_000, [1 << 20, *[200_000] * 194, 151_424]),  # 4 s a request, and no more than that to wait for
+        (1_000, [1 << 20, *[1 << 17] * 297, 23_040]),
+        (10**9, [1 << 20, 16 << 20, 16 << 20, 40_000_000 - (33 << 20)]),
+    ],
+)
+def test_a_slow_line_is_asked_for_less_at_a_time(
+    bytes_per_second: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store("memory://bucket/slow")
+    assert isinstance(store, FsspecStore)
+    now, asked = 0.0, []
+
+    def cat_file(path: str, start: int, end: int) -> bytes:
+        nonlocal now
+        now += (end - start) / bytes_per_second
+        asked.append(end - start)
+        return bytes(end - start)
+
+    monkeypatch.setattr("lmdali.pipeline.fsspec_store.perf_counter", lambda: now)
+    monkeypatch.setattr(store._filesystem, "info", lambda path: {"size": 40_000_000}, raising=False)
+    monkeypatch.setattr(store._filesystem, "cat_file", cat_file, raising=False)
+    for chunk in store.open("data.mdb", 0).chunks:
+        now += 100  # what is done with a chunk is no matter of the line
+        assert len(chunk) == asked[-1]
+    assert asked == expected and sum(asked) == 40_000_000
 
 
 def test_a_host_that_cannot_be_found_is_a_remote_error(monkeypatch: pytest.MonkeyPatch) -> None:
