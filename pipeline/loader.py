@@ -33,7 +33,7 @@ except ImportError as error:  # converting, checking and computing statistics ne
     raise MissingExtraError("torch", "train", "the loader") from error
 
 from lmdali.pipeline.rank_agreement import process_group_gather, rank_and_world_size, require_agreement
-from lmdali.pipeline.synthetic import SyntheticBackend, SyntheticDataset
+from lmdali.pipeline.synthetic import PREFIX, SyntheticBackend, SyntheticDataset
 
 
 def create_loader(
@@ -223,7 +223,7 @@ def _require_room(
 def _synthetic_identity(config: LoaderConfig) -> DatasetIdentity:
     """The numbers of a dataset of which no record is read."""
     name = str(config.dataset)
-    if not name.startswith("synthetic"):
+    if name.partition(":")[0] != PREFIX:
         return DatasetIdentity.of(place_manifest(config.dataset, cache_dir=config.cache_dir))
     pretended = SyntheticDataset.parse(name)
     names = tuple(str(label) for label in range(pretended.num_classes))

@@ -11,6 +11,7 @@ from typing import Any
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.files import canonical_digest, read_json, write_json
 from lmdali.pipeline.release import installed_version
+from lmdali.pipeline.shard_cache import user_cache
 
 _MEMORY_VERSION = 1
 _PACKAGES = ("lmdali", "torch", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
@@ -104,11 +105,8 @@ class RateMemory:
 
 def memory_file(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Where rates are remembered: `lmdali/decode.json` in the user's cache directory (XDG); None without a home."""
-    named = Path(environment.get("XDG_CACHE_HOME", ""))
-    if named.is_absolute():
-        return named / "lmdali" / "decode.json"
-    home = Path(environment.get("HOME", ""))
-    return home / ".cache" / "lmdali" / "decode.json" if home.is_absolute() else None
+    directory = user_cache(environment)
+    return None if directory is None else directory / "decode.json"
 
 
 def software_versions() -> tuple[str, ...]:

@@ -275,12 +275,17 @@ def cache_directory(given: str | Path | None = None, environment: Mapping[str, s
     """
     if given is not None or environment.get(CACHE_DIR_VARIABLE):
         return Path(given if given is not None else environment[CACHE_DIR_VARIABLE]).absolute()
+    if (directory := user_cache(environment)) is None:
+        raise ConfigError(f"there is no home directory to keep remote shards in: set {CACHE_DIR_VARIABLE}")
+    return directory
+
+
+def user_cache(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """`lmdali` in the user's cache directory (XDG); None without a home."""
     named, home = Path(environment.get("XDG_CACHE_HOME", "")), Path(environment.get("HOME", ""))
     if named.is_absolute():
         return named / "lmdali"
-    if not home.is_absolute():
-        raise ConfigError(f"there is no home directory to keep remote shards in: set {CACHE_DIR_VARIABLE}")
-    return home / ".cache" / "lmdali"
+    return home / ".cache" / "lmdali" if home.is_absolute() else None
 
 
 def cache_bytes(given: int | None = None, environment: Mapping[str, str] = os.environ) -> int | None:

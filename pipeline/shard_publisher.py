@@ -153,8 +153,8 @@ class ShardPublisher:
             self._upload.bring(f"{STAGING_DIRECTORY}/{path.name}", path)
         folder = self._writer.shard_directory(name)
         with storage_errors(folder):
+            (folder / DATA_FILE).unlink()  # first: as long as it is here, the shard is to be sent, with all its files
             (folder / OFFSETS_FILE).unlink(missing_ok=True)
-            (folder / DATA_FILE).unlink()  # the last: as long as it is here, the shard is to be sent
 
     def unsent(self, names: list[str]) -> list[str]:
         """Those of some shards that are finished here, and not sent yet."""

@@ -16,7 +16,7 @@ from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.host_to_device import torch_dtype
 
-_PREFIX = "synthetic"
+PREFIX = "synthetic"
 _SHARD_SAMPLES = 12_000
 """What a shard of 256 MB holds of ImageNet; the block order wants shards."""
 
@@ -48,10 +48,10 @@ class SyntheticDataset:
         Raises:
             ConfigError: anything else.
         """
-        if text == _PREFIX:
+        if text == PREFIX:
             return cls()
-        samples, cross, classes = text.removeprefix(_PREFIX + ":").partition("x")
-        if not (text.startswith(_PREFIX + ":") and cross and samples.isdecimal() and classes.isdecimal()):
+        samples, cross, classes = text.removeprefix(PREFIX + ":").partition("x")
+        if not (text.startswith(PREFIX + ":") and cross and samples.isdecimal() and classes.isdecimal()):
             raise ConfigError(f"found dataset {text!r}, expected 'synthetic' or 'synthetic:SAMPLESxCLASSES'")
         if int(samples) < 1 or int(classes) < 1:
             raise ConfigError(f"found dataset {text!r}: it needs at least one sample and one class")

@@ -24,6 +24,9 @@ from lmdali.pipeline.fsspec_store import FsspecStore
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.remote_store import WritableStore
+from lmdali.pipeline.shard_figures import SHARD_FILE
+from lmdali.pipeline.shard_header import DATA_FILE
+from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_publisher import read_remote
 from lmdali.tools import conversion_upload
 from lmdali.tools.conversion import ConvertConfig, ShardJob, make_plan
@@ -229,17 +232,28 @@ def test_other_stores_are_converted_to_as_well(source: Source, whole: dict[str, 
 
 def test_a_shard_that_vanished_there_is_made_again(source: Source, whole: dict[str, str], scratch: Path) -> None:
     place = f"memory://vanished{scratch}"
+
+    def sent() -> list[str]:
+        figures = scratch.rglob(f"shards/*/{SHARD_FILE}")
+        return [path.parent.name for path in figures if not (path.parent / DATA_FILE).exists()]
+
+    def interrupt_once_one_is_sent(done: int) -> None:
+        while done == 5 and not sent():
+            time.sleep(0.01)
+        interrupt_at(5)(done)
+
     with pytest.raises(KeyboardInterrupt):
-        convert_to_address(source, place, CONFIG, scratch=scratch, executor=Here(interrupt_at(5)), quiet=True)
+        convert_to_address(
+            source, place, CONFIG, scratch=scratch, executor=Here(interrupt_once_one_is_sent), quiet=True
+        )
     import fsspec
 
-    name = sorted(name for name in hashes_at(place) if name.endswith("data.mdb"))[0]
+    name = sent()[0]
     filesystem, root = fsspec.core.url_to_fs(place)
-    filesystem.rm_file(f"{root}/{name}")
+    filesystem.rm_file(f"{root}/shards/{name}/{DATA_FILE}")
     again = Here()
     convert_to_address(source, place, CONFIG, scratch=scratch, executor=again, resume=True, quiet=True)
-    assert name.split("/")[1] in again.made or not list(scratch.iterdir())
-    assert hashes_at(place) == whole
+    assert name in again.made and hashes_at(place) == whole
 
 
 def test_overwrite_takes_what_was_there_away(source: Source, whole: dict[str, str], scratch: Path) -> None:
@@ -349,6 +363,25 @@ def test_a_file_address_is_a_directory(photos: Path, whole: dict[str, str], tmp_
 
 class Killed(BaseException):
     """The process ends here, and with it whatever it would have asked for."""
+
+
+def test_a_run_killed_while_it_removes_a_shard_that_it_has_sent_goes_on(
+    source: Source, whole: dict[str, str], scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, unlink, removed = f"memory://removed{scratch}", Path.unlink, list[Path]()
+
+    def only_the_first(path: Path, missing_ok: bool = False) -> None:
+        if path.name in (DATA_FILE, OFFSETS_FILE):
+            if removed:
+                raise Killed
+            removed.append(path)
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Path, "unlink", only_the_first)
+        convert_to_address(source, place, CONFIG, scratch=scratch, executor=Here(), quiet=True)
+    convert_to_address(source, place, CONFIG, scratch=scratch, executor=Here(), resume=True, quiet=True)
+    assert removed and hashes_at(place) == whole
 
 
 class Requests:

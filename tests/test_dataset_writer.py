@@ -222,7 +222,7 @@ def test_resuming_with_other_options_names_them(tmp_path: Path, changes: dict[st
 def test_resuming_a_finished_dataset_with_other_options_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "out")
     with (
-        pytest.raises(InputError, match="made with other options"),
+        pytest.raises(InputError, match=r"made with other options \(num_sources: 10 then, 11 now\): use --overwrite"),
         DatasetWriter(tmp_path / "out", replace(PLAN, num_sources=11)).hold(resume=True, overwrite=False),
     ):
         raise AssertionError
@@ -470,13 +470,6 @@ def test_no_part_takes_a_finished_dataset_apart(tmp_path: Path) -> None:
         make(part_of(out, 1, 2), overwrite=True)
     assert part_of(out, 1, 2).is_complete()
     assert fingerprints(out) == before
-
-
-def test_a_finished_dataset_of_other_options_says_which(tmp_path: Path) -> None:
-    written(tmp_path / "out")
-    other = DatasetWriter(tmp_path / "out", replace(PLAN, recipe={"quality": 95, "seed": 3}))
-    with pytest.raises(InputError, match=r"made with other options \(seed: 0 then, 3 now\): use --overwrite"):
-        make(other, resume=True)
 
 
 OVERWRITES = """

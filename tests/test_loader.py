@@ -193,10 +193,14 @@ def test_other_names_are_refused(text: str) -> None:
         SyntheticDataset.parse(text)
 
 
-def test_a_synthetic_loader_reads_no_record_of_the_dataset_whose_numbers_it_has(copy: Path) -> None:
+def test_a_synthetic_loader_reads_no_record_of_the_dataset_whose_numbers_it_has(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest, before = load_manifest(copy).digest, set(threading.enumerate())
     shutil.rmtree(copy / "shards")
-    with create_loader(small(copy, backend="synthetic")) as loader:
+    monkeypatch.chdir(copy.parent)
+    copy.rename("synthetic_faces")
+    with create_loader(small(Path("synthetic_faces"), backend="synthetic")) as loader:
         assert sum(len(batch.labels) for batch in loader) == 5 * len(loader)
         assert loader.manifest_digest == digest
         assert "lmdali-readahead" not in {thread.name for thread in set(threading.enumerate()) - before}
