@@ -56,7 +56,7 @@ def stall(
             step = training_step(model, resting_optimizer(model), dtype=dtype, device=device)
             with create_loader(config, device, rank=0, world_size=1) as loader:
                 first = next(iter(loader))
-                probes = [ModelProbe(step, first), LoaderProbe(loader, config.depth, step)]
+                probes = [ModelProbe(step, first), LoaderProbe(loader, step)]
                 alone, fed = measure(probes, plan, synchronize=lambda: wait_for(device))
             shares = [1 - f / a for a, f in zip(alone.per_window, fed.per_window, strict=True)]
             share = median(shares)

@@ -238,7 +238,7 @@ def test_two_threads_are_predicted_from_one(small_jpeg_dataset: Path, monkeypatc
         options = ProfileConfig(batch_size=8, num_threads=num_threads, steps=10)
         config = options.loader_config(small_jpeg_dataset, AugmentConfig(crop_size=24))
         with create_loader(config, rank=0, world_size=1) as loader:
-            return measure([LoaderProbe(loader, config.depth)], WindowPlan(steps=20, windows=5))[0]
+            return measure([LoaderProbe(loader)], WindowPlan(steps=20, windows=5))[0]
 
     one, two = measured(1), measured(2)
     now = Resources(num_cpus=2, num_threads=1, batch_size=8, prefetch=3)

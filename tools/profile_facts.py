@@ -88,18 +88,17 @@ def epoch_gap(probes: Mapping[str, Probe]) -> float | None:
 
 
 def look_inside(
-    loader: DatasetLoader, prefetch: int, plan: WindowPlan, idle: Calls | None, trace: Path | None
+    loader: DatasetLoader, plan: WindowPlan, idle: Calls | None, trace: Path | None
 ) -> tuple[StageDetail, LockWait | None]:
     """Single calls of a loader that runs alone, and waits for Python's lock meanwhile.
 
     Args:
         loader: goes on where it is.
-        prefetch: of it.
         plan: says how long.
         idle: waits of the process before it began.
         trace: file for the calls in Chrome's format.
     """
-    recording, lock = with_lock_wait(idle, partial(record_stages, loader, prefetch, plan))
+    recording, lock = with_lock_wait(idle, partial(record_stages, loader, plan))
     if trace is not None:
         write_trace(trace, recording)
     return StageDetail.of(recording), lock

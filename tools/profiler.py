@@ -140,12 +140,12 @@ def _profile(
             step = marked(ranges, "step", step)
         probes = _all_probes(loader, loader_config, manifest, first, trained, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
-        fed = partial(_fed_steps, loader, loader_config.depth, ranges)
+        fed = partial(_fed_steps, loader, ranges)
         own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
         operators = None
         if loader.backend_name == "dali":
             operators = measure_operators(loader_config, device, config.window_plan(), quiet=quiet)
-        inside, lock = look_inside(loader, loader_config.depth, config.window_plan(), idle, trace)
+        inside, lock = look_inside(loader, config.window_plan(), idle, trace)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         evidence = evidence_of(own, setting, place.num_cpus)
         verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
@@ -186,15 +186,15 @@ def _all_probes(
     step: Step | None,
 ) -> dict[str, Probe]:
     """By the names of their rates in the report: ceilings, the loader, and what a model adds to it."""
-    probes = ceiling_probes(config, manifest, first.images.device) | {"loader": LoaderProbe(loader, config.depth)}
+    probes = ceiling_probes(config, manifest, first.images.device) | {"loader": LoaderProbe(loader)}
     if model is None or step is None:
         return probes
     probes["optimizer"] = OptimizerProbe(model, config.batch_size)
-    return probes | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, config.depth, step)}
+    return probes | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, step)}
 
 
-def _fed_steps(loader: DatasetLoader, prefetch: int, ranges: Ranges | None, step: Step) -> LoaderProbe:
-    return LoaderProbe(loader, prefetch, marked(ranges, "step", step))
+def _fed_steps(loader: DatasetLoader, ranges: Ranges | None, step: Step) -> LoaderProbe:
+    return LoaderProbe(loader, marked(ranges, "step", step))
 
 
 def _try(config: LoaderConfig, plan: WindowPlan, step: Step | None, device: torch.device, *, quiet: bool) -> Rate:
@@ -203,7 +203,7 @@ def _try(config: LoaderConfig, plan: WindowPlan, step: Step | None, device: torc
         if config.decoded_cache_bytes:
             for _ in loader:  # the cache is filled in an epoch and pays off in those after it
                 pass
-        return measure_on(device, {"trial": LoaderProbe(loader, config.depth, step)}, plan, quiet=quiet)["trial"]
+        return measure_on(device, {"trial": LoaderProbe(loader, step)}, plan, quiet=quiet)["trial"]
 
 
 @click.group("profile")

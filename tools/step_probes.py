@@ -39,13 +39,12 @@ class LoaderProbe:
 
     Args:
         loader: goes on where the last window left it, so that no window reads what another one has just warmed.
-        prefetch: batches that the loader works on ahead.
         step: done with each batch.
     """
 
-    def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
+    def __init__(self, loader: DatasetLoader, step: Step | None = None) -> None:
         self._loader, self._step = loader, step
-        self.warmup_steps = self.steps_to_fill(prefetch)
+        self.warmup_steps = self.steps_to_fill(loader.prefetch)
         self.epoch_gaps_seconds: list[float] = []
 
     @staticmethod

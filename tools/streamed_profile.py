@@ -90,17 +90,17 @@ def profile_address(
         loader.timers.annotate(ranges)
         first = first_batch(loader)
         first_seconds = perf_counter() - start
-        probes: dict[str, Probe] = {"loader": StreamedProbe(loader, loader_config.depth)}
+        probes: dict[str, Probe] = {"loader": StreamedProbe(loader)}
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
         if trained is not None:
             step: Step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
             step = marked(ranges, "step", step)
             probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
-            probes |= {"model": ModelProbe(step, first), "together": StreamedProbe(loader, loader_config.depth, step)}
+            probes |= {"model": ModelProbe(step, first), "together": StreamedProbe(loader, step)}
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         rates = {name: _with_fetch(rate) for name, rate in rates.items()}
         counts = loader.fetch_counts
-        inside, lock = look_inside(loader, loader_config.depth, config.window_plan(), idle, trace)
+        inside, lock = look_inside(loader, config.window_plan(), idle, trace)
         setting = setting_of(place_shown(address), manifest, config, loader, device, trained)
     assert counts is not None, "the dataset is at an address"
     figures = FetchFigures.of(
