@@ -224,8 +224,7 @@ def test_what_needs_a_look_inside_is_refused_and_not_left_out(tmp_path: Path) ->
 
 
 def test_ranges_that_nobody_could_make_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("foreign_profile", "profile_facts"):
-        monkeypatch.setattr(f"lmdali.tools.{name}.find_nvtx", lambda: None)
+    monkeypatch.setattr("lmdali.tools.profile_config.find_nvtx", lambda: None)
     config = ProfileConfig(device="cpu", steps=10, nvtx=True)
     report = profile_iterable(lambda: [(IMAGES, LABELS)] * 3, "mine:make", config, model=None, quiet=True)
     assert any("no NVTX ranges" in caution for caution in report.cautions)

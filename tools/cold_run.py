@@ -116,22 +116,19 @@ class ColdProbe:
         return {}
 
 
-def measure_cold(
-    config: LoaderConfig, plan: WindowPlan, *, num_threads: int, record_bytes: float, quiet: bool = False
-) -> ColdRun:
+def measure_cold(config: LoaderConfig, plan: WindowPlan, *, record_bytes: float, quiet: bool = False) -> ColdRun:
     """Cold passes of storage and of a loader on the CPU. Nobody in this process may have the dataset mapped.
 
     Args:
         config: of the loader.
         plan: a window is a pass.
-        num_threads: that read.
         record_bytes: mean stored size of a record.
         quiet: no progress.
     """
     dataset = Path(config.dataset)
     paths = data_files(dataset)
     reads = {
-        f"{name}{suffix}": ColdProbe(partial(_read_pass, make, dataset, num_threads, shuffle), paths)
+        f"{name}{suffix}": ColdProbe(partial(_read_pass, make, dataset, config.threads, shuffle), paths)
         for name, make in (("storage", storage_probe), ("read", read_probe))
         for suffix, shuffle in (("_sequential", False), ("", True))
         if not (shuffle and config.order == "sequential")

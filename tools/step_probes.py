@@ -158,6 +158,24 @@ class DeviceCopyProbe:
         return {}
 
 
+def step_probes(
+    probe: Callable[[Step | None], Probe], first: Batch, model: nn.Module | None, step: Step | None
+) -> dict[str, Probe]:
+    """A loader, and what a model adds to it, by the names of their rates in the report.
+
+    Args:
+        probe: of the loader, with this step on each batch.
+        first: batch of the loader.
+        model: that the step trains; None measures the loader only.
+        step: None without a model.
+    """
+    probes = {"loader": probe(None)}
+    if model is None or step is None:
+        return probes
+    probes["optimizer"] = OptimizerProbe(model, len(first.labels))
+    return probes | {"model": ModelProbe(step, first), "together": probe(step)}
+
+
 def measure_on(device: torch.device, probes: Mapping[str, Probe], plan: WindowPlan, *, quiet: bool) -> dict[str, Rate]:
     """Rates of named probes, in turn, with progress; a GPU is waited for at the ends of each window."""
 
