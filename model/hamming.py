@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.exact_search import Neighbours, check_queries
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.errors import InputError
 
 WORD_BITS = 64
 _BLOCK_RECORDS = 16_384
@@ -56,9 +56,7 @@ def search_hamming(words: NDArray[np.uint64], queries: NDArray[np.uint64], k: in
         ConfigError: k is below 1.
         InputError: no query, or queries of another length.
     """
-    if k < 1:
-        raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
-    check_queries(queries.T)
+    check_queries(queries.T, k)
     if len(queries) != len(words):
         raise InputError(f"queries of {len(queries)} words for codes of {len(words)}")
     found = [_nearest(words, query, k) for query in queries.T]
