@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances
 from lmdali.model.faiss_index import open_index
-from lmdali.model.features_file import Features, as_float32, require_finite
+from lmdali.model.features_file import Features
 from lmdali.pipeline.errors import MissingExtraError
 
 SCAN_RECORDS = 100_000
@@ -82,15 +82,13 @@ def _scan(faiss: Any, features: Features, queries: NDArray[np.float32], width: i
     indices = np.empty((len(queries), 0), np.int64)
     squares = np.empty((len(queries), 0), np.float32)
     first = 0
-    for block in features.blocks(_BLOCK_RECORDS):
-        rows = as_float32(block)
-        require_finite(rows, range(first, first + len(rows)))
+    for rows in features.finite_blocks(_BLOCK_RECORDS):
         found_squares, found = faiss.knn(queries, rows, min(width, len(rows)))
         indices = np.concatenate([indices, first + found.astype(np.int64)], axis=1)
         squares = np.concatenate([squares, found_squares], axis=1)
         nearest = np.argsort(squares, axis=1, kind="stable")[:, :width]
         indices, squares = np.take_along_axis(indices, nearest, 1), np.take_along_axis(squares, nearest, 1)
-        first += len(block)
+        first += len(rows)
     return indices
 
 
