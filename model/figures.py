@@ -74,7 +74,7 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
     epochs = [record for record in read_metrics(metrics) if record["kind"] == "epoch"]
     if not epochs:
         raise InputError(f"{metrics}: no finished epoch, so there is no curve to draw")
-    figure, (loss, error) = open_plot("the learning curve", width=10, height=4, columns=2)
+    figure, (loss, error) = open_plot("the learning curve")
     _draw(loss, epochs, "loss", 1.0)
     _draw(error, epochs, "top1_error", 100.0)
     loss.set(xlabel="epoch", ylabel="cross-entropy, nats", title="loss")

@@ -29,12 +29,6 @@ def pack_codes(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(packed.T)
 
 
-def unpack_codes(words: NDArray[np.uint64], length: int) -> NDArray[np.bool_]:
-    """`(N, length)` bool: inverse of `pack_codes`."""
-    octets = np.ascontiguousarray(words.T).astype("<u8").view(np.uint8)
-    return np.unpackbits(octets, axis=1, count=length, bitorder="little").astype(np.bool_)
-
-
 def hamming_distances(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.uint16]:
     """`(N,)` uint16: bits in which each of `(words, N)` codes differs from a `(words,)` query."""
     # A population count is a uint8; the sum over words needs more.
