@@ -39,6 +39,7 @@ from lmdali.tools.profile_documents import (
 )
 from lmdali.tools.stage_parts import stage_parts
 from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
+from lmdali.tools.verdict import word_of
 
 _TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "INVALID": "bad", None: "plain"}
 _SERIES = {"cold.loader": 2, "loader": 2, "model": 3, "together": 4}
@@ -123,12 +124,10 @@ def _verdict(document: Mapping[str, Any]) -> str:
 
 
 def _word(verdict: Mapping[str, Any]) -> str:
-    bound, stage = verdict.get("bound"), verdict.get("stage")
+    bound = verdict.get("bound")
     if verdict.get("rank") is not None:
         return f"{bound} rank {verdict['rank']}"
-    if bound is None:
-        return "No verdict without a model"
-    return f"{bound} ({stage})" if bound == "INPUT-BOUND" and stage else str(bound)
+    return word_of(bound, verdict.get("stage")) or "No verdict without a model"
 
 
 def _sentences(verdict: Mapping[str, Any]) -> list[str]:
