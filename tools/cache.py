@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -29,11 +30,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON docume
 @_as_json
 def ls(cache_dir: Path | None, as_json: bool) -> None:
     """List the shards, the one that was not used for the longest time first: it is the next to go."""
-    cache = ShardCache(cache_directory(cache_dir), cache_bytes())
-    try:
+    with closing(ShardCache(cache_directory(cache_dir), cache_bytes())) as cache:
         entries = cache.entries()
-    finally:
-        cache.close()
     if as_json:
         shards = [{"sha256": e.sha256, "num_bytes": e.num_bytes, "is_whole": e.is_whole} for e in entries]
         print_json({"directory": str(cache.directory), "shards": shards})
@@ -47,11 +45,8 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
 @_as_json
 def du(cache_dir: Path | None, as_json: bool) -> None:
     """Say how much the shards take, and how much they may."""
-    cache = ShardCache(cache_directory(cache_dir), cache_bytes())
-    try:
+    with closing(ShardCache(cache_directory(cache_dir), cache_bytes())) as cache:
         found = {"num_shards": len(cache.entries()), "num_bytes": cache.used_bytes(), "limit_bytes": cache.limit_bytes}
-    finally:
-        cache.close()
     if as_json:
         print_json({"directory": str(cache.directory), **found})
         return
@@ -70,11 +65,8 @@ def du(cache_dir: Path | None, as_json: bool) -> None:
 @_as_json
 def clear(cache_dir: Path | None, as_json: bool) -> None:
     """Remove every shard that no reader uses, in this or any other process."""
-    cache = ShardCache(cache_directory(cache_dir), cache_bytes())
-    try:
+    with closing(ShardCache(cache_directory(cache_dir), cache_bytes())) as cache:
         removed, in_use = cache.clear()
-    finally:
-        cache.close()
     if as_json:
         print_json({"directory": str(cache.directory), "removed_bytes": removed, "shards_in_use": in_use})
         return
