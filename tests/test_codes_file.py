@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from feature_files import codes_info
 
 from lmdali.model.code_network import CodeNetwork
-from lmdali.model.codes_file import CodesInfo, EncoderInfo, load_codes, load_encoder, save_codes, save_encoder
+from lmdali.model.codes_file import EncoderInfo, load_codes, load_encoder, save_codes, save_encoder
 from lmdali.model.hamming import pack_codes
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.files import seal, write_json
@@ -22,17 +23,7 @@ ENCODER = EncoderInfo(
     loss=0.5,
     config={"bits": 5},
 )
-CODES = CodesInfo(
-    bits=70,
-    num_records=9,
-    dataset="/nowhere",
-    dataset_digest="d" * 64,
-    image_size=8,
-    source="pixels",
-    source_digest="pixels-32",
-    encoder="/nowhere",
-    encoder_digest="e" * 64,
-)
+CODES = codes_info(bits=70, num_records=9)
 BITS = np.random.default_rng(0).random((9, 70)) < 0.5
 
 
