@@ -13,7 +13,7 @@ import torch
 
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.ceilings import IMAGES_PER_CHUNK, ThreadedProbe, read_probe
-from lmdali.tools.measurement import Rate, WindowPlan
+from lmdali.tools.measurement import Probe, Rate, WindowPlan
 from lmdali.tools.page_cache import data_files, evict, resident_share
 from lmdali.tools.step_probes import measure_on
 from lmdali.tools.storage_probe import storage_probe
@@ -86,7 +86,7 @@ class ColdRun:
     read: Rate | None = None
 
 
-class ColdProbe:
+class ColdProbe(Probe):
     """Passes over a dataset that was dropped from memory.
 
     Args:
@@ -110,10 +110,6 @@ class ColdProbe:
         self.resident_before.append(resident_share(self._paths))
         yield 0
         yield from images
-
-    def stage_seconds(self) -> dict[str, float]:
-        """Each pass has another loader: not told apart."""
-        return {}
 
 
 def measure_cold(config: LoaderConfig, plan: WindowPlan, *, record_bytes: float, quiet: bool = False) -> ColdRun:

@@ -75,7 +75,7 @@ class LoaderProbe:
         return self._loader.stage_seconds()
 
 
-class ModelProbe:
+class ModelProbe(Probe):
     """Training steps on one batch, again and again: what the model would do if data cost nothing.
 
     Args:
@@ -93,12 +93,8 @@ class ModelProbe:
             self._step(self._batch)
             yield len(self._batch.labels)
 
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
 
-
-class OptimizerProbe:
+class OptimizerProbe(Probe):
     """The paper's update of all weights of a model, and nothing else; on copies, with gradients of zero.
 
     Args:
@@ -121,12 +117,8 @@ class OptimizerProbe:
             optimizer.step()
             yield self._batch_size
 
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
 
-
-class DeviceCopyProbe:
+class DeviceCopyProbe(Probe):
     """Batches of uint8 crops in pinned memory to a GPU, two buffers in turn.
 
     Args:
@@ -152,10 +144,6 @@ class DeviceCopyProbe:
                 events.popleft().synchronize()
             step += 1
             yield self._batch_size
-
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
 
 
 def step_probes(
