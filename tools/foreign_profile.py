@@ -25,7 +25,7 @@ from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import common_cautions, evidence_of
 from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.stage_detail import MAX_SECONDS
 from lmdali.tools.step_probes import Step, measure_on, step_probes
@@ -64,7 +64,7 @@ def profile_iterable(
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
-    with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks, torch.random.fork_rng():
+    with process_group(place, device) as ranks, torch.random.fork_rng():
         return _profile(make, name, config, device, ranks, place, model, quiet=quiet or not ranks.is_first)
 
 

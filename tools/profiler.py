@@ -48,7 +48,7 @@ from lmdali.tools.profile_facts import (
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.step_probes import LoaderProbe, Step, first_batch, measure_on, step_probes
@@ -95,7 +95,7 @@ def profile_dataset(
         raise ConfigError("--try measures a loader while all else is quiet: profile one process without torchrun")
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
-    with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks:
+    with process_group(place, device) as ranks:
         quiet, trace = quiet or not ranks.is_first, trace if ranks.is_first else None
         options: dict[str, Any] = {"model": model, "augment": augment, "try_suggestion": try_suggestion, "trace": trace}
         return _profile(dataset, config, device, ranks, place, **options, quiet=quiet)

@@ -18,9 +18,6 @@ from lmdali.tools.profiled_model import resting_optimizer, training_step
 from lmdali.tools.rank_report import RankRates, RankReport, rank_report
 from lmdali.tools.step_probes import Step, measure_on
 
-RANK_TIMEOUT_SECONDS = 600.0
-"""How long a rank waits for the others."""
-
 
 def config_of_rank(config: ProfileConfig, place: TorchrunPlace) -> ProfileConfig:
     """What one rank measures: silent but for the first, and with its part of the machine's CPUs.
