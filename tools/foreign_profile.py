@@ -24,7 +24,7 @@ from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import common_cautions, evidence_of
-from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
+from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, training_step
 from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.stage_detail import MAX_SECONDS
@@ -102,7 +102,7 @@ def _profile(
 
     step: Step | None = None
     if trained is not None:
-        step = labelled(training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device))
+        step = labelled(training_step(trained, dtype=config.dtype, device=device))
     probes = step_probes(partial(ForeignProbe, loader), first, trained, step)
     rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
     own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)

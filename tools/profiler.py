@@ -47,7 +47,7 @@ from lmdali.tools.profile_facts import (
 )
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
-from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
+from lmdali.tools.profiled_model import place_model, require_one_view, training_step
 from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
@@ -132,8 +132,7 @@ def _profile(
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
         step: Step | None = None
         if trained is not None:
-            step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
-            step = marked(ranges, "step", step)
+            step = marked(ranges, "step", training_step(trained, dtype=config.dtype, device=device))
         probes = ceiling_probes(loader_config, manifest, device)
         probes |= step_probes(partial(LoaderProbe, loader), first, trained, step)
         rates = measure_on(device, probes, plan, quiet=quiet)

@@ -25,7 +25,7 @@ from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Rate
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, look_inside, setting_of
-from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
+from lmdali.tools.profiled_model import place_model, require_one_view, training_step
 from lmdali.tools.step_probes import LoaderProbe, Step, first_batch, measure_on, step_probes
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.verdict import judge
@@ -94,8 +94,7 @@ def profile_address(
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
         step: Step | None = None
         if trained is not None:
-            step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
-            step = marked(ranges, "step", step)
+            step = marked(ranges, "step", training_step(trained, dtype=config.dtype, device=device))
         probes = step_probes(partial(StreamedProbe, loader), first, trained, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         rates = {name: _with_fetch(rate) for name, rate in rates.items()}
