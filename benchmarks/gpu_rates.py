@@ -84,7 +84,7 @@ def loader_rates(
                 dataset=dataset, batch_size=batch_size, augment=augment_for(dtype), backend=backend, dtype=dtype
             )
             with create_loader(config, device, rank=0, world_size=1) as loader:
-                rate = measure([LoaderProbe(loader, config.depth)], plan, synchronize=lambda: wait_for(device))[0]
+                rate = measure([LoaderProbe(loader)], plan, synchronize=lambda: wait_for(device))[0]
             share = "" if ceiling is None else f", {rate.images_per_second / ceiling:.2f} of its ceiling"
             row = _row(f"{encoding}, {_way(backend, encoding, device)}, {dtype}", rate, share)
             yield row | {"ceiling": ceiling}
@@ -101,7 +101,7 @@ def ten_view_rate(dataset: Path, device: torch.device, batch_size: int, plan: Wi
             views.append(next(iter(loader)).images.cpu())
     same = torch.equal(*views)
     with create_loader(config, device, rank=0, world_size=1) as loader:
-        rate = measure([LoaderProbe(loader, config.depth)], plan, synchronize=lambda: wait_for(device))[0]
+        rate = measure([LoaderProbe(loader)], plan, synchronize=lambda: wait_for(device))[0]
     row = _row(f"{load_manifest(dataset).encoding}, ten views, cut on the {device.type}", rate, f", exact: {same}")
     yield row | {"passed": same}
 

@@ -22,7 +22,7 @@ from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.normaliser import DeviceNormalizer
 from lmdali.tools.measurement import WindowPlan, measure
-from lmdali.tools.profiled_model import resting_optimizer, training_step
+from lmdali.tools.profiled_model import training_step
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe
 
 CASES: tuple[tuple[DType, int], ...] = (("float32", 128), ("bfloat16", 128), ("bfloat16", 512), ("float32", 512))
@@ -53,10 +53,10 @@ def stall(
             )
             model = AlexNet(AlexNetConfig(num_classes=classes, width=width))
             model = model.to(device=device, memory_format=torch.channels_last).train()
-            step = training_step(model, resting_optimizer(model), dtype=dtype, device=device)
+            step = training_step(model, dtype=dtype, device=device)
             with create_loader(config, device, rank=0, world_size=1) as loader:
                 first = next(iter(loader))
-                probes = [ModelProbe(step, first), LoaderProbe(loader, config.depth, step)]
+                probes = [ModelProbe(step, first), LoaderProbe(loader, step)]
                 alone, fed = measure(probes, plan, synchronize=lambda: wait_for(device))
             shares = [1 - f / a for a, f in zip(alone.per_window, fed.per_window, strict=True)]
             share = median(shares)

@@ -72,7 +72,7 @@ def run_benchmark(config: LoaderConfig, plan: WindowPlan) -> dict[str, Rate]:
                 loader = stack.enter_context(create_loader(varied, rank=0, world_size=1))
             for _ in loader:
                 pass
-            probes[name] = LoaderProbe(loader, config.depth)
+            probes[name] = LoaderProbe(loader)
         return dict(zip(probes, measure(list(probes.values()), plan), strict=True))
 
 

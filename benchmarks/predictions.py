@@ -83,7 +83,7 @@ class LoaderOn:
             if self._disk is not None:
                 stack.enter_context(_throttled(self._disk))
             loader = stack.enter_context(create_loader(self._config, rank=0, world_size=1))
-            probe = LoaderProbe(loader, self._config.depth, self._step if self._step_seconds else None)
+            probe = LoaderProbe(loader, self._step if self._step_seconds else None)
             for images in stack.enter_context(closing(probe.run())):  # type: ignore[type-var]  # a generator
                 self._stages = loader.stage_seconds()
                 yield images

@@ -99,7 +99,7 @@ def measure_rates(
                     dataset=dataset, batch_size=batch, backend="cpu", num_threads=num_threads, **options
                 )
                 loader = stack.enter_context(create_loader(config, rank=0, world_size=1))
-                probes[name, form] = LoaderProbe(loader, config.depth)
+                probes[name, form] = LoaderProbe(loader)
         rates = measure(list(probes.values()), plan)
     found: dict[str, dict[str, Any]] = {name: {} for name in datasets}
     for (name, part), rate in zip(probes, rates, strict=True):

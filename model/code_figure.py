@@ -24,7 +24,7 @@ def save_code_plot(qualities: Sequence[SearchQuality], k: int, path: Path) -> Pa
         MissingExtraError: matplotlib is not installed.
         StorageError: the picture cannot be written.
     """
-    figure, (left, right) = open_plot("the plot of codes", width=10, height=4, columns=2)
+    figure, (left, right) = open_plot("the plot of codes")
     left.set(title=f"neighbours among the {k} exact ones")
     right.set(title="neighbours with the query's label")
     for axes, field in ((left, "precision"), (right, "label_precision")):

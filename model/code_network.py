@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lmdali.model.features_file import Features, as_float32, require_finite
+from lmdali.model.features_file import Features
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 
 _HIDDEN = (1024, 256)
 _STEEPNESS = 4.0
-_ENCODE_RECORDS = 4096
+_ENCODE_RECORDS, _MOMENT_RECORDS = 4096, 512
 MAX_BITS = 1024
 
 
@@ -185,22 +185,17 @@ def encode_features(
     device = network.mean.device
     codes = np.empty((len(features), network.norm.num_features), np.bool_)
     done = 0
-    for block in features.blocks(_ENCODE_RECORDS):
-        rows = as_float32(block)
-        require_finite(rows, range(done, done + len(rows)))
+    for rows in features.finite_blocks(_ENCODE_RECORDS):
         codes[done : done + len(rows)] = network.bits(torch.from_numpy(rows).to(device)).cpu().numpy()
-        done += len(block)
+        done += len(rows)
         on_progress(done)
     return codes
 
 
 def _moments(features: Features) -> tuple[NDArray[np.float32], float]:
     """Mean `(D,)`, and the mean square of what is left without it."""
-    sums, squares, first = np.zeros(features.plan.dims), 0.0, 0
-    for block in features.blocks():
-        rows = as_float32(block)
-        require_finite(rows, range(first, first + len(rows)))
-        first += len(rows)
+    sums, squares = np.zeros(features.plan.dims), 0.0
+    for rows in features.finite_blocks(_MOMENT_RECORDS):
         sums += rows.sum(axis=0, dtype=np.float64)
         squares += float(np.square(rows.astype(np.float64)).sum())
     mean = sums / len(features)

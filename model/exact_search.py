@@ -80,9 +80,7 @@ def search_exact(
         ConfigError: k is below 1.
         InputError: no query, queries of another length than the rows, or a number that is not finite.
     """
-    if k < 1:
-        raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
-    check_queries(queries)
+    check_queries(queries, k)
     best = [_Best(query, k) for query in queries]
     with np.errstate(over="ignore"):  # what overflows is measured in float64
         single = queries.astype(np.float32)
@@ -100,12 +98,15 @@ def search_exact(
     return Neighbours(np.stack([query.indices for query in best]), np.stack([query.distances for query in best]))
 
 
-def check_queries(queries: NDArray[Any]) -> None:
+def check_queries(queries: NDArray[Any], k: int) -> None:
     """Refuse to search for nothing.
 
     Raises:
+        ConfigError: k is below 1.
         InputError: there is no query, or one with a number that is not finite.
     """
+    if k < 1:
+        raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
     if queries.ndim != 2 or not len(queries):
         raise InputError("no query: give at least one vector, record number or picture")
     if queries.dtype.kind == "f" and not np.isfinite(queries).all():

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lmdali.model.features_file import INDEX_FILE, Features, as_float32, require_finite
+from lmdali.model.features_file import INDEX_FILE, Features, require_finite
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, write_atomic
 from lmdali.pipeline.output_file import check_output_file
@@ -94,9 +94,7 @@ def build_index(faiss: Any, features: Features, plan: IndexPlan, on_progress: Ca
     require_finite(sample, some)
     index.train(sample)
     del sample
-    for block in features.blocks(_BLOCK_RECORDS):
-        rows = as_float32(block)
-        require_finite(rows, range(index.ntotal, index.ntotal + len(rows)))
+    for rows in features.finite_blocks(_BLOCK_RECORDS):
         index.add(rows)
         on_progress(int(index.ntotal))
     return index

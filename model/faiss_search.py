@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lmdali.model.exact_search import SHORTLIST, Neighbours, check_queries, direct_distances
 from lmdali.model.faiss_index import open_index
-from lmdali.model.features_file import Features, as_float32, require_finite
-from lmdali.pipeline.errors import ConfigError, MissingExtraError
+from lmdali.model.features_file import Features
+from lmdali.pipeline.errors import MissingExtraError
 
 SCAN_RECORDS = 100_000
 """Up to so many records are all looked at: 0.8 GB of the paper's features in float16."""
@@ -52,12 +52,10 @@ def search_faiss(
         import faiss
     except ImportError:
         raise MissingExtraError("faiss", "faiss", "searching with faiss") from None
-    if k < 1:
-        raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
-    check_queries(queries)
-    single = np.ascontiguousarray(queries, np.float32)
+    check_queries(queries, k)
     if needs_index(features, scan_records):
         return search_index(features, open_index(faiss, features, on_progress), queries, k)
+    single = np.ascontiguousarray(queries, np.float32)
     return _measured(features, queries, _scan(faiss, features, single, min(k + SHORTLIST, len(features))), k)
 
 
@@ -84,15 +82,13 @@ def _scan(faiss: Any, features: Features, queries: NDArray[np.float32], width: i
     indices = np.empty((len(queries), 0), np.int64)
     squares = np.empty((len(queries), 0), np.float32)
     first = 0
-    for block in features.blocks(_BLOCK_RECORDS):
-        rows = as_float32(block)
-        require_finite(rows, range(first, first + len(rows)))
+    for rows in features.finite_blocks(_BLOCK_RECORDS):
         found_squares, found = faiss.knn(queries, rows, min(width, len(rows)))
         indices = np.concatenate([indices, first + found.astype(np.int64)], axis=1)
         squares = np.concatenate([squares, found_squares], axis=1)
         nearest = np.argsort(squares, axis=1, kind="stable")[:, :width]
         indices, squares = np.take_along_axis(indices, nearest, 1), np.take_along_axis(squares, nearest, 1)
-        first += len(block)
+        first += len(rows)
     return indices
 
 

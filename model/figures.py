@@ -15,6 +15,7 @@ from lmdali.model.plot_file import open_plot, save_plot, tidy_axes
 from lmdali.pipeline.errors import InputError
 
 KERNELS_PER_ROW = 16
+_CURVES = ("train_loss", "val_loss", "train_top1_error", "val_top1_error")
 _TRAIN_COLOR, _VAL_COLOR = "#0072b2", "#d55e00"  # apart for every kind of colour vision
 
 
@@ -72,9 +73,11 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
         StorageError: the picture cannot be written.
     """
     epochs = [record for record in read_metrics(metrics) if record["kind"] == "epoch"]
+    # A line that was edited must not end a training in its last step.
+    epochs = [record for record in epochs if all(record.get(name) is not None for name in _CURVES)]
     if not epochs:
         raise InputError(f"{metrics}: no finished epoch, so there is no curve to draw")
-    figure, (loss, error) = open_plot("the learning curve", width=10, height=4, columns=2)
+    figure, (loss, error) = open_plot("the learning curve")
     _draw(loss, epochs, "loss", 1.0)
     _draw(error, epochs, "top1_error", 100.0)
     loss.set(xlabel="epoch", ylabel="cross-entropy, nats", title="loss")

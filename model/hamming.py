@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.model.exact_search import Neighbours, check_queries
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.errors import InputError
 
 WORD_BITS = 64
 _BLOCK_RECORDS = 16_384
@@ -27,12 +27,6 @@ def pack_codes(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
     padded[:, :length] = bits
     packed = np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64)
     return np.ascontiguousarray(packed.T)
-
-
-def unpack_codes(words: NDArray[np.uint64], length: int) -> NDArray[np.bool_]:
-    """`(N, length)` bool: inverse of `pack_codes`."""
-    octets = np.ascontiguousarray(words.T).astype("<u8").view(np.uint8)
-    return np.unpackbits(octets, axis=1, count=length, bitorder="little").astype(np.bool_)
 
 
 def hamming_distances(words: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.uint16]:
@@ -56,9 +50,7 @@ def search_hamming(words: NDArray[np.uint64], queries: NDArray[np.uint64], k: in
         ConfigError: k is below 1.
         InputError: no query, or queries of another length.
     """
-    if k < 1:
-        raise ConfigError(f"the number of neighbours must be at least 1, found {k}")
-    check_queries(queries.T)
+    check_queries(queries.T, k)
     if len(queries) != len(words):
         raise InputError(f"queries of {len(queries)} words for codes of {len(words)}")
     found = [_nearest(words, query, k) for query in queries.T]

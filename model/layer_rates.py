@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from lmdali.model.weight_transfer import select_layers
@@ -33,7 +32,6 @@ class LayerRate:
     value: float
 
 
-@lru_cache(maxsize=64)
 def parse_layer_rates(text: str) -> tuple[LayerRate, ...]:
     """The entries of a text such as `conv1=1e-5@67,conv1=frozen@72`, by epoch, and as written where epochs are equal.
 

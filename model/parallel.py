@@ -22,6 +22,9 @@ from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.errors import LmdaliError, MachineError
 from lmdali.pipeline.rank_agreement import process_group_gather, require_agreement
 
+RANK_TIMEOUT_SECONDS = 600.0
+"""How long a rank waits for the others, unless somebody says otherwise."""
+
 T = TypeVar("T")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOST = ("gloo", "nccl", "pair closure", "tcpstore", "connection")
@@ -213,7 +216,9 @@ def _average_one_by_one(bucket: Any) -> torch.futures.Future[Tensor]:
 
 
 @contextmanager
-def process_group(place: TorchrunPlace, device: torch.device, *, timeout_seconds: float) -> Iterator[Ranks]:
+def process_group(
+    place: TorchrunPlace, device: torch.device, *, timeout_seconds: float = RANK_TIMEOUT_SECONDS
+) -> Iterator[Ranks]:
     """Meet the other ranks where torchrun's environment says: by NCCL on a GPU, by gloo on a CPU.
 
     Inside of another one, or of one that the caller made, the ranks have met, and do not part at this one's end.

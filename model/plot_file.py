@@ -11,8 +11,8 @@ from lmdali.model.picture_file import save_picture
 from lmdali.pipeline.errors import MissingExtraError
 
 
-def open_plot(purpose: str, *, width: float, height: float, columns: int) -> tuple[Any, Any]:
-    """A figure of so many inches and its axes side by side, without a display.
+def open_plot(purpose: str) -> tuple[Any, Any]:
+    """A figure and its two axes side by side, without a display.
 
     Raises:
         MissingExtraError: matplotlib is not installed; `purpose` is what it is needed for.
@@ -22,9 +22,9 @@ def open_plot(purpose: str, *, width: float, height: float, columns: int) -> tup
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("matplotlib", "report", purpose) from None
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(1, 2)
 
 
 def tidy_axes(axes: Any) -> None:

@@ -12,6 +12,7 @@ from lmdali.model.pen import BLACK, GRAY, HAIRLINE, Color, Pen, Pixels
 from lmdali.pipeline.errors import InputError
 
 NUM_BARS = 5
+_COLUMNS = 4
 _MARGIN, _GAP, _ROW_GAP = 28, 24, 28
 _CELL_WIDTH = 264
 _TITLE_HEIGHT, _BAR_HEIGHT, _BAR_GAP, _AXIS_HEIGHT = 32, 24, 4, 24
@@ -65,14 +66,13 @@ def rank_classes(pixels: Pixels, label: int, probabilities: Tensor, class_names:
     return Prediction(pixels, label, tuple(order), tuple(float(values[place]) for place in order), class_names)
 
 
-def draw_predictions(predictions: Sequence[Prediction], *, columns: int = 4) -> Pixels:
+def draw_predictions(predictions: Sequence[Prediction]) -> Pixels:
     """Draw pictures in a grid: the true label below each, then the bars, the most probable on top.
 
     A bar's length is its probability, on an axis from 0 to 1; the bar of the true label is red.
 
     Args:
         predictions: at least one, pictures of one size.
-        columns: side by side.
 
     Returns:
         `(H, W, 3)` uint8 RGB on white.
@@ -81,7 +81,7 @@ def draw_predictions(predictions: Sequence[Prediction], *, columns: int = 4) -> 
     width = max(_CELL_WIDTH, side)
     bars = max(len(prediction.top) for prediction in predictions)
     height = side + _TITLE_HEIGHT + bars * (_BAR_HEIGHT + _BAR_GAP) + _AXIS_HEIGHT
-    columns = min(columns, len(predictions))
+    columns = min(_COLUMNS, len(predictions))
     rows = -(-len(predictions) // columns)
     shape = (
         2 * _MARGIN + rows * height + (rows - 1) * _ROW_GAP,

@@ -33,7 +33,6 @@ class LearningRates:
             schedule if config.bias_schedule is None else create_schedule(config.bias_schedule, config.epochs)
         )
         self._rates = parse_layer_rates(config.layer_lr)
-        self._by_layer: dict[str, tuple[LayerRate, ...]] = {}
 
     def apply(self, optimizer: torch.optim.Optimizer, epoch: float) -> float:
         """Set `lr` and `frozen` of every group that `optim.parameter_groups` made.
@@ -45,21 +44,15 @@ class LearningRates:
         Returns:
             The rate of weights without one of their own: what a log shows.
         """
-        weights = self._config.lr * self._schedule.factor(epoch)
-        biases = self._bias_rate(epoch)
+        config = self._config
+        weights = config.lr * self._schedule.factor(epoch)
+        biases = (config.lr if config.bias_lr is None else config.bias_lr) * self._bias_schedule.factor(epoch)
         for group in optimizer.param_groups:
             layer, is_bias = group["layer"], group["kind"] == "biases"
-            if layer not in self._by_layer:
-                self._by_layer[layer] = rates_of(self._rates, layer)
-            rule = rate_at(self._by_layer[layer], epoch)
+            rule = rate_at(rates_of(self._rates, layer), epoch)
             group["frozen"] = rule is not None and rule.kind == "frozen"
             group["lr"] = self._ruled(biases if is_bias else weights, rule, is_bias=is_bias)
         return weights
-
-    def _bias_rate(self, epoch: float) -> float:
-        config = self._config
-        base = config.lr if config.bias_lr is None else config.bias_lr
-        return base * self._bias_schedule.factor(epoch)
 
     def _ruled(self, rate: float, rule: LayerRate | None, *, is_bias: bool) -> float:
         if rule is not None and rule.kind == "factor":

@@ -136,7 +136,7 @@ class Cosine:
     def factor(self, epoch: float) -> float:
         if epoch < self.warmup:
             return epoch / self.warmup
-        done = min(1.0, (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9))
+        done = min(1.0, (epoch - self.warmup) / (self.epochs - self.warmup))
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     def end_epoch(self, val_error: float) -> None:
@@ -187,7 +187,9 @@ def create_schedule(text: str, epochs: int) -> Schedule:
             return _fixed(tuple(int(cut) for cut in cuts.split(",")), int(stop) if stop else None)
         if name == "plateau":
             patience, _, threshold = rest.partition(",")
-            return _plateau(int(patience) if patience else 5, float(threshold) if threshold else 0.001)
+            return _plateau(
+                int(patience) if patience else Plateau.patience, float(threshold) if threshold else Plateau.threshold
+            )
         if name == "cosine":
             return _cosine(epochs, float(rest) if rest else 0.0)
     except ValueError:  # a number is missing, or none
@@ -216,6 +218,6 @@ def _plateau(patience: int, threshold: float) -> Plateau:
 
 
 def _cosine(epochs: int, warmup: float) -> Cosine:
-    if not 0 <= warmup < max(epochs, 1):
+    if not 0 <= warmup < epochs:
         raise ConfigError(f"schedule: the warm-up must be shorter than the run of {epochs} epochs, found {warmup}")
     return Cosine(epochs, warmup)

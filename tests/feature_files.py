@@ -1,4 +1,4 @@
-"""Feature files made of given numbers, without a dataset or a network."""
+"""Feature files made of given numbers, and what is said of codes, without a dataset or a network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lmdali.model.codes_file import CodesInfo
 from lmdali.model.features_file import Features, FeaturesPlan
 from lmdali.model.features_writer import FeaturesWriter
 
@@ -35,3 +36,18 @@ def write_features(directory: Path, rows: np.ndarray[Any, Any], **changes: Any) 
         for start in range(0, len(rows), batch):
             writer.add(rows[start : start + batch].astype(np.float32))
         return writer.publish()
+
+
+def codes_info(*, bits: int, num_records: int) -> CodesInfo:
+    """Of codes of pixels."""
+    return CodesInfo(
+        bits=bits,
+        num_records=num_records,
+        dataset="/nowhere",
+        dataset_digest="d" * 64,
+        image_size=8,
+        source="pixels",
+        source_digest="pixels-32",
+        encoder="/nowhere",
+        encoder_digest="e" * 64,
+    )

@@ -60,12 +60,17 @@ class MemoryLoader:
         whole, rest = divmod(self.num_samples, self._batch_size)
         return whole + (rest > 0 and not self._shuffle)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def _begin(self) -> tuple[int, int, torch.Tensor]:
+        """Epoch, position and order of an iteration that begins."""
         epoch, start, self._start = self._epoch, self._start, 0
         self._digest = self._digest if start else 0
         order = torch.arange(self.num_samples)
         if self._shuffle:
             order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(epoch))
+        return epoch, start, order
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, start, order = self._begin()
         end = len(self) * self._batch_size
         for position in range(start, end, self._batch_size):
             self.before_batch(epoch, position)

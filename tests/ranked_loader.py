@@ -33,11 +33,7 @@ class RankedLoader(MemoryLoader):
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, start, self._start = self._epoch, self._start, 0
-        self._digest = self._digest if start else 0
-        order = torch.arange(self.num_samples)
-        if self._shuffle:
-            order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(epoch))
+        epoch, start, order = self._begin()
         steps = self.slice.num_steps(start)
         for step in range(steps):
             places = self.slice.positions(step, start)

@@ -114,6 +114,16 @@ def test_what_is_not_there_is_left_out(ablation: tuple[AblationReport, AblationC
     assert "the baseline right, less the reverse" not in parts.text  # of a table without a row
 
 
+def test_an_address_is_told_without_its_password(
+    ablation: tuple[AblationReport, AblationConfig], tmp_path: Path
+) -> None:
+    report, config = ablation
+    config = replace(config, train="https://me:secret@host/sets/train", val="https://host/sets/val?key=secret")
+    save_ablation_page(report, config, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "https://host/sets/train" in page and "secret" not in page
+
+
 @pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 def test_a_browser_shows_the_page(ablation: tuple[AblationReport, AblationConfig], tmp_path: Path) -> None:
     save_ablation_page(*ablation, tmp_path / "page.html")

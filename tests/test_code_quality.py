@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_files import write_features
+from feature_files import codes_info, write_features
 
 from lmdali.model.code_quality import measure_codes, measure_exact, precision_at_k
-from lmdali.model.codes_file import CodesInfo, save_codes
+from lmdali.model.codes_file import save_codes
 
 LINE = np.array([[0.0], [1.0], [3.0], [6.0], [10.0]])
 LABELS = np.array([0, 0, 1, 1, 0])
@@ -30,19 +30,8 @@ def test_exact_search_is_its_own_measure(tmp_path: Path) -> None:
 
 def test_codes_beside_it(tmp_path: Path) -> None:
     features = write_features(tmp_path / "f", LINE)
-    info = CodesInfo(
-        bits=3,
-        num_records=5,
-        dataset="/nowhere",
-        dataset_digest="d" * 64,
-        image_size=8,
-        source="pixels",
-        source_digest="pixels-32",
-        encoder="/nowhere",
-        encoder_digest="e" * 64,
-    )
     bits = np.array([[0, 0, 0], [0, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 1]], np.bool_)
-    codes = save_codes(tmp_path / "c", bits, info)
+    codes = save_codes(tmp_path / "c", bits, codes_info(bits=3, num_records=5))
     queries = np.array([1, 4])
     exact, _ = measure_exact(features, queries, 2, LABELS)
     quality = measure_codes(codes, queries, exact, LABELS, from_pixels=True)

@@ -15,7 +15,6 @@ from command_line import run
 from untrained_run import make_run
 
 from lmdali.model.codes_file import load_codes
-from lmdali.model.hamming import unpack_codes
 from lmdali.pipeline.table_reader import read_integers
 from lmdali.tools.codes import command
 from lmdali.tools.codes_compare import compare_codes
@@ -43,8 +42,9 @@ def search(capsys: pytest.CaptureFixture[str], *arguments: Any) -> list[dict[str
 
 
 def test_a_record_finds_the_nearest_codes_and_not_itself(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bits = unpack_codes(load_codes(made / "fc").words, 16)
-    assert bits.shape == (60, 16)
+    words = load_codes(made / "fc").words
+    assert words.shape == (1, 60)
+    bits = words.T >> np.arange(16, dtype=np.uint64) & 1
     for entry, record in zip(search(capsys, made / "fc", 7, 59, "-k", 5), (7, 59), strict=True):
         apart = (bits != bits[record]).sum(axis=1)
         wanted = [index for index in np.argsort(apart, kind="stable") if index != record][:5]

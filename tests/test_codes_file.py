@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from feature_files import codes_info
 
 from lmdali.model.code_network import CodeNetwork
-from lmdali.model.codes_file import CodesInfo, EncoderInfo, load_codes, load_encoder, save_codes, save_encoder
-from lmdali.model.hamming import unpack_codes
+from lmdali.model.codes_file import EncoderInfo, load_codes, load_encoder, save_codes, save_encoder
+from lmdali.model.hamming import pack_codes
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.files import seal, write_json
 
@@ -22,17 +23,7 @@ ENCODER = EncoderInfo(
     loss=0.5,
     config={"bits": 5},
 )
-CODES = CodesInfo(
-    bits=70,
-    num_records=9,
-    dataset="/nowhere",
-    dataset_digest="d" * 64,
-    image_size=8,
-    source="pixels",
-    source_digest="pixels-32",
-    encoder="/nowhere",
-    encoder_digest="e" * 64,
-)
+CODES = codes_info(bits=70, num_records=9)
 BITS = np.random.default_rng(0).random((9, 70)) < 0.5
 
 
@@ -51,7 +42,7 @@ def test_codes_come_back_as_they_were(tmp_path: Path) -> None:
     saved = save_codes(tmp_path / "c", BITS, CODES)
     codes = load_codes(tmp_path / "c")
     assert codes.info == saved.info
-    assert (unpack_codes(codes.words, 70) == BITS).all()
+    assert (codes.words == pack_codes(BITS)).all()
     assert codes.words.shape == (2, 9) and isinstance(codes.words, np.memmap)
 
 
@@ -96,7 +87,7 @@ def test_content_is_replaced_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="add --overwrite"):
         save_codes(tmp_path / "c", BITS, CODES)
     changed = save_codes(tmp_path / "c", ~BITS, CODES, overwrite=True)
-    assert (unpack_codes(changed.words, 70) == ~BITS).all()
+    assert (changed.words == pack_codes(~BITS)).all()
     with pytest.raises(InputError, match="which does not belong there"):
         save_encoder(tmp_path / "c", CodeNetwork(7, 5), ENCODER, overwrite=True)
     (tmp_path / "file").write_text("x")

@@ -299,40 +299,23 @@ def test_nothing_stored_is_nothing_published(tmp_path: Path) -> None:
 
 
 KILLS = """
-import os, sys
+import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
 import test_dataset_writer
+from kill_points import in_child, kill_everywhere
 from test_dataset_writer import DatasetWriter, fill_all, fingerprints, written
 
 PLAN = replace(test_dataset_writer.PLAN, num_sources=7)
 root = Path(sys.argv[2])
+assert in_child(lambda: written(root / "whole", PLAN)) == 0
+expected = fingerprints(root / "whole")
 
-def child(work):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-def run(out, kill_at=None):
-    if kill_at is not None:
-        count = 0
-        def watch(event, arguments):
-            nonlocal count
-            changes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
-            if event == "open" and isinstance(arguments[2], int):
-                changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-            if changes and str(out) in str(arguments[0]) or event == "os.rename" and str(out) in str(arguments[1]):
-                count += 1
-                if count == kill_at:
-                    os._exit(9)
-        sys.addaudithook(watch)
+def run(out):
+    if (out / "manifest.json").exists():  # killed behind it: what is published is whole
+        found = fingerprints(out)
+        assert all(found[name] == value for name, value in expected.items())
     writer = DatasetWriter(out, PLAN)
     if writer.is_complete():
         writer.tidy()
@@ -341,22 +324,11 @@ def run(out, kill_at=None):
         fill_all(writer)
         writer.publish()
 
-assert child(lambda: written(root / "whole", PLAN)) == 0
-expected = fingerprints(root / "whole")
-points = 0
-while True:
-    points += 1
-    out = root / f"killed{points}"
-    code = child(lambda: run(out, points))
-    if code == 0:
-        break
-    assert code == 9, code
-    finished = (out / "manifest.json").exists()
-    assert not finished or all(fingerprints(out)[name] == value for name, value in expected.items())
-    assert child(lambda: run(out)) == 0, f"could not resume after kill {points}"
+def check(out):
     found = fingerprints(out)
-    assert found == expected, (points, sorted(set(found) ^ set(expected)))
-print(points - 1)
+    assert found == expected, sorted(set(found) ^ set(expected))
+
+print(kill_everywhere(root, lambda out: None, run, check))
 """
 
 

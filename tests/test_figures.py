@@ -99,6 +99,17 @@ def test_epochs_are_whole_on_the_axis(tmp_path: Path, epochs: int, monkeypatch: 
         assert all(float(tick).is_integer() for tick in axes.get_xticks() if low <= tick <= high)
 
 
+def test_an_epoch_whose_line_was_edited_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is the extra 'report'")
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save_plot", lambda figure, path: drawn.append(figure))
+    metrics = write_run(tmp_path / "metrics.jsonl", 3)
+    first, second, third, fourth = metrics.read_text().splitlines()
+    metrics.write_text("\n".join([first, second, third.replace("0.45", "null"), fourth, ""]))
+    save_learning_curve(metrics, tmp_path / "curve.png")
+    assert [line.get_xdata().tolist() for line in drawn[0].axes[1].lines] == [[1, 3], [1, 3], [3]]
+
+
 def test_a_run_without_an_epoch_has_no_curve(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished epoch"):
         save_learning_curve(write_run(tmp_path / "metrics.jsonl", 0), tmp_path / "curve.png")

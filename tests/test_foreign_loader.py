@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from slow_model import SlowModel
 from torch.utils.data import DataLoader, TensorDataset
+from virtual_time import VirtualTime
 
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe, as_batch, load_factory
@@ -136,18 +136,23 @@ def test_what_needs_our_shards_is_null_and_never_zero() -> None:
     assert document["loader"]["images_per_second"] > 0 and document["together"]["images_per_second"] > 0
 
 
-def waiting(seconds: float) -> Iterable[Any]:
+def waiting(sleep: Callable[[], object]) -> Iterable[Any]:
     while True:
-        sleep(seconds)
+        sleep()
         yield IMAGES, LABELS
 
 
 @pytest.mark.parametrize(("loader", "model", "word"), [(0.06, 0.0, "INPUT-BOUND"), (0.0, 0.1, "COMPUTE-BOUND")])
 def test_a_verdict_needs_no_view_inside(
-    loader: float, model: float, word: str, capsys: pytest.CaptureFixture[str]
+    loader: float, model: float, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    time = VirtualTime(monkeypatch)
     report = profile_iterable(
-        lambda: waiting(loader), "mine:make", QUICK, model=SlowModel(model, num_classes=1000), quiet=True
+        lambda: waiting(lambda: time.sleep(loader)),
+        "mine:make",
+        QUICK,
+        model=SlowModel(model, num_classes=1000),
+        quiet=True,
     )
     assert report.verdict.word == word
     print_report(report)
@@ -158,7 +163,7 @@ def test_a_verdict_needs_no_view_inside(
 
 def test_images_that_the_network_does_not_take_are_refused_with_a_way_out() -> None:
     with pytest.raises(ConfigError, match="--no-model"):
-        profile_iterable(lambda: waiting(0), "mine:make", QUICK, quiet=True)
+        profile_iterable(lambda: waiting(lambda: None), "mine:make", QUICK, quiet=True)
 
 
 def test_the_command_takes_a_function_of_a_file_that_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +229,7 @@ def test_what_needs_a_look_inside_is_refused_and_not_left_out(tmp_path: Path) ->
 
 
 def test_ranges_that_nobody_could_make_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("foreign_profile", "profile_facts"):
-        monkeypatch.setattr(f"lmdali.tools.{name}.find_nvtx", lambda: None)
+    monkeypatch.setattr("lmdali.tools.profile_config.find_nvtx", lambda: None)
     config = ProfileConfig(device="cpu", steps=10, nvtx=True)
     report = profile_iterable(lambda: [(IMAGES, LABELS)] * 3, "mine:make", config, model=None, quiet=True)
     assert any("no NVTX ranges" in caution for caution in report.cautions)

@@ -71,7 +71,7 @@ def test_numbers_are_aligned_right_and_texts_left() -> None:
 def test_a_picture_is_within_the_page(tmp_path: Path) -> None:
     path = tmp_path / "kernels.PNG"
     path.write_bytes(b"\x89PNG")
-    parts = parse_page(page("x", [Section(title="a", body=picture(path, 'a "picture"', pixelated=True))]))
+    parts = parse_page(page("x", [Section(title="a", body=picture(path, 'a "picture"'))]))
     assert [b64decode(source.split(",")[1]) for source in parts.pictures] == [b"\x89PNG"]
     with pytest.raises(InputError, match=r"\.png"):
         picture(tmp_path / "x.svg", "")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import pytest
+from virtual_time import VirtualTime
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError
@@ -226,10 +226,10 @@ def test_what_cannot_be_answered_is_refused(question: str) -> None:
 
 
 def test_two_threads_are_predicted_from_one(small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = JpegDecoder.decode
+    time, decode = VirtualTime(monkeypatch), JpegDecoder.decode
 
     def asleep(self: JpegDecoder, data: Any, starts: Any, *rest: Any) -> Any:
-        sleep(0.06)  # a call has the eight images of a batch
+        time.sleep(0.06)  # a call has the eight images of a batch
         return decode(self, data, starts, *rest)
 
     monkeypatch.setattr(JpegDecoder, "decode", asleep)
@@ -238,12 +238,11 @@ def test_two_threads_are_predicted_from_one(small_jpeg_dataset: Path, monkeypatc
         options = ProfileConfig(batch_size=8, num_threads=num_threads, steps=10)
         config = options.loader_config(small_jpeg_dataset, AugmentConfig(crop_size=24))
         with create_loader(config, rank=0, world_size=1) as loader:
-            return measure([LoaderProbe(loader, config.depth)], WindowPlan(steps=20, windows=5))[0]
+            return measure([LoaderProbe(loader)], WindowPlan(steps=20, windows=5))[0]
 
     one, two = measured(1), measured(2)
     now = Resources(num_cpus=2, num_threads=1, batch_size=8, prefetch=3)
     costs = Costs.measured(one, None, on_gpu=False)
     predicted = predict(one.images_per_second, (costs, now), (costs, replace(now, num_threads=2)))
     assert predicted == pytest.approx(2 * one.images_per_second)
-    # Sleep is what both rates are made of: 60 ms beside the 2 ms of everything else.
-    assert two.images_per_second == pytest.approx(predicted, rel=0.3)
+    assert two.images_per_second == pytest.approx(predicted, rel=0.01)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import click
 import pytest
 from command_line import run
+from virtual_time import VirtualTime
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError, InputError
@@ -50,10 +50,10 @@ def test_every_combination_is_measured_and_reported(
 def test_a_slowed_stage_that_threads_share_makes_the_setting_with_more_of_them_best(
     small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = JpegDecoder.decode
+    time, decode = VirtualTime(monkeypatch), JpegDecoder.decode
 
     def asleep(self: JpegDecoder, *arguments: Any) -> Any:
-        sleep(0.05)
+        time.sleep(0.05)
         return decode(self, *arguments)
 
     monkeypatch.setattr(JpegDecoder, "decode", asleep)
@@ -62,8 +62,7 @@ def test_a_slowed_stage_that_threads_share_makes_the_setting_with_more_of_them_b
     report = sweep_datasets([small_jpeg_dataset], config, augment=AUGMENT, quiet=True)
     one, two = report.settings
     assert report.best is two and not report.is_within_noise(one)
-    # Sleep is what both rates are made of.
-    assert two.rate.images_per_second > 1.4 * one.rate.images_per_second
+    assert two.rate.images_per_second == pytest.approx(2 * one.rate.images_per_second, rel=0.01)
 
 
 def test_windows_keep_to_the_budget_and_settings_that_do_not_fit_are_refused() -> None:

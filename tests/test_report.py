@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from browser import BROWSER, NO_BROWSER, measure_page, show_page
 from click.testing import CliRunner
 from page_parts import PageParts, parse_page
+from remote_server import serving
 
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
@@ -93,6 +95,17 @@ def test_the_report_has_everything(run_dir: Path, datasets: tuple[Path, Path], t
     assert f"{100 * best:.2f} %" in parts.text
     assert "It was chosen by its error on them" in parts.text
     assert "--width" in parts.text and "preset small" in parts.text and "torch" in parts.text
+
+
+def test_an_address_is_told_without_its_password(
+    run_dir: Path, datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMDALI_CACHE_DIR", str(tmp_path / "cache"))
+    with serving(datasets[1]) as server:
+        address = server.address.replace("://", "://me:secret@")
+        parts, _ = written(run_dir, tmp_path / "run.html", replace(QUIET, val=address))
+    assert f"The best checkpoint on {server.address}, one central view" in parts.text
+    assert "secret" not in (tmp_path / "run.html").read_text()
 
 
 def test_it_needs_the_run_only(run_dir: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_trace_begins_at_zero_and_has_a_lane_for_each_thread(tmp_path: Path) -
 
 
 def test_a_real_loader_is_recorded_only_while_that_is_asked_for(loader: DatasetLoader) -> None:
-    recording = record_stages(loader, 3, WindowPlan(steps=9))
+    recording = record_stages(loader, WindowPlan(steps=9))
     assert not loader.timers.is_recording
     detail = StageDetail.of(recording)
     assert {"plan", "read", "verify", "decode", "augment", "collate", "wait"} <= set(detail.stages)

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.variants import BASELINE, Variant
-from lmdali.pipeline.dataset_place import place_name
+from lmdali.pipeline.dataset_place import place_name, place_shown
 from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.ablation import AblationConfig, AblationReport, ended_errors
@@ -165,7 +165,8 @@ def _curve(report: AblationReport, variant: Variant, run_dir: Path) -> Line:
 
 
 def _about(config: AblationConfig) -> str:
-    rows = pairs([("training set", config.train), ("validation set", config.val), ("runs", config.run_dir)])
+    places = ("training set", place_shown(config.train)), ("validation set", place_shown(config.val))
+    rows = pairs([*places, ("runs", config.run_dir)])
     settings = [
         (f"{section}.{name}", value)
         for section, values in config.recipe.values().items()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
-from threading import local
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params, 
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.cpu import BUFFER_DTYPES
 from lmdali.pipeline.eigenbasis import load_eigenbasis
-from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.patches import PatchCutter, Samples
 from lmdali.pipeline.record_codec import decode_stored, ppm_header
 from lmdali.pipeline.record_threads import ImageRun
 from lmdali.pipeline.timing import StageTimers
-from lmdali.tools.ceilings import IMAGES_PER_CHUNK, SAMPLE_BYTES, ThreadedProbe
+from lmdali.tools.ceilings import IMAGES_PER_CHUNK, SAMPLE_BYTES, Scratch, ThreadedProbe
 
 
 def first_plan(dataset: Path, augment: AugmentConfig, count: int, *, seed: int) -> tuple[PixelTransform, BatchPlan]:
@@ -59,7 +59,7 @@ class DecodedImages:
         self.spec = replace(spec, dtype="uint8", layout="NHWC") if spec.device.type == "cuda" else spec
         transform, self._plan = first_plan(dataset, augment, count, seed=seed)
         self._cutter = PatchCutter(
-            _as_raw(manifest),
+            replace(manifest, encoding="raw"),
             None if cuts_only else transform,
             self.spec,
             describe=lambda index, problem: problem,
@@ -77,19 +77,13 @@ class DecodedImages:
         self._cutter.cut(Samples(run, np.arange(first, stop), *draws, out))
 
 
-def _as_raw(manifest: Manifest) -> Manifest:
-    return replace(manifest, encoding="raw")
-
-
 def augment_probe(images: DecodedImages, *, num_threads: int) -> ThreadedProbe:
     """Crop, flip and arithmetic alone, into reused memory of one chunk for each thread."""
-    threads = local()
+    scratch, dtype = Scratch(), np.dtype(BUFFER_DTYPES[images.spec.dtype])
     shape = IMAGES_PER_CHUNK * images.spec.num_views, *images.spec.image_shape()
 
     def work(first: int, stop: int) -> None:
-        out: NDArray[Any] | None = getattr(threads, "out", None)
-        if out is None:
-            out = threads.out = np.empty(shape, BUFFER_DTYPES[images.spec.dtype])
+        out = scratch.take(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
         done, views = 0, images.spec.num_views
         while done < stop - first:  # the list may end within a chunk
             begin = (first + done) % images.count

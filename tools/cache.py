@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -32,11 +33,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON docume
 def ls(cache_dir: Path | None, as_json: bool) -> None:
     """List the shards, the one that was not used for the longest time first: it is the next to go. Then the datasets
     whose manifests and tables are here."""
-    cache = ShardCache(cache_directory(cache_dir), cache_bytes())
-    try:
+    with closing(ShardCache(cache_directory(cache_dir), cache_bytes())) as cache:
         entries = cache.entries()
-    finally:
-        cache.close()
     datasets = dataset_entries(cache.directory)
     if as_json:
         shards = [{"sha256": e.sha256, "num_bytes": e.num_bytes, "is_whole": e.is_whole} for e in entries]
@@ -54,11 +52,8 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
 @_as_json
 def du(cache_dir: Path | None, as_json: bool) -> None:
     """Say how much the shards take, and how much they may; and how much the rest takes."""
-    cache = ShardCache(cache_directory(cache_dir), cache_bytes())
-    try:
+    with closing(ShardCache(cache_directory(cache_dir), cache_bytes())) as cache:
         found = {"num_shards": len(cache.entries()), "num_bytes": cache.used_bytes(), "limit_bytes": cache.limit_bytes}
-    finally:
-        cache.close()
     datasets = dataset_entries(cache.directory)
     found |= {"num_datasets": len(datasets), "dataset_bytes": sum(entry.num_bytes for entry in datasets)}
     if as_json:
@@ -81,11 +76,8 @@ def du(cache_dir: Path | None, as_json: bool) -> None:
 def clear(cache_dir: Path | None, as_json: bool) -> None:
     """Remove every shard that no reader uses, in this or any other process, and the manifests and tables of datasets
     that were not opened for a day."""
-    cache = ShardCache(cache_directory(cache_dir), cache_bytes())
-    try:
+    with closing(ShardCache(cache_directory(cache_dir), cache_bytes())) as cache:
         removed, in_use = cache.clear()
-    finally:
-        cache.close()
     of_datasets, kept = remove_datasets(cache.directory)
     removed += of_datasets
     if as_json:

@@ -111,10 +111,19 @@ class LmdbReader:
             raise SourceRejected(Rejection.CORRUPT, str(error)) from None
         if record.crc32c is not None and not record.is_intact:
             raise SourceRejected(Rejection.CORRUPT, crc_problem(len(record.data)))
-        return _image_file(record, len(value))
+        return image_file(record, len(value))
 
 
-def _image_file(record: Record, value_bytes: int) -> bytes:
+def image_file(record: Record, value_bytes: int = 0) -> bytes:
+    """The image file in a Datum, or a binary PPM or PGM of its planes.
+
+    Args:
+        record: of any Caffe LMDB.
+        value_bytes: size of the whole Datum, by which one of floats is known.
+
+    Raises:
+        SourceRejected: corrupt, empty or unsupported.
+    """
     channels, height, width = record.shape
     samples = channels * height * width
     if not len(record.data):

@@ -20,6 +20,7 @@ from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.tools.measurement import Probe
 
 SAMPLE_BYTES = 64_000_000
 """Records kept in memory for the decode ceiling: more than any cache holds, less than anybody misses."""
@@ -47,7 +48,7 @@ class Scratch:
         return buffer[:num_bytes]
 
 
-class ThreadedProbe:
+class ThreadedProbe(Probe):
     """The same work on every image, on a number of threads that never wait for each other.
 
     Args:
@@ -86,10 +87,6 @@ class ThreadedProbe:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             self._close()
-
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
 
 
 def sample_records(dataset: Path, *, seed: int = 0, max_bytes: int = SAMPLE_BYTES) -> list[bytes]:

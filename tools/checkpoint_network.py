@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
-from lmdali.model.checkpoint import BEST_NAME, Checkpoint, content_digest, load_checkpoint
+from lmdali.model.checkpoint import Checkpoint, content_digest, load_checkpoint
 from lmdali.model.device import pick_device
 from lmdali.model.probabilities_file import require_same_labels
-from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.dataset_place import Place, parse_place, place_directory, place_shown
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
 from lmdali.pipeline.errors import InputError
+from lmdali.tools.initial_weights import checkpoint_file
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, Checkpoint]:
         InputError: no such checkpoint.
         IntegrityError: it is damaged.
     """
-    path = checkpoint / CHECKPOINT_DIR / BEST_NAME if checkpoint.is_dir() else checkpoint
+    path = checkpoint_file(checkpoint)
     return path, load_checkpoint(path)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.ceilings import IMAGES_PER_CHUNK, ThreadedProbe, read_probe
-from lmdali.tools.measurement import Rate, WindowPlan
+from lmdali.tools.measurement import Probe, Rate, WindowPlan
 from lmdali.tools.page_cache import data_files, evict, resident_share
 from lmdali.tools.step_probes import measure_on
 from lmdali.tools.storage_probe import storage_probe
@@ -86,7 +86,7 @@ class ColdRun:
     read: Rate | None = None
 
 
-class ColdProbe:
+class ColdProbe(Probe):
     """Passes over a dataset that was dropped from memory.
 
     Args:
@@ -111,27 +111,20 @@ class ColdProbe:
         yield 0
         yield from images
 
-    def stage_seconds(self) -> dict[str, float]:
-        """Each pass has another loader: not told apart."""
-        return {}
 
-
-def measure_cold(
-    config: LoaderConfig, plan: WindowPlan, *, num_threads: int, record_bytes: float, quiet: bool = False
-) -> ColdRun:
+def measure_cold(config: LoaderConfig, plan: WindowPlan, *, record_bytes: float, quiet: bool = False) -> ColdRun:
     """Cold passes of storage and of a loader on the CPU. Nobody in this process may have the dataset mapped.
 
     Args:
         config: of the loader.
         plan: a window is a pass.
-        num_threads: that read.
         record_bytes: mean stored size of a record.
         quiet: no progress.
     """
     dataset = Path(config.dataset)
     paths = data_files(dataset)
     reads = {
-        f"{name}{suffix}": ColdProbe(partial(_read_pass, make, dataset, num_threads, shuffle), paths)
+        f"{name}{suffix}": ColdProbe(partial(_read_pass, make, dataset, config.threads, shuffle), paths)
         for name, make in (("storage", storage_probe), ("read", read_probe))
         for suffix, shuffle in (("_sequential", False), ("", True))
         if not (shuffle and config.order == "sequential")

@@ -98,7 +98,6 @@ def convert_to_address(
     config: ConvertConfig,
     *,
     scratch: Path | None = None,
-    workers: int | None = None,
     executor: ShardExecutor | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -107,7 +106,7 @@ def convert_to_address(
     """Convert a source into a dataset at an address; the bytes are those of a conversion into a directory.
 
     Args:
-        source, config, workers, executor, quiet: as of `convert`.
+        source, config, executor, quiet: as of `convert`.
         address: where to.
         scratch: directory with room for the shards in progress and some more; None means one in the cache directory.
         resume: finish what an earlier run began, on whatever machine.
@@ -126,7 +125,7 @@ def convert_to_address(
             return _summary_from(there, plan.shards())
         with begun_at(there, writer, resume=resume, overwrite=overwrite) as publisher:
             resumed = writer.finished()
-            _make(source, config, writer, there, still_held, executor or make_executor(workers=workers), quiet=quiet)
+            _make(source, config, writer, there, still_held, executor or make_executor(), quiet=quiet)
             manifest = writer.publish()
             still_held()
             publisher.finish(manifest)

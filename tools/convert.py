@@ -25,7 +25,7 @@ from lmdali.tools.conversion_run import convert
 from lmdali.tools.conversion_upload import check_destination, convert_part_to_address, convert_to_address
 from lmdali.tools.dry_run import estimate
 from lmdali.tools.executors import EXECUTORS, make_executor
-from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.given_option import is_given
 from lmdali.tools.output_argument import Output, refuse_overlap
 from lmdali.tools.resize import FILTERS
@@ -175,14 +175,10 @@ def command(
         report_estimate(estimate(opened, config, workers or usable_cpus(), disk, limits=limits), as_json=as_json)
         return
     run: dict[str, Any] = {"executor": executor, "resume": resume, "overwrite": overwrite, "quiet": quiet}
-    try:
-        with termination_as_exception():
-            made = _convert(opened, out, config, chosen_part, scratch, run)
-    except (KeyboardInterrupt, Terminated):
-        shown = out if isinstance(out, Path) else redacted(out)
-        click.echo(f"finished shards are kept in {shown}: the same command with --resume goes on from them", err=True)
-        raise
     shown = out if isinstance(out, Path) else redacted(out)
+    kept = f"finished shards are kept in {shown}: the same command with --resume goes on from them"
+    with termination_as_exception(kept):
+        made = _convert(opened, out, config, chosen_part, scratch, run)
     if isinstance(made, PartSummary):
         report_part(made, opened, shown, as_json=as_json)
         note = "see the table that merging writes"

@@ -23,7 +23,7 @@ from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.tools.augment_probe import first_plan
 from lmdali.tools.ceilings import SAMPLE_BYTES, sample_records
-from lmdali.tools.measurement import Rate, WindowPlan
+from lmdali.tools.measurement import Probe, Rate, WindowPlan
 from lmdali.tools.step_probes import measure_on
 
 _INSIDE = 2
@@ -49,7 +49,7 @@ class OperatorCost:
     cpu_seconds_per_image: float
 
 
-class GraphProbe:
+class GraphProbe(Probe):
     """A DALI graph on records in memory, batch after batch.
 
     Args:
@@ -84,10 +84,6 @@ class GraphProbe:
             for _ in range(inside):
                 self._pipeline.share_outputs()
                 self._pipeline.release_outputs()
-
-    def stage_seconds(self) -> dict[str, float]:
-        """This is how they are told apart."""
-        return {}
 
 
 def measure_operators(

@@ -275,7 +275,8 @@ class _Copy:
         path, aside = self._directory / name, self.staging / name
         if path.is_file() and file_sha256(path) == sha256:
             return
-        with closing(self._attempts(name).run(lambda: self._store.open(name, 0))) as body:
+        attempts = Attempts(f"{self._store.shown}/{name}", self._config, self._clock)
+        with closing(attempts.run(lambda: self._store.open(name, 0))) as body:
             size = body.num_bytes
         if size is None:  # a server that says no sizes
             write_atomic(aside, fetch_small(self._store, name, max_bytes=_MAX_SMALL_BYTES, config=self._config))
@@ -307,6 +308,3 @@ class _Copy:
         raise RemoteError(
             f"{self._store.shown}: {found[0]}: the source is damaged: run `lmdali verify` and `lmdali repair` there"
         )
-
-    def _attempts(self, name: str) -> Attempts:
-        return Attempts(f"{self._store.shown}/{name}", self._config, self._clock)

@@ -29,8 +29,6 @@ from lmdali.tools.report_table import print_json
 EvalParallel = Literal["none", "ddp"]
 """One process, or those that torchrun started, which share the images."""
 
-_RANK_TIMEOUT_SECONDS = 600.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(LoaderOptions):
@@ -98,7 +96,7 @@ def evaluate_networks(dataset: Place, sources: Sequence[Path], config: EvalConfi
     arguments = config.loader_arguments()
     if arguments["num_threads"] is None and place.local_world_size > 1:
         arguments["num_threads"] = place.num_cpus
-    with process_group(place, device, timeout_seconds=_RANK_TIMEOUT_SECONDS) as ranks:
+    with process_group(place, device) as ranks:
         asked = EvaluationSet(
             dataset=dataset,
             manifest=manifest,

@@ -11,12 +11,16 @@ from lmdali.pipeline.dataset_place import place_name, place_shown
 from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.evaluation_report import (
+    BIN_COLUMNS,
+    CLASS_COLUMNS,
+    NETWORK_COLUMNS,
     EvalReport,
     class_rows,
     confusion_rows,
     percent,
     reliability_rows,
     table_rows,
+    worst_classes,
 )
 from lmdali.tools.html_page import KeyFigure, Section, details, figure, key_figures, page, pairs, paragraph, table
 from lmdali.tools.page_sheets import prediction_sheet
@@ -25,7 +29,6 @@ from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
 MISTAKES = 12
 _ROWS_SHOWN = 20
 _BARS_SHOWN = 25
-_CLASS_COLUMNS = ("class", "images", "top-1 error, %", "top-5 error, %", "most often taken for")
 _PAIR_COLUMNS = ("class", "taken for", "images", "of the class, %")
 
 
@@ -65,7 +68,7 @@ def errors_part(report: EvalReport) -> str:
     if len(report.members) == 1:
         return cards
     return cards + table(
-        ("network", "weight", "top-1 error, %", "top-5 error, %", "loss, nats"),
+        NETWORK_COLUMNS,
         table_rows(report),
         caption="Each network by itself, and the average of their probabilities",
     )
@@ -92,20 +95,16 @@ def evaluation_sections(report: EvalReport) -> list[Section]:
 
 def _classes(report: EvalReport) -> str:
     rows = class_rows(report)
-    found = sorted(
-        (entry for entry in report.analysis.classes if entry.top1_error is not None),
-        key=lambda entry: (-(entry.top1_error or 0.0), entry.label),
-    )
     bars = [
         Bar(
             label=report.class_names[entry.label],
             value=100 * (entry.top1_error or 0.0),
             text=f"{100 * (entry.top1_error or 0.0):.1f} %",
         )
-        for entry in found[:_BARS_SHOWN]
+        for entry in worst_classes(report)[:_BARS_SHOWN]
     ]
     plot = figure(bar_chart(bars, unit="top-1 error, %", description="top-1 error of each class", linear=True))
-    return plot + details(f"all {len(rows)} classes", table(_CLASS_COLUMNS, rows))
+    return plot + details(f"all {len(rows)} classes", table(CLASS_COLUMNS, rows))
 
 
 def _confusions(report: EvalReport) -> str:
@@ -133,8 +132,7 @@ def _calibration(report: EvalReport) -> str:
         "Images in 15 bins by their highest probability. Below the line a network is surer than it is right. The "
         "calibration error is the mean distance between the two, weighted by the images of a bin."
     )
-    columns = ("highest probability", "images", "mean, %", "right, %")
-    return paragraph(told) + figure(plot) + details("the bins", table(columns, reliability_rows(report)))
+    return paragraph(told) + figure(plot) + details("the bins", table(BIN_COLUMNS, reliability_rows(report)))
 
 
 def _about(report: EvalReport) -> Section:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmdali.model.error_analysis import ErrorAnalysis
+from lmdali.model.error_analysis import ClassFigures, ErrorAnalysis
 from lmdali.model.probabilities_file import Probabilities
 from lmdali.pipeline.dataset_place import Place, place_shown
 from lmdali.tools.report_table import print_pairs, print_table
 
+NETWORK_COLUMNS = ("network", "weight", "top-1 error, %", "top-5 error, %", "loss, nats")
+CLASS_COLUMNS = ("class", "images", "top-1 error, %", "top-5 error, %", "most often taken for")
+BIN_COLUMNS = ("highest probability", "images", "mean, %", "right, %")
 _SHOWN = 10
 """Classes and pairs in the tables; JSON and the page have all of them."""
 
@@ -99,7 +102,7 @@ def print_evaluation(report: EvalReport) -> None:
     if len(report.members) > 1:
         print_table(
             f"{len(report.members)} networks on {place_shown(report.dataset)}, views of each image: {report.num_views}",
-            ("network", "weight", "top-1 error, %", "top-5 error, %", "loss, nats"),
+            NETWORK_COLUMNS,
             table_rows(report),
         )
     else:
@@ -110,18 +113,18 @@ def print_evaluation(report: EvalReport) -> None:
     analysis = report.analysis
     print_table(
         f"classes with the highest error, of {len(analysis.classes)}",
-        ("class", "images", "top-1 error, %", "top-5 error, %", "most often taken for"),
+        CLASS_COLUMNS,
         class_rows(report)[:_SHOWN],
     )
     print_table(
         f"calibration: expected error {100 * analysis.calibration_error:.2f} %",
-        ("highest probability", "images", "mean, %", "right, %"),
+        BIN_COLUMNS,
         reliability_rows(report),
     )
 
 
 def table_rows(report: EvalReport) -> list[tuple[str, ...]]:
-    """One row per network and one for the average: name, weight, errors, loss."""
+    """Rows of `NETWORK_COLUMNS`, and one for the average."""
     rows: list[tuple[str, ...]] = [
         (str(m.path), f"{m.weight:.3g}", percent(m.top1_error), percent(m.top5_error), f"{m.loss:.4f}")
         for m in report.members
@@ -133,14 +136,18 @@ def table_rows(report: EvalReport) -> list[tuple[str, ...]]:
     return rows
 
 
+def worst_classes(report: EvalReport) -> list[ClassFigures]:
+    """The classes that have images, the highest top-1 error first."""
+    found = [entry for entry in report.analysis.classes if entry.num_images]
+    return sorted(found, key=lambda entry: (-(entry.top1_error or 0.0), entry.label))
+
+
 def class_rows(report: EvalReport) -> list[tuple[str, ...]]:
-    """One row per class that has images, the highest top-1 error first."""
+    """Rows of `CLASS_COLUMNS`, of `worst_classes`."""
     names = report.class_names
     partners: dict[int, str] = {}
     for pair in report.analysis.confusions:
         partners.setdefault(pair.label, f"{names[pair.predicted]} ({pair.num_images})")
-    found = [entry for entry in report.analysis.classes if entry.top1_error is not None]
-    found.sort(key=lambda entry: (-(entry.top1_error or 0.0), entry.label))
     return [
         (
             names[entry.label],
@@ -149,7 +156,7 @@ def class_rows(report: EvalReport) -> list[tuple[str, ...]]:
             percent(entry.top5_error),
             partners.get(entry.label, ""),
         )
-        for entry in found
+        for entry in worst_classes(report)
     ]
 
 
@@ -163,7 +170,7 @@ def confusion_rows(report: EvalReport) -> list[tuple[str, ...]]:
 
 
 def reliability_rows(report: EvalReport) -> list[tuple[str, ...]]:
-    """One row per bin that has images: its range, images, mean highest probability, part that is right."""
+    """Rows of `BIN_COLUMNS`, of the bins that have images."""
     return [
         (
             f"{100 * entry.low:.0f} to {100 * entry.high:.0f} %",

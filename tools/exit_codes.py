@@ -47,8 +47,12 @@ def run_command(main: Callable[[], object]) -> int:
 
 
 @contextmanager
-def termination_as_exception() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that half-written files are removed."""
+def termination_as_exception(note: str = "") -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that half-written files are removed.
+
+    Args:
+        note: told to whoever interrupts: what is kept, and how to go on.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -56,6 +60,10 @@ def termination_as_exception() -> Iterator[None]:
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
+    except (KeyboardInterrupt, Terminated):
+        if note:
+            click.echo(note, err=True)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -65,7 +65,7 @@ def figure_predictions(
     readable = readable_classes(manifest.class_names, names)
     records = read_records(val, spread_indices(count, manifest.num_records) if indices is None else indices)
     if not records.indices:
-        raise ConfigError(f"{val}: no record to draw: give --count or --indices")
+        raise ConfigError(f"{place_shown(val)}: no record to draw: give --count or --indices")
     crops = central_crop(records.pixels, network.augment().crop_size)
     rows = zip(crops, records.labels, central_probabilities(network, records), strict=True)
     predictions = [rank_classes(pixels, label, values, readable) for pixels, label, values in rows]

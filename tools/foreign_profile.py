@@ -17,18 +17,18 @@ from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
+from lmdali.pipeline.nvtx_ranges import marked
 from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
-from lmdali.tools.lock_wait import idle_lock_wait, lock_caution, with_lock_wait
+from lmdali.tools.lock_wait import idle_lock_wait, with_lock_wait
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
-from lmdali.tools.profile_facts import busy_caution, evidence_of, nvtx_caution
-from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.profile_facts import common_cautions, evidence_of
+from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, training_step
+from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.stage_detail import MAX_SECONDS
-from lmdali.tools.step_probes import ModelProbe, OptimizerProbe, Step, measure_on
+from lmdali.tools.step_probes import Step, measure_on, step_probes
 from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.verdict import judge
 
@@ -64,7 +64,7 @@ def profile_iterable(
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
-    with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks, torch.random.fork_rng():
+    with process_group(place, device) as ranks, torch.random.fork_rng():
         return _profile(make, name, config, device, ranks, place, model, quiet=quiet or not ranks.is_first)
 
 
@@ -88,7 +88,7 @@ def _profile(
         _check_images(first, config)
     classes = max(NUM_CLASSES, *ranks.gather(int(first.labels.max()) + 1))
     trained = place_model(model, num_classes=classes, width=config.width, device=device)
-    ranges = find_nvtx() if config.nvtx else None
+    ranges = config.ranges()
 
     def labelled(update: Step) -> Step:
         # Which class it is costs nothing; one that the network does not have would end the run.
@@ -100,11 +100,10 @@ def _profile(
     def fed(update: Step) -> Probe:
         return ForeignProbe(loader, labelled(update))
 
-    probes: dict[str, Probe] = {"loader": ForeignProbe(loader)}
+    step: Step | None = None
     if trained is not None:
-        step = labelled(training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device))
-        probes["optimizer"] = OptimizerProbe(trained, len(first.labels))
-        probes |= {"model": ModelProbe(step, first), "together": ForeignProbe(loader, step)}
+        step = labelled(training_step(trained, dtype=config.dtype, device=device))
+    probes = step_probes(partial(ForeignProbe, loader), first, trained, step)
     rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
     own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
     window = replace(config.window_plan(), windows=1, seconds=min(config.seconds, MAX_SECONDS))
@@ -119,7 +118,7 @@ def _profile(
         verdict=judged_by_ranks(judge(evidence_of(own, setting, place.num_cpus)), job),
         suggestion=None,
         machine=machine,
-        cautions=(*busy_caution(machine), *nvtx_caution(config), *lock_caution(lock)),
+        cautions=common_cautions(machine, config, lock),
         lock=lock,
         ranks=job,
         **measured,
@@ -148,20 +147,12 @@ def _setting(
     planar = first.images.ndim == 4 and first.images.shape[1] == 3
     return Setting(
         dataset=name,
-        dataset_digest=None,
         num_samples=loader.num_samples,
-        encoding=None,
-        mean_record_bytes=None,
         batch_size=len(first.labels),
         steps_per_epoch=loader.num_batches,
         num_threads=loader.num_workers,
         backend=loader.kind,
         backend_reason="--loader",
-        order=None,
-        prefetch=None,
-        verify=None,
-        decoded_cache_bytes=None,
-        readahead_bytes=None,
         device=str(device),
         dtype=str(first.images.dtype).removeprefix("torch."),
         layout="NCHW" if planar else "NHWC",

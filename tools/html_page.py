@@ -161,13 +161,12 @@ def figure(body: str, caption: object = "") -> str:
     return f"<figure>{body}{below}</figure>"
 
 
-def picture(path: Path, description: str, *, pixelated: bool = False) -> str:
+def picture(path: Path, description: str) -> str:
     """A picture file, its bytes within the page.
 
     Args:
         path: .png, .jpg or .webp.
         description: for those who cannot see it.
-        pixelated: show single pixels as squares, when it is enlarged.
 
     Raises:
         InputError: of another format, or not to be read.
@@ -178,21 +177,19 @@ def picture(path: Path, description: str, *, pixelated: bool = False) -> str:
         payload = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return embedded_picture(payload, path.suffix.lower(), description, pixelated=pixelated)
+    return embedded_picture(payload, path.suffix.lower(), description)
 
 
-def embedded_picture(payload: bytes, suffix: str, description: str, *, pixelated: bool = False) -> str:
+def embedded_picture(payload: bytes, suffix: str, description: str) -> str:
     """A picture whose file's bytes are at hand.
 
     Args:
         payload: content of the file.
         suffix: .png, .jpg, .jpeg or .webp.
         description: for those who cannot see it.
-        pixelated: show single pixels as squares, when it is enlarged.
     """
-    style = ' class="pixelated"' if pixelated else ""
     source = f"data:{_MEDIA_TYPES[suffix]};base64,{b64encode(payload).decode()}"
-    return f'<img src="{source}" alt="{text(description)}"{style}>'
+    return f'<img src="{source}" alt="{text(description)}">'
 
 
 def details(summary: object, body: str) -> str:

@@ -128,10 +128,6 @@ def _computed(asked: EvaluationSet, network: CheckpointNetwork, ranks: Ranks) ->
     )
 
 
-def _records(asked: EvaluationSet) -> Path:
-    return place_directory(asked.dataset, tables=True, cache_dir=asked.loader_arguments.get("cache_dir")) / RECORDS_FILE
-
-
 def _stored(asked: EvaluationSet, source: Path) -> Probabilities:
     found = load_probabilities(source)
     require_same_labels(asked.manifest.class_names, found.class_names, source, place_shown(asked.dataset))
@@ -145,6 +141,7 @@ def _stored(asked: EvaluationSet, source: Path) -> Probabilities:
             f"{source}: made with --views {found.num_views}, the others with {asked.num_views}: give --views "
             f"{found.num_views}, or make the file again"
         )
-    if not np.array_equal(found.labels, read_integers(_records(asked), "label")):
+    directory = place_directory(asked.dataset, tables=True, cache_dir=asked.loader_arguments.get("cache_dir"))
+    if not np.array_equal(found.labels, read_integers(directory / RECORDS_FILE, "label")):
         raise IntegrityError(f"{source}: its labels are not those of {place_shown(asked.dataset)}: make it again")
     return found

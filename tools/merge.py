@@ -9,7 +9,7 @@ import click
 
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.remote_address import redacted
-from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.merge_at_address import merge_at_address
 from lmdali.tools.output_argument import Output
 from lmdali.tools.part_merge import MergeSummary, merge_parts
@@ -49,15 +49,11 @@ def command(
         raise ConfigError("the parts of an address are below it: name no other directory, and leave out --move")
     if isinstance(out, Path) and scratch is not None:
         raise ConfigError("--scratch is for an OUT that is an address")
-    try:
-        with termination_as_exception():
-            if isinstance(out, str):
-                summary = merge_at_address(out, scratch=scratch)
-            else:
-                summary = merge_parts(out, parts, move=move, workers=workers, quiet=quiet)
-    except (KeyboardInterrupt, Terminated):
-        click.echo("nothing is lost: the same command goes on from here", err=True)
-        raise
+    with termination_as_exception("nothing is lost: the same command goes on from here"):
+        if isinstance(out, str):
+            summary = merge_at_address(out, scratch=scratch)
+        else:
+            summary = merge_parts(out, parts, move=move, workers=workers, quiet=quiet)
     shown = str(out) if isinstance(out, Path) else redacted(out)
     if as_json:
         print_json({**asdict(summary), "out": shown})

@@ -11,12 +11,12 @@ from lmdali.pipeline.address_lock import hold_address
 from lmdali.pipeline.dataset_plan import DatasetPlan
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import InputError, IntegrityError
-from lmdali.pipeline.manifest import MANIFEST_FILE, Manifest
+from lmdali.pipeline.manifest import MANIFEST_FILE
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.remote_store import open_writable_store
 from lmdali.pipeline.shard_publisher import STAGED_PLAN, read_remote
 from lmdali.tools.conversion_upload import Destination, begun_at
-from lmdali.tools.part_merge import MergeSummary, named_shards
+from lmdali.tools.part_merge import MergeSummary, named_shards, summarize_merge
 
 _NO_PLAN = DatasetPlan(0, "", (), 0, 1, {}, {})
 """Of an address that is only looked at."""
@@ -46,7 +46,7 @@ def merge_at_address(address: str, *, scratch: Path | None = None) -> MergeSumma
     if before is not None and (staged is None or before.source.get("plan") == plan.fingerprint):
         if staged is not None:
             there.publisher(writer).tidy()
-        return _summary(before, start, was_complete=True)
+        return summarize_merge(before, start, was_complete=True)
     if staged is None:
         raise InputError(f"{store.shown}: has no {MANIFEST_FILE} and no {STAGED_PLAN}: `lmdali convert` never began")
     with hold_address(store, config=config) as still_held:
@@ -61,16 +61,4 @@ def merge_at_address(address: str, *, scratch: Path | None = None) -> MergeSumma
             still_held()
             publisher.finish(manifest)
         shutil.rmtree(there.scratch, ignore_errors=True)
-    return _summary(manifest, start, was_complete=False)
-
-
-def _summary(manifest: Manifest, start: float, *, was_complete: bool) -> MergeSummary:
-    return MergeSummary(
-        num_shards=len(manifest.shards),
-        num_records=manifest.num_records,
-        num_rejected=manifest.num_rejected,
-        file_bytes=manifest.file_bytes,
-        manifest_digest=manifest.digest,
-        was_complete=was_complete,
-        seconds=perf_counter() - start,
-    )
+    return summarize_merge(manifest, start, was_complete=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmdali.model.exact_search import Neighbours
-from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest
+from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import InputError
 from lmdali.tools.record_pictures import record_rows
 from lmdali.tools.report_table import print_table
@@ -31,8 +31,8 @@ def dataset_at(recorded: str, digest: str, given: Place | None, where: Path) -> 
     found = place_manifest(place).digest
     if found != digest:
         raise InputError(
-            f"{where}: made of dataset {digest[:12]} ({recorded}), and {place} is {found[:12]}: say with --dataset "
-            "where that one is, or make it again"
+            f"{where}: made of dataset {digest[:12]} ({recorded}), and {place_shown(place)} is {found[:12]}: say with "
+            "--dataset where that one is, or make it again"
         )
     return place
 

@@ -24,7 +24,7 @@ def photo_sheet(pixels: Pixels, description: str, caption: str = "") -> str:
     )
 
 
-def exact_sheet(pixels: Pixels, description: str, caption: str = "") -> str:
+def exact_sheet(pixels: Pixels, description: str, caption: str) -> str:
     """Every pixel as it is: a PNG."""
     return figure(embedded_picture(encode_picture(pixels, ".png"), ".png", description), caption)
 

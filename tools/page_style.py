@@ -77,7 +77,6 @@ figure svg { min-width: 32rem; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; max-width: 46rem; }
 figure svg, figure img { display: block; width: 100%; height: auto; max-width: 100%; }
 figure img { width: auto; }
-img.pixelated { image-rendering: pixelated; }
 details { margin: 0 0 1.25rem; } summary { cursor: pointer; color: var(--link); }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 footer { color: var(--soft); font-size: .85rem; }

@@ -7,10 +7,10 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -19,7 +19,7 @@ from lmdali.pipeline.dataset_plan import DatasetPlan, PlannedShard, differences
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import read_json, storage_errors, sync_directory, sync_file
-from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, ShardInfo, load_manifest
+from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole, parts_seen
 from lmdali.pipeline.shard_check import check_data_file, restore_offsets
 from lmdali.pipeline.shard_figures import SHARD_FILE
@@ -32,7 +32,7 @@ _NAMED = 12
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 
 
-@dataclass
+@dataclass(frozen=True)
 class MergeSummary:
     """What a merge did.
 
@@ -47,14 +47,14 @@ class MergeSummary:
         seconds: wall time.
     """
 
-    num_shards: int = 0
-    brought: dict[str, int] = field(default_factory=dict)
-    num_records: int = 0
-    num_rejected: int = 0
-    file_bytes: int = 0
-    manifest_digest: str = ""
-    was_complete: bool = False
-    seconds: float = 0.0
+    num_shards: int
+    brought: dict[str, int]
+    num_records: int
+    num_rejected: int
+    file_bytes: int
+    manifest_digest: str
+    was_complete: bool
+    seconds: float
 
 
 def merge_parts(
@@ -83,7 +83,7 @@ def merge_parts(
         if staging.exists():  # a merge was killed while it removed it, its very last step
             with hold_whole(out):
                 shutil.rmtree(staging, ignore_errors=True)
-        return _summary(out, Counter(), start, was_complete=True)
+        return summarize_merge(load_manifest(out), start, was_complete=True)
     plan = _common_plan(out, parts)
     writer = DatasetWriter(out, plan)
     was_complete = writer.is_complete()
@@ -101,14 +101,16 @@ def merge_parts(
             homes = _find_shards(writer, [writer, *others])
             brought = _bring_all(writer, homes, move=move, workers=workers, quiet=quiet)
             writer.publish()
-    return _summary(out, brought, start, was_complete=was_complete)
+    return summarize_merge(load_manifest(out), start, was_complete=was_complete, brought=brought)
 
 
-def _summary(out: Path, brought: Counter[str], start: float, *, was_complete: bool) -> MergeSummary:
-    manifest = load_manifest(out)
+def summarize_merge(
+    manifest: Manifest, start: float, *, was_complete: bool, brought: Mapping[str, int] | None = None
+) -> MergeSummary:
+    """What a merge that began at `start` did, from the manifest of its dataset."""
     return MergeSummary(
         num_shards=len(manifest.shards),
-        brought=dict(brought),
+        brought=dict(brought or {}),
         num_records=manifest.num_records,
         num_rejected=manifest.num_rejected,
         file_bytes=manifest.file_bytes,

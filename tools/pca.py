@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_place import Place, place_directory, place_shown
-from lmdali.pipeline.decode import Pixels, decode_source
+from lmdali.pipeline.decode import decode_source
 from lmdali.pipeline.eigenbasis import (
     STATISTICS_FILE,
     Eigenbasis,
@@ -32,6 +32,7 @@ from lmdali.pipeline.records import Record
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
 from lmdali.pipeline.shard_walk import iterate_lmdb
+from lmdali.tools.caffe_lmdb import image_file
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.output_argument import OUTPUT_DIRECTORY
 from lmdali.tools.progress import progress_bar
@@ -77,24 +78,6 @@ def dataset_moments(dataset: Place, *, recompute: bool = False, quiet: bool = Fa
     raise InputError(f"{directory}: neither a dataset ({MANIFEST_FILE}) nor an LMDB directory ({DATA_FILE})")
 
 
-def datum_pixels(record: Record) -> Pixels:
-    """(H, W, 3) uint8 RGB of any Caffe Datum: an encoded image file, or planar BGR bytes.
-
-    Raises:
-        RecordError: it holds neither.
-    """
-    if record.encoded:
-        try:
-            return decode_source(bytes(record.data)).pixels
-        except SourceRejected as error:
-            raise RecordError(str(error)) from error
-    channels, height, width = record.shape
-    if channels != 3 or len(record.data) != 3 * height * width:
-        raise RecordError(f"a raw Datum of shape {record.shape} with {len(record.data)} bytes is no RGB image")
-    planar = np.frombuffer(record.data, np.uint8).reshape(3, height, width)
-    return np.ascontiguousarray(planar[::-1].transpose(1, 2, 0))
-
-
 def angles_degrees(basis: Eigenbasis) -> NDArray[np.float64]:
     """(3,) angle between each eigenvector and the published one, degrees."""
     cosines = np.abs((basis.eigenvectors * PUBLISHED_EIGENVECTORS).sum(axis=0))
@@ -138,8 +121,8 @@ def _chunk_moments(chunk: list[tuple[bytes, Record]]) -> Moments:
     total: Moments | None = None
     for key, record in chunk:
         try:
-            pixels = datum_pixels(record)
-        except RecordError as error:
+            pixels = decode_source(image_file(record)).pixels
+        except SourceRejected as error:
             raise RecordError(f"record {key.decode('utf-8', 'backslashreplace')}: {error}") from error
         if total is None:
             total = Moments.zero(*pixels.shape[:2])

@@ -11,6 +11,7 @@ from lmdali.pipeline.backend import DType, Layout
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
+from lmdali.pipeline.nvtx_ranges import NvtxRanges, find_nvtx
 from lmdali.tools.loader_options import BACKENDS, EpochOptions, augment_for
 from lmdali.tools.measurement import WindowPlan
 from lmdali.tools.what_if import Case
@@ -65,6 +66,10 @@ class ProfileConfig(EpochOptions):
     def usable_threads(self) -> int:
         """`num_threads` with its default filled in."""
         return self.num_threads or usable_cpus()
+
+    def ranges(self) -> NvtxRanges | None:
+        """What marks stages and steps; None unless that was asked for and can be done here."""
+        return find_nvtx() if self.nvtx else None
 
     def window_plan(self) -> WindowPlan:
         """How long each part is measured."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,39 @@ def _rates(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapp
 def rate_name(path: str) -> str:
     """What a rate is called; one that is not known here, by its path."""
     return RATE_WORDS.get(path, path.replace("_", " ").replace(".", ": "))
+
+
+def spread_of(rate: Mapping[str, Any]) -> float:
+    """Half the distance between a rate's slowest and fastest window, as a share of the median."""
+    windows = rate["per_window"]
+    return float((max(windows) - min(windows)) / 2 / rate["images_per_second"])
+
+
+def rate_rows(document: Mapping[str, Any], name: Callable[[str], str] = rate_name) -> list[tuple[str, ...]]:
+    """Every rate of a report as a row of a table.
+
+    It has its name, images/s, spread, MB/s of stored bytes, shares of its next ceiling and of a step, CPU ms an image.
+
+    Args:
+        document: a report.
+        name: what a rate is called, by its path.
+    """
+    record_bytes = document["setting"].get("mean_record_bytes")
+    shares, steps = document.get("shares") or {}, document.get("shares_of_step") or {}
+    rows = []
+    for path, rate in rates(document).items():
+        moved, cpu = record_bytes if path in MOVES_RECORDS else None, rate.get("cpu_seconds_per_image")
+        rows.append(
+            (
+                name(path),
+                f"{rate['images_per_second']:,.0f}",
+                f"± {spread_of(rate):.0%}",
+                f"{rate['images_per_second'] * moved / 1e6:,.0f}" if moved else "",
+                *("" if (share := of.get(path)) is None else f"{share:.0%}" for of in (shares, steps)),
+                "" if cpu is None else f"{1e3 * cpu:.3f}",
+            )
+        )
+    return rows
 
 
 def number_at(document: Mapping[str, Any], path: str, origin: str) -> float:

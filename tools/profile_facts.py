@@ -15,7 +15,6 @@ from torch import nn
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.manifest import Manifest
-from lmdali.pipeline.nvtx_ranges import find_nvtx
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.lock_wait import LockWait, lock_caution, with_lock_wait
 from lmdali.tools.measurement import Probe, Rate, WindowPlan
@@ -88,33 +87,31 @@ def epoch_gap(probes: Mapping[str, Probe]) -> float | None:
 
 
 def look_inside(
-    loader: DatasetLoader, prefetch: int, plan: WindowPlan, idle: Calls | None, trace: Path | None
+    loader: DatasetLoader, plan: WindowPlan, idle: Calls | None, trace: Path | None
 ) -> tuple[StageDetail, LockWait | None]:
     """Single calls of a loader that runs alone, and waits for Python's lock meanwhile.
 
     Args:
         loader: goes on where it is.
-        prefetch: of it.
         plan: says how long.
         idle: waits of the process before it began.
         trace: file for the calls in Chrome's format.
     """
-    recording, lock = with_lock_wait(idle, partial(record_stages, loader, prefetch, plan))
+    recording, lock = with_lock_wait(idle, partial(record_stages, loader, plan))
     if trace is not None:
         write_trace(trace, recording)
     return StageDetail.of(recording), lock
 
 
 def cautions_on(
-    cache: CacheState, machine: Mapping[str, Any], config: ProfileConfig, lock: LockWait | None
+    cache: CacheState | None, machine: Mapping[str, Any], config: ProfileConfig, lock: LockWait | None
 ) -> tuple[str, ...]:
-    """What limits these numbers, whatever they say."""
-    found = list(busy_caution(machine))
-    if cache.state == "warm" and not config.cold:
+    """What limits the numbers of a loader of ours, whatever they say; `cache` is None where no storage was read."""
+    found = list(common_cautions(machine, config, lock))
+    if cache is not None and cache.state == "warm" and not config.cold:
         found.append("reads came from the page cache, not from the disk: --cold measures that, too")
-    if cache.state == "mixed":
+    if cache is not None and cache.state == "mixed":
         found.append("a part of what was read came from the page cache and a part from the disk: run it again")
-    found += [*nvtx_caution(config), *lock_caution(lock)]
     if config.decoded_cache_bytes:
         found.append("the decoded cache filled meanwhile: a first epoch is slower than this, later ones are faster")
     return tuple(found)
@@ -130,11 +127,12 @@ def busy_caution(machine: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def nvtx_caution(config: ProfileConfig) -> tuple[str, ...]:
-    """Whether ranges were asked for that nobody could make."""
-    if not config.nvtx or find_nvtx() is not None:
-        return ()
-    return ("no NVTX ranges: neither a torch for CUDA nor the package nvtx is here (pip install nvtx)",)
+def common_cautions(machine: Mapping[str, Any], config: ProfileConfig, lock: LockWait | None) -> tuple[str, ...]:
+    """What limits the numbers of any loader."""
+    found = list(busy_caution(machine))
+    if config.nvtx and config.ranges() is None:
+        found.append("no NVTX ranges: neither a torch for CUDA nor the package nvtx is here (pip install nvtx)")
+    return (*found, *lock_caution(lock))
 
 
 def judged_cold(verdict: Verdict, cold: ColdRun | None) -> Verdict:

@@ -29,16 +29,18 @@ from lmdali.tools.html_page import (
 )
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.profile_documents import (
-    MOVES_RECORDS,
     RANK_COLUMNS,
     load_profile,
     rank_rows,
     rank_words,
     rate_name,
+    rate_rows,
     rates,
+    spread_of,
 )
 from lmdali.tools.stage_parts import stage_parts
 from lmdali.tools.svg_chart import Bar, Line, bar_chart, line_chart
+from lmdali.tools.verdict import word_of
 
 _TONES: dict[str | None, Tone] = {"COMPUTE-BOUND": "good", "BALANCED": "good", "INVALID": "bad", None: "plain"}
 _SERIES = {"cold.loader": 2, "loader": 2, "model": 3, "together": 4}
@@ -123,12 +125,10 @@ def _verdict(document: Mapping[str, Any]) -> str:
 
 
 def _word(verdict: Mapping[str, Any]) -> str:
-    bound, stage = verdict.get("bound"), verdict.get("stage")
+    bound = verdict.get("bound")
     if verdict.get("rank") is not None:
         return f"{bound} rank {verdict['rank']}"
-    if bound is None:
-        return "No verdict without a model"
-    return f"{bound} ({stage})" if bound == "INPUT-BOUND" and stage else str(bound)
+    return word_of(bound, verdict.get("stage")) or "No verdict without a model"
 
 
 def _sentences(verdict: Mapping[str, Any]) -> list[str]:
@@ -156,7 +156,7 @@ def _key_figures(document: Mapping[str, Any]) -> Iterator[KeyFigure]:
         yield KeyFigure(label="data stall", value=f"{stall:.0%}", note="of a step is input")
     for path, label in (("loader", "loader alone"), ("model", "model alone"), ("together", "both together")):
         if rate := document.get(path):
-            note = f"images/s, ± {_spread(rate):.0%}"
+            note = f"images/s, ± {spread_of(rate):.0%}"
             yield KeyFigure(label=label, value=f"{rate['images_per_second']:,.0f}", note=note)
     first = document.get("time_to_first_batch_seconds")
     if first is not None:
@@ -166,31 +166,12 @@ def _key_figures(document: Mapping[str, Any]) -> Iterator[KeyFigure]:
         yield KeyFigure(label="epoch gap", value=f"{1e3 * gap:.0f} ms")
 
 
-def _spread(rate: Mapping[str, Any]) -> float:
-    windows = rate["per_window"]
-    return float((max(windows) - min(windows)) / 2 / rate["images_per_second"])
-
-
 def _ladder(document: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
     bars = [_rate_bar(rate_name(path), rate, _SERIES.get(path, 1)) for path, rate in found.items()]
     plot = bar_chart(bars, unit="images/s", description="Rates of the parts alone and together, images/s")
     caption = "Medians; whiskers from the slowest window to the fastest. Blue are the parts alone."
-    record_bytes = document["setting"].get("mean_record_bytes")
-    shares, steps = document.get("shares") or {}, document.get("shares_of_step") or {}
-    rows = [
-        (
-            rate_name(path),
-            f"{rate['images_per_second']:,.0f}",
-            f"± {_spread(rate):.0%}",
-            f"{rate['images_per_second'] * record_bytes / 1e6:,.0f}" if record_bytes and path in MOVES_RECORDS else "",
-            _percent(shares.get(path)),
-            _percent(steps.get(path)),
-            _milliseconds(rate.get("cpu_seconds_per_image")),
-        )
-        for path, rate in found.items()
-    ]
     columns = ("", "images/s", "spread", "MB/s", "of next ceiling", "of step time", "CPU ms/image")
-    return figure(plot, caption) + table(columns, rows)
+    return figure(plot, caption) + table(columns, rate_rows(document))
 
 
 def _rate_bar(label: str, rate: Mapping[str, Any], series: int) -> Bar:
@@ -270,14 +251,6 @@ def _side_by_side(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     columns = ("", "verdict", "loader, images/s", "model", "together", "data stall")
     caption = "Loaders alone, and training steps fed by them; whiskers from the slowest window to the fastest."
     return figure(plot, caption) + table(columns, rows, text_columns=2)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1e3 * seconds:.3f}"
 
 
 def _flat(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

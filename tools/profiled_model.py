@@ -74,11 +74,9 @@ class PacedStep:
         return figures
 
 
-def training_step(
-    model: nn.Module, optimizer: PaperSGD, *, dtype: DType, device: torch.device, cuda_graph: bool = True
-) -> PacedStep:
+def training_step(model: nn.Module, *, dtype: DType, device: torch.device, cuda_graph: bool = True) -> PacedStep:
     """What the trainer does with a batch, as it does it by default; without a graph where ranks average gradients."""
-    precision = AUTOCAST.get(dtype, torch.float32)
+    precision, optimizer = AUTOCAST.get(dtype, torch.float32), resting_optimizer(model)
     return PacedStep(TrainStep(model, optimizer, device=device, precision=precision, cuda_graph=cuda_graph), device)
 
 

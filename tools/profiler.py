@@ -16,13 +16,10 @@ from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.augment import AugmentConfig
-from lmdali.pipeline.batch import Batch
-from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.manifest import Manifest, load_manifest
-from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
-from lmdali.pipeline.timing import Ranges
+from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.nvtx_ranges import marked
 from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
@@ -33,7 +30,7 @@ from lmdali.tools.foreign_profile import profile_iterable
 from lmdali.tools.loader_options import epoch_options, form_options, loader_options
 from lmdali.tools.lock_wait import idle_lock_wait
 from lmdali.tools.machine import machine_facts
-from lmdali.tools.measurement import Probe, Rate, WindowPlan
+from lmdali.tools.measurement import Rate, WindowPlan
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.page_cache import data_files, resident_share
 from lmdali.tools.profile_compare import compare_command
@@ -50,11 +47,11 @@ from lmdali.tools.profile_facts import (
 )
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
-from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
-from lmdali.tools.rank_profile import RANK_TIMEOUT_SECONDS, config_of_rank, measure_job
+from lmdali.tools.profiled_model import place_model, require_one_view, training_step
+from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, first_batch, measure_on
+from lmdali.tools.step_probes import LoaderProbe, Step, first_batch, measure_on, step_probes
 from lmdali.tools.streamed_profile import profile_address
 from lmdali.tools.suggestion import suggest
 from lmdali.tools.throughput import ThroughputReport
@@ -98,7 +95,7 @@ def profile_dataset(
         raise ConfigError("--try measures a loader while all else is quiet: profile one process without torchrun")
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
-    with process_group(place, device, timeout_seconds=RANK_TIMEOUT_SECONDS) as ranks:
+    with process_group(place, device) as ranks:
         quiet, trace = quiet or not ranks.is_first, trace if ranks.is_first else None
         options: dict[str, Any] = {"model": model, "augment": augment, "try_suggestion": try_suggestion, "trace": trace}
         return _profile(dataset, config, device, ranks, place, **options, quiet=quiet)
@@ -122,30 +119,31 @@ def _profile(
     loader_config = config.loader_config(dataset, augment)
     paths = data_files(dataset)
     record_bytes = manifest.payload_bytes / manifest.num_records
-    cold = None
+    plan, cold = config.window_plan(), None
     if config.cold:  # first: later the dataset is mapped, and mapped pages cannot be dropped
-        plan, threads = config.window_plan(), config.usable_threads
-        cold = measure_cold(loader_config, plan, num_threads=threads, record_bytes=record_bytes, quiet=quiet)
+        cold = measure_cold(loader_config, plan, record_bytes=record_bytes, quiet=quiet)
     resident, start = resident_share(paths), perf_counter()
     part = {"rank": ranks.rank, "world_size": ranks.world_size}
     with create_loader(loader_config, device, **part) as loader, torch.random.fork_rng():
-        ranges = find_nvtx() if config.nvtx else None
+        ranges = config.ranges()
         loader.timers.annotate(ranges)
         first = first_batch(loader)
         first_seconds = perf_counter() - start
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
         step: Step | None = None
         if trained is not None:
-            step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
-            step = marked(ranges, "step", step)
-        probes = _all_probes(loader, loader_config, manifest, first, trained, step)
-        rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
-        fed = partial(_fed_steps, loader, loader_config.depth, ranges)
+            step = marked(ranges, "step", training_step(trained, dtype=config.dtype, device=device))
+        probes = ceiling_probes(loader_config, manifest, device)
+        probes |= step_probes(partial(LoaderProbe, loader), first, trained, step)
+        rates = measure_on(device, probes, plan, quiet=quiet)
+
+        def fed(update: Step) -> LoaderProbe:
+            return LoaderProbe(loader, marked(ranges, "step", update))
+
         own, (rates, job) = rates, measure_job(ranks, rates, fed, trained, config, device, quiet=quiet)
-        operators = None
-        if loader.backend_name == "dali":
-            operators = measure_operators(loader_config, device, config.window_plan(), quiet=quiet)
-        inside, lock = look_inside(loader, loader_config.depth, config.window_plan(), idle, trace)
+        is_dali = loader.backend_name == "dali"
+        operators = measure_operators(loader_config, device, plan, quiet=quiet) if is_dali else None
+        inside, lock = look_inside(loader, plan, idle, trace)
         setting = setting_of(dataset, manifest, config, loader, device, trained)
         evidence = evidence_of(own, setting, place.num_cpus)
         verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
@@ -155,7 +153,7 @@ def _profile(
         suggestion = suggest(situation)
         if try_suggestion and suggestion is not None:
             changed = replace(config, **suggestion.changes)
-            found = _try(changed.loader_config(dataset, augment), changed.window_plan(), step, device, quiet=quiet)
+            found = _try(changed.loader_config(dataset, augment), plan, step, device, quiet=quiet)
             suggestion = replace(suggestion, measured_images_per_second=found.images_per_second)
     measured: dict[str, Any] = rates
     return ThroughputReport(
@@ -177,33 +175,13 @@ def _profile(
     )
 
 
-def _all_probes(
-    loader: DatasetLoader,
-    config: LoaderConfig,
-    manifest: Manifest,
-    first: Batch,
-    model: nn.Module | None,
-    step: Step | None,
-) -> dict[str, Probe]:
-    """By the names of their rates in the report: ceilings, the loader, and what a model adds to it."""
-    probes = ceiling_probes(config, manifest, first.images.device) | {"loader": LoaderProbe(loader, config.depth)}
-    if model is None or step is None:
-        return probes
-    probes["optimizer"] = OptimizerProbe(model, config.batch_size)
-    return probes | {"model": ModelProbe(step, first), "together": LoaderProbe(loader, config.depth, step)}
-
-
-def _fed_steps(loader: DatasetLoader, prefetch: int, ranges: Ranges | None, step: Step) -> LoaderProbe:
-    return LoaderProbe(loader, prefetch, marked(ranges, "step", step))
-
-
 def _try(config: LoaderConfig, plan: WindowPlan, step: Step | None, device: torch.device, *, quiet: bool) -> Rate:
     """The rate of another loader, with the training step where there is one."""
     with create_loader(config, device, rank=0, world_size=1) as loader:
         if config.decoded_cache_bytes:
             for _ in loader:  # the cache is filled in an epoch and pays off in those after it
                 pass
-        return measure_on(device, {"trial": LoaderProbe(loader, config.depth, step)}, plan, quiet=quiet)["trial"]
+        return measure_on(device, {"trial": LoaderProbe(loader, step)}, plan, quiet=quiet)["trial"]
 
 
 @click.group("profile")

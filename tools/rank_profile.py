@@ -14,12 +14,9 @@ from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.measurement import MIN_STEPS_PER_WINDOW, Probe, Rate, WindowPlan
 from lmdali.tools.profile_config import ProfileConfig
-from lmdali.tools.profiled_model import resting_optimizer, training_step
+from lmdali.tools.profiled_model import training_step
 from lmdali.tools.rank_report import RankRates, RankReport, rank_report
 from lmdali.tools.step_probes import Step, measure_on
-
-RANK_TIMEOUT_SECONDS = 600.0
-"""How long a rank waits for the others."""
 
 
 def config_of_rank(config: ProfileConfig, place: TorchrunPlace) -> ProfileConfig:
@@ -74,7 +71,7 @@ def measure_job(
     if model is not None:
         plan = agreed_plan(config, [each.own.step_seconds for each in ranks.gather(mine)])
         averaged = ranks.averaging(model)
-        step = training_step(averaged, resting_optimizer(model), dtype=config.dtype, device=device, cuda_graph=False)
+        step = training_step(averaged, dtype=config.dtype, device=device, cuda_graph=False)
         together = measure_on(device, {"together": fed(step)}, plan, quiet=quiet)["together"]
         rates, mine = rates | {"together": together}, replace(mine, together=together)
     return rates, rank_report(ranks.gather(mine))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
-from lmdali.pipeline.dataset_place import Place, open_reader, place_directory
+from lmdali.pipeline.dataset_place import Place, open_reader, place_directory, place_shown
 from lmdali.pipeline.decode import DecodePolicy, Pixels, decode_source
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
@@ -84,7 +84,7 @@ def require_records(indices: Sequence[int], num_records: int, where: Place) -> N
     """
     wrong = [index for index in indices if not 0 <= index < num_records]
     if wrong:
-        raise ConfigError(f"{where}: there is no record {wrong[0]}, the last one is {num_records - 1}")
+        raise ConfigError(f"{place_shown(where)}: there is no record {wrong[0]}, the last one is {num_records - 1}")
 
 
 def spread_indices(count: int, num_records: int) -> list[int]:

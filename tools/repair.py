@@ -11,7 +11,7 @@ import click
 from lmdali.pipeline.errors import ConfigError, IntegrityError
 from lmdali.pipeline.manifest import Manifest
 from lmdali.tools.dataset_argument import DatasetArgument
-from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.report_table import print_json, print_pairs
 from lmdali.tools.shard_repair import RepairReport, repair_dataset
 from lmdali.tools.source_options import source_options
@@ -54,14 +54,8 @@ def command(
     if names is not None and not all(names):
         raise ConfigError(f"--shards is {shards!r}: expected numbers such as 00003,00007")
     names = None if names is None else [name.zfill(5) for name in names]
-    try:
-        with termination_as_exception():
-            report = repair_dataset(
-                dataset, None if source is None else opened, shards=names, workers=workers, quiet=quiet
-            )
-    except (KeyboardInterrupt, Terminated):
-        click.echo("shards that were made again are kept: the same command goes on from them", err=True)
-        raise
+    with termination_as_exception("shards that were made again are kept: the same command goes on from them"):
+        report = repair_dataset(dataset, None if source is None else opened, shards=names, workers=workers, quiet=quiet)
     if as_json:
         print_json({**asdict(report), "dataset": str(dataset)})
     else:

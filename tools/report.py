@@ -13,7 +13,7 @@ import torch
 from lmdali.model.checkpoint import BEST_NAME, Checkpoint
 from lmdali.model.features_file import load_features
 from lmdali.model.trainer import CHECKPOINT_DIR
-from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest
+from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 from lmdali.pipeline.output_file import write_output
 from lmdali.pipeline.release import lmdali_version
@@ -120,7 +120,7 @@ def _network_sections(run: RunRecord, config: ReportConfig, left_out: list[str])
         arguments = EvalConfig(**options, **config.loader_arguments())
         report = evaluate_networks(val, [run.run_dir], arguments)
         views = "one central view" if config.views == 1 else "the mean of ten views"
-        told = f"The best checkpoint on {val}, {views} of each image."
+        told = f"The best checkpoint on {place_shown(val)}, {views} of each image."
         if run.facts is not None and report.probabilities.dataset_digest == run.facts.val_digest:
             told += " It was chosen by its error on them: expect a little more on others."
         body = paragraph(told) + errors_part(report)

@@ -113,8 +113,7 @@ def result_section(run: RunRecord) -> Section:
     if run.checkpoint is not None:
         count = sum(weight.numel() for weight in run.checkpoint.model.values())
         figures.append(KeyFigure(label="parameters", value=f"{count:,}"))
-    troubles = [record for record in run.records if record["kind"] in ("warning", "failure")]
-    boxes = [callout(_trouble_word(record), [_trouble_text(record)], tone=_tone(record)) for record in troubles]
+    boxes = [_trouble(record) for record in run.records if record["kind"] in ("warning", "failure")]
     if not epochs:
         boxes.append(callout("No finished epoch", ["There are no curves and no result yet."], tone="warn"))
     return Section(title="Result", body=key_figures(figures) + "".join(boxes))
@@ -123,31 +122,18 @@ def result_section(run: RunRecord) -> Section:
 def curves_section(run: RunRecord) -> Section:
     """Loss, errors and learning rate over epochs. There must be a finished epoch."""
     epochs = run.epochs
+    rates = [record["lr"] for record in epochs]
     plots = [
         heading("Loss"),
         figure(line_chart(_both(epochs, "loss", 1), x_label="epoch", y_label="nats", description="loss over epochs")),
         heading("Top-1 error"),
         figure(
-            line_chart(
-                _both(epochs, "top1_error", 100),
-                x_label="epoch",
-                y_label="%",
-                description="top-1 error over epochs",
-                from_zero=True,
-            ),
+            _error_chart(epochs, 1),
             "Training values are taken while an epoch goes on, with dropout and augmentation; validation values at its "
             "end, with one central view.",
         ),
         heading("Top-5 error"),
-        figure(
-            line_chart(
-                _both(epochs, "top5_error", 100),
-                x_label="epoch",
-                y_label="%",
-                description="top-5 error over epochs",
-                from_zero=True,
-            )
-        ),
+        figure(_error_chart(epochs, 5)),
         heading("Learning rate of the weights"),
         figure(
             line_chart(
@@ -155,8 +141,8 @@ def curves_section(run: RunRecord) -> Section:
                 x_label="epoch",
                 y_label="at the epoch's end",
                 description="learning rate over epochs",
-                logarithmic=_in_steps([record["lr"] for record in epochs]),
-                from_zero=not _in_steps([record["lr"] for record in epochs]),
+                logarithmic=_in_steps(rates),
+                from_zero=not _in_steps(rates),
                 height=200,
             )
         ),
@@ -247,6 +233,11 @@ def _in_steps(rates: Sequence[float]) -> bool:
     return len(set(rates)) <= 6 and min(rates) > 0
 
 
+def _error_chart(epochs: Sequence[Mapping[str, Any]], k: int) -> str:
+    lines, told = _both(epochs, f"top{k}_error", 100), f"top-{k} error over epochs"
+    return line_chart(lines, x_label="epoch", y_label="%", description=told, from_zero=True)
+
+
 def _both(epochs: Sequence[Mapping[str, Any]], name: str, factor: float) -> list[Line]:
     return [
         Line(name=label, points=[(record["epoch"] + 1, factor * record[f"{kind}_{name}"]) for record in epochs])
@@ -274,18 +265,11 @@ def _epoch_rows(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _trouble_word(record: Mapping[str, Any]) -> str:
-    return "Diverged" if record["kind"] == "failure" else "Warning"
-
-
-def _trouble_text(record: Mapping[str, Any]) -> str:
-    if record["kind"] == "failure":
-        return f"Step {record['step']}: the loss was {record['loss']} at learning rate {record['lr']:g}."
-    return str(record["text"])
-
-
-def _tone(record: Mapping[str, Any]) -> Any:
-    return "bad" if record["kind"] == "failure" else "warn"
+def _trouble(record: Mapping[str, Any]) -> str:
+    if record["kind"] == "warning":
+        return callout("Warning", [str(record["text"])], tone="warn")
+    told = f"Step {record['step']}: the loss was {record['loss']} at learning rate {record['lr']:g}."
+    return callout("Diverged", [told], tone="bad")
 
 
 def _shown(value: object) -> str:

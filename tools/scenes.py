@@ -62,12 +62,12 @@ def natural_colour(rng: np.random.Generator, luminance: float, vividness: float 
     return rgb.clip(4, 251)[:, None, None]
 
 
-def fractal_tiles(rng: np.random.Generator, side: int = TILE_PIXELS) -> Field:
-    """Two independent periodic noise fields, (2, side, side) float32 of unit variance, amplitude ~ 1/frequency."""
-    frequency = np.fft.fftfreq(side).astype(np.float32)
+def fractal_tiles(rng: np.random.Generator) -> Field:
+    """Two independent periodic noise fields, (2, 256, 256) float32 of unit variance, amplitude ~ 1/frequency."""
+    frequency = np.fft.fftfreq(TILE_PIXELS).astype(np.float32)
     radius = np.hypot(frequency[:, None], frequency)
     radius[0, 0] = np.inf
-    parts = rng.standard_normal((2, side, side), np.float32)
+    parts = rng.standard_normal((2, TILE_PIXELS, TILE_PIXELS), np.float32)
     noise = np.fft.ifft2((parts[0] + 1j * parts[1]) / radius)
     tiles = np.stack([noise.real, noise.imag]).astype(np.float32)
     unit: Field = tiles / tiles.std(axis=(1, 2), keepdims=True)

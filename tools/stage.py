@@ -9,7 +9,7 @@ import click
 
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
 from lmdali.tools.dataset_download import stage_dataset
-from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 
 
@@ -29,12 +29,8 @@ def command(source: str, directory: Path, fetches: int, verify: bool, as_json: b
     dataset. The same command goes on after an interruption, in the middle of a shard; once all is there it compares
     sizes, or hashes with --verify, and brings what is wrong again.
     """
-    try:
-        with termination_as_exception():
-            summary = stage_dataset(source, directory, fetches=fetches, verify=verify, quiet=quiet)
-    except (KeyboardInterrupt, Terminated):
-        click.echo(f"what arrived stays in {directory}: the same command goes on from here", err=True)
-        raise
+    with termination_as_exception(f"what arrived stays in {directory}: the same command goes on from here"):
+        summary = stage_dataset(source, directory, fetches=fetches, verify=verify, quiet=quiet)
     if as_json:
         print_json({**asdict(summary), "directory": str(directory)})
         return

@@ -110,12 +110,12 @@ def _queue(recording: Recording) -> QueueDetail | None:
     )
 
 
-def record_stages(loader: DatasetLoader, prefetch: int, plan: WindowPlan) -> Recording:
+def record_stages(loader: DatasetLoader, plan: WindowPlan) -> Recording:
     """Every call of the loader alone, for as long as a window of the plan, after the usual warm-up.
 
     In a pass of its own, so that no rate pays for it.
     """
-    probe = LoaderProbe(loader, prefetch)
+    probe = LoaderProbe(loader)
     seconds, steps = min(plan.seconds / plan.windows, MAX_SECONDS), 0
     with closing(probe.run()) as batches:  # type: ignore[type-var]  # a generator
         for _ in range(probe.warmup_steps):

@@ -39,13 +39,12 @@ class LoaderProbe:
 
     Args:
         loader: goes on where the last window left it, so that no window reads what another one has just warmed.
-        prefetch: batches that the loader works on ahead.
         step: done with each batch.
     """
 
-    def __init__(self, loader: DatasetLoader, prefetch: int, step: Step | None = None) -> None:
+    def __init__(self, loader: DatasetLoader, step: Step | None = None) -> None:
         self._loader, self._step = loader, step
-        self.warmup_steps = self.steps_to_fill(prefetch)
+        self.warmup_steps = self.steps_to_fill(loader.prefetch)
         self.epoch_gaps_seconds: list[float] = []
 
     @staticmethod
@@ -76,7 +75,7 @@ class LoaderProbe:
         return self._loader.stage_seconds()
 
 
-class ModelProbe:
+class ModelProbe(Probe):
     """Training steps on one batch, again and again: what the model would do if data cost nothing.
 
     Args:
@@ -94,12 +93,8 @@ class ModelProbe:
             self._step(self._batch)
             yield len(self._batch.labels)
 
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
 
-
-class OptimizerProbe:
+class OptimizerProbe(Probe):
     """The paper's update of all weights of a model, and nothing else; on copies, with gradients of zero.
 
     Args:
@@ -122,12 +117,8 @@ class OptimizerProbe:
             optimizer.step()
             yield self._batch_size
 
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
 
-
-class DeviceCopyProbe:
+class DeviceCopyProbe(Probe):
     """Batches of uint8 crops in pinned memory to a GPU, two buffers in turn.
 
     Args:
@@ -154,9 +145,23 @@ class DeviceCopyProbe:
             step += 1
             yield self._batch_size
 
-    def stage_seconds(self) -> dict[str, float]:
-        """One kind of work: nothing to tell apart."""
-        return {}
+
+def step_probes(
+    probe: Callable[[Step | None], Probe], first: Batch, model: nn.Module | None, step: Step | None
+) -> dict[str, Probe]:
+    """A loader, and what a model adds to it, by the names of their rates in the report.
+
+    Args:
+        probe: of the loader, with this step on each batch.
+        first: batch of the loader.
+        model: that the step trains; None measures the loader only.
+        step: None without a model.
+    """
+    probes = {"loader": probe(None)}
+    if model is None or step is None:
+        return probes
+    probes["optimizer"] = OptimizerProbe(model, len(first.labels))
+    return probes | {"model": ModelProbe(step, first), "together": probe(step)}
 
 
 def measure_on(device: torch.device, probes: Mapping[str, Probe], plan: WindowPlan, *, quiet: bool) -> dict[str, Rate]:

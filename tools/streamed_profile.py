@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -17,15 +18,15 @@ from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_place import place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import create_loader
-from lmdali.pipeline.nvtx_ranges import find_nvtx, marked
+from lmdali.pipeline.nvtx_ranges import marked
 from lmdali.tools.fetch_figures import FETCH_STAGE, FetchFigures, fetch_cautions
-from lmdali.tools.lock_wait import idle_lock_wait, lock_caution
+from lmdali.tools.lock_wait import idle_lock_wait
 from lmdali.tools.machine import machine_facts
-from lmdali.tools.measurement import Probe, Rate
+from lmdali.tools.measurement import Rate
 from lmdali.tools.profile_config import ProfileConfig
-from lmdali.tools.profile_facts import busy_caution, epoch_gap, evidence_of, look_inside, nvtx_caution, setting_of
-from lmdali.tools.profiled_model import place_model, require_one_view, resting_optimizer, training_step
-from lmdali.tools.step_probes import LoaderProbe, ModelProbe, OptimizerProbe, Step, first_batch, measure_on
+from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, look_inside, setting_of
+from lmdali.tools.profiled_model import place_model, require_one_view, training_step
+from lmdali.tools.step_probes import LoaderProbe, Step, first_batch, measure_on, step_probes
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.verdict import judge
 
@@ -86,21 +87,19 @@ def profile_address(
     loader_config = config.loader_config(address, augment)
     start = perf_counter()
     with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
-        ranges = find_nvtx() if config.nvtx else None
+        ranges = config.ranges()
         loader.timers.annotate(ranges)
         first = first_batch(loader)
         first_seconds = perf_counter() - start
-        probes: dict[str, Probe] = {"loader": StreamedProbe(loader, loader_config.depth)}
         trained = place_model(model, num_classes=len(manifest.class_names), width=config.width, device=device)
+        step: Step | None = None
         if trained is not None:
-            step: Step = training_step(trained, resting_optimizer(trained), dtype=config.dtype, device=device)
-            step = marked(ranges, "step", step)
-            probes["optimizer"] = OptimizerProbe(trained, config.batch_size)
-            probes |= {"model": ModelProbe(step, first), "together": StreamedProbe(loader, loader_config.depth, step)}
+            step = marked(ranges, "step", training_step(trained, dtype=config.dtype, device=device))
+        probes = step_probes(partial(StreamedProbe, loader), first, trained, step)
         rates = measure_on(device, probes, config.window_plan(), quiet=quiet)
         rates = {name: _with_fetch(rate) for name, rate in rates.items()}
         counts = loader.fetch_counts
-        inside, lock = look_inside(loader, loader_config.depth, config.window_plan(), idle, trace)
+        inside, lock = look_inside(loader, config.window_plan(), idle, trace)
         setting = setting_of(place_shown(address), manifest, config, loader, device, trained)
     assert counts is not None, "the dataset is at an address"
     figures = FetchFigures.of(
@@ -119,7 +118,7 @@ def profile_address(
         verdict=judge(evidence_of(rates, setting)),
         suggestion=None,
         machine=machine,
-        cautions=(*busy_caution(machine), *nvtx_caution(config), *lock_caution(lock), *fetch_cautions(figures)),
+        cautions=(*cautions_on(None, machine, config, lock), *fetch_cautions(figures)),
         inside=inside,
         lock=lock,
         fetch=figures,

@@ -88,7 +88,7 @@ def bar_chart(bars: Sequence[Bar], *, unit: str, description: str, linear: bool 
     smallest = min(positive, default=0.0) if logarithmic else 0.0
     scale = _Scale.of(smallest, largest, left, right, logarithmic=logarithmic)
     bottom = len(bars) * _ROW + 6
-    parts = scale.vertical_grid(0, bottom)
+    parts = scale.vertical_grid(bottom)
     for row, bar in enumerate(bars):
         parts += _bar(bar, scale, row * _ROW + 4)
     note = f"{unit}, logarithmic scale" if logarithmic else unit
@@ -187,12 +187,12 @@ class _Scale:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def vertical_grid(self, top: float, bottom: float) -> list[str]:
+    def vertical_grid(self, bottom: float) -> list[str]:
         """Rules and numbers of a horizontal axis; a label that would touch its neighbour is left out."""
         parts, free_from = [], float("-inf")
         for at, label in self.ticks:
             x, half = self.place(at), _width(label) / 2
-            parts.append(_rule(x, top, x, bottom, "grid"))
+            parts.append(_rule(x, 0, x, bottom, "grid"))
             if x - half >= free_from:
                 parts.append(_text(x, bottom + 16, label, "soft", anchor="middle"))
                 free_from = x + half + 6

@@ -65,7 +65,7 @@ class SettingProbe:
             self.backend_name = loader.backend_name
             if self._position.state is not None:
                 loader.load_state_dict(self._position.state)
-            with closing(LoaderProbe(loader, self.prefetch).run()) as steps:  # type: ignore[type-var]
+            with closing(LoaderProbe(loader).run()) as steps:  # type: ignore[type-var]
                 try:
                     for images in steps:
                         self._stages = loader.stage_seconds()

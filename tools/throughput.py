@@ -48,20 +48,20 @@ class Setting:
     """
 
     dataset: str
-    dataset_digest: str | None
+    dataset_digest: str | None = None
     num_samples: int | None
-    encoding: str | None
-    mean_record_bytes: float | None
+    encoding: str | None = None
+    mean_record_bytes: float | None = None
     batch_size: int
     steps_per_epoch: int | None
     num_threads: int | None
     backend: str
     backend_reason: str
-    order: str | None
-    prefetch: int | None
-    verify: str | None
-    decoded_cache_bytes: int | None
-    readahead_bytes: int | None
+    order: str | None = None
+    prefetch: int | None = None
+    verify: str | None = None
+    decoded_cache_bytes: int | None = None
+    readahead_bytes: int | None = None
     device: str
     dtype: str
     layout: str

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from textwrap import fill
 
-from lmdali.tools.ceiling_ladder import shares_of_step
 from lmdali.tools.fetch_figures import fetch_rows
 from lmdali.tools.lock_wait import lock_words
 from lmdali.tools.profile_documents import (
-    MOVES_RECORDS,
     OPERATOR_COLUMNS,
     RANK_COLUMNS,
     RATE_WORDS,
     operator_rows,
     rank_rows,
     rank_words,
+    rate_rows,
 )
 from lmdali.tools.report_table import megabytes, print_pairs, print_table
 from lmdali.tools.suggestion import Suggestion
-from lmdali.tools.throughput import Setting, ThroughputReport, stored_megabytes
+from lmdali.tools.throughput import Setting, ThroughputReport
 from lmdali.tools.what_if import Prediction
 
 _TEXT_COLUMNS = 74
@@ -40,24 +40,21 @@ _DALI_WORDS = {"decode": "decode: waiting for DALI (consumer)", "copy": "copy: o
 
 def print_report(report: ThroughputReport) -> None:
     """Tables of at most 100 columns on stdout."""
+    document = report.to_json()
     print_pairs(fill(f"profile of {report.setting.dataset}", _TEXT_COLUMNS), _setting(report))
     print_table(
         "rates, each alone and then together",
         ("", "images/s", "spread", "MB/s", "of next", "of step", "CPU ms/img"),
-        _rate_rows(report),
+        rate_rows(document, partial(_rate_word, report)),
     )
     columns = ("stage", "ms/image", "of thread time", "p50 ms", "p90 ms", "p99 ms")
     print_table("inside the loader, alone; percentiles of single calls", columns, _stage_rows(report))
     if report.dali_operators is not None:
-        rows = operator_rows([asdict(cost) for cost in report.dali_operators])
+        rows = operator_rows(document["dali_operators"])
         print_table("inside DALI, by what each step adds to the graph", OPERATOR_COLUMNS, rows)
     if report.ranks is not None:
-        found = report.ranks.to_json()
-        print_table(
-            f"{report.ranks.world_size} ranks; rates are images/s, above are those of rank 0",
-            RANK_COLUMNS,
-            rank_rows(found["ranks"]),
-        )
+        title = f"{report.ranks.world_size} ranks; rates are images/s, above are those of rank 0"
+        print_table(title, RANK_COLUMNS, rank_rows(document["ranks"]["ranks"]))
     print_pairs("verdict", _outcome(report))
 
 
@@ -101,27 +98,7 @@ def _sized(what: str, num_bytes: int | None) -> str:
     return f"{what} of {megabytes(num_bytes)}" if num_bytes else f"no {what}"
 
 
-def _rate_rows(report: ThroughputReport) -> list[tuple[str, ...]]:
-    found, shares = report.rates(), report.shares()
-    steps = shares_of_step(found)
-    return [
-        (
-            _rate_word(path, report),
-            f"{rate.images_per_second:,.0f}",
-            f"± {rate.spread:.0%}",
-            f"{moved:,.0f}"
-            if path in MOVES_RECORDS and (moved := stored_megabytes(rate, report.setting)) is not None
-            else "",
-            _percent(shares.get(path), ""),
-            _percent(steps[path], ""),
-            f"{1e3 * rate.cpu_seconds_per_image:.3f}",
-        )
-        for path in RATE_WORDS
-        if (rate := found.get(path)) is not None
-    ]
-
-
-def _rate_word(path: str, report: ThroughputReport) -> str:
+def _rate_word(report: ThroughputReport, path: str) -> str:
     """What a rate is called here: with the threads that it had, and whether its bytes came from memory."""
     word, threads = RATE_WORDS[path], report.setting.num_threads
     if path in ("decode", "augment"):
@@ -213,8 +190,8 @@ def _cache_rows(report: ThroughputReport) -> list[tuple[str, str]]:
     ]
 
 
-def _percent(share: float | None, unknown: str = "?") -> str:
-    return unknown if share is None else f"{share:.0%}"
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{share:.0%}"
 
 
 def _predicted(case: Prediction) -> str:

@@ -15,7 +15,7 @@ import torch
 from lmdali.model.alexnet import AlexNet
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.device import pick_devices
-from lmdali.model.parallel import Ranks, process_group
+from lmdali.model.parallel import RANK_TIMEOUT_SECONDS, Ranks, process_group
 from lmdali.model.presets import PRESETS, Preset
 from lmdali.model.torchrun import Parallel, TorchrunPlace, torchrun_place
 from lmdali.model.towers import TowerAlexNet
@@ -72,7 +72,7 @@ class TrainJob(EpochOptions):
     device: str = "auto"
     parallel: Parallel = "none"
     devices: str = ""
-    rank_timeout: float = 600.0
+    rank_timeout: float = RANK_TIMEOUT_SECONDS
     recipe: Mapping[str, Any] | None = None
 
     def loader_configs(self, place: TorchrunPlace | None = None) -> tuple[LoaderConfig, LoaderConfig]:

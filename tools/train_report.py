@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from lmdali.model.checkpoint import BEST_NAME
 from lmdali.model.figures import save_kernels, save_learning_curve
 from lmdali.model.journal import METRICS_FILE
 from lmdali.model.towers import TowerAlexNet
 from lmdali.model.train_state import TrainResult
-from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
+from lmdali.model.trainer import Trainer
 from lmdali.model.weight_layout import weights_of
 from lmdali.pipeline.errors import MissingExtraError
+from lmdali.tools.initial_weights import checkpoint_file
 from lmdali.tools.report_table import print_pairs
 
 LEARNING_CURVE_FILE = "learning_curve.png"
@@ -67,7 +67,7 @@ def finished_report(trainer: Trainer, result: TrainResult, backend: str, progres
     except MissingExtraError as error:
         if progress is not None:
             print(error, file=progress)
-    best = trainer.run_dir / CHECKPOINT_DIR / BEST_NAME
+    best = checkpoint_file(trainer.run_dir)
     return TrainReport(
         result=result,
         run_dir=trainer.run_dir,

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from lmdali.tools.dataset_upload import DEFAULT_UPLOADS, upload_dataset
-from lmdali.tools.exit_codes import Terminated, termination_as_exception
+from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 
 
@@ -30,12 +30,8 @@ def command(dataset: Path, address: str, uploads: int, verify: bool, replace: bo
     """
     if "://" not in address:
         raise click.UsageError(f"{address!r} is no address: expected one such as s3://bucket/folder")
-    try:
-        with termination_as_exception():
-            summary = upload_dataset(dataset, address, uploads=uploads, verify=verify, replace=replace, quiet=quiet)
-    except (KeyboardInterrupt, Terminated):
-        click.echo("what arrived stays: the same command goes on from here", err=True)
-        raise
+    with termination_as_exception("what arrived stays: the same command goes on from here"):
+        summary = upload_dataset(dataset, address, uploads=uploads, verify=verify, replace=replace, quiet=quiet)
     if as_json:
         print_json(asdict(summary))
         return
