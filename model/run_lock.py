@@ -14,19 +14,24 @@ from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.manifest import MANIFEST_FILE
 
 LOCK_FILE = ".lock"
+ABLATION_FILE = "ablation.json"
+"""In a directory that has one, the runs are in folders of their own."""
 
 
 def make_run_directory(run_dir: Path) -> None:
     """Make `run_dir` and its parents, where they are missing.
 
     Raises:
-        InputError: it is no directory, or a dataset, whose statistics those of the run would replace.
+        InputError: it is no directory, holds an ablation, whose runs are in it, or a dataset, whose statistics those
+            of the run would replace.
         StorageError: it cannot be made.
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"{run_dir}: exists and is not a directory: choose another --run-dir")
     if (run_dir / MANIFEST_FILE).exists():
         raise InputError(f"{run_dir}: holds a dataset: choose another --run-dir")
+    if (run_dir / ABLATION_FILE).exists():
+        raise InputError(f"{run_dir}: holds an ablation: choose another --run-dir")
     with storage_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
 

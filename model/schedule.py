@@ -219,5 +219,8 @@ def _plateau(patience: int, threshold: float) -> Plateau:
 
 def _cosine(epochs: int, warmup: float) -> Cosine:
     if not 0 <= warmup < epochs:
-        raise ConfigError(f"schedule: the warm-up must be shorter than the run of {epochs} epochs, found {warmup}")
+        raise ConfigError(
+            f"schedule: a warm-up of {warmup:g} epochs does not fit into a run of {epochs}: take more epochs, or "
+            "cosine:WARMUP with fewer"
+        )
     return Cosine(epochs, warmup)

@@ -177,7 +177,8 @@ def storage_errors(path: Path) -> Iterator[None]:
 def disk_full(path: Path) -> StorageError:
     """The error for a disk without room, with what is left on it."""
     return StorageError(
-        f"{path}: the disk is full ({free_bytes(path.parent)} bytes free): make room and run again with --resume"
+        f"{path}: the disk is full ({free_bytes(path.parent)} bytes free): make room and run the command again, with "
+        "--resume where it has that"
     )
 
 

@@ -36,11 +36,11 @@ class FsspecStore:
 
     def __init__(self, address: str, config: RetryConfig, **options: Any) -> None:
         scheme = scheme_of(address)
+        package, extra = _PACKAGES.get(scheme, ("fsspec", "remote"))
         if importlib.util.find_spec("fsspec") is None:
-            raise MissingExtraError("fsspec", "remote", f"an address with {scheme}://")
+            raise MissingExtraError("fsspec", extra, f"an address with {scheme}://")
         import fsspec
 
-        package, extra = _PACKAGES.get(scheme, ("fsspec", "remote"))
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, extra, f"an address with {scheme}://")
         self.shown = redacted(address)

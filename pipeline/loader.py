@@ -57,12 +57,15 @@ def create_loader(
         world_size: their number; None means that of the process group, or else WORLD_SIZE, or 1.
 
     Raises:
-        ConfigError: options that cannot work together, with this dataset, or with those of other ranks.
+        ConfigError: options that cannot work together, with this dataset, or with those of other ranks; `config` is
+            something else.
         InputError: `dataset` is not a finished dataset.
         IntegrityError: its manifest, statistics or shards are damaged.
         RemoteError: it is remote, and cannot be read.
         MachineError: the device or a package is missing.
     """
+    if not isinstance(config, LoaderConfig):
+        raise ConfigError(f"create_loader takes a LoaderConfig, found {config!r}: give LoaderConfig(dataset=...)")
     target = _device(device)
     reader = None
     if config.backend != "synthetic":

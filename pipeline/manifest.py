@@ -242,7 +242,7 @@ def _not_a_dataset(directory: Path) -> str:
     if (directory / SHARDS_DIRECTORY).is_dir():
         return (
             f"{directory}: has shards but no {MANIFEST_FILE}, so its conversion did not finish: "
-            "run the same `lmdali convert` again with --resume"
+            "run the same `lmdali convert` again with --resume; parts (--part) become one by `lmdali merge`"
         )
     return f"{directory}: no {MANIFEST_FILE} here: expected a dataset made by `lmdali convert`"
 

@@ -22,12 +22,16 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import torch
+from lmdali.pipeline.errors import IntegrityError, MissingExtraError
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtraError("torch", "train", "comparing backends") from error
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 

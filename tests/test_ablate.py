@@ -21,6 +21,7 @@ from lmdali.tools.ablate import command
 from lmdali.tools.ablation import AblationConfig, run_ablation
 from lmdali.tools.image_errors import image_errors
 from lmdali.tools.recipe import resolve_recipe
+from lmdali.tools.train_job import TrainJob, train_dataset
 
 SMALL = ("--preset", "small", "--width", "0.03125", "--epochs", "1", "--schedule", "constant", "-b", "8", "-j", "1")
 
@@ -176,6 +177,21 @@ def test_a_loss_that_diverges_is_a_result(
         ("baseline", None, "step 3: the loss is nan"),
         ("no-lrn", None, "step 3: the loss is nan"),
     ]
+
+
+def test_an_ablation_a_training_and_a_dataset_do_not_share_a_directory(
+    done: tuple[Path, dict[str, Any]], datasets: tuple[Path, Path]
+) -> None:
+    # A training in an ablation's directory, and the other way round, left files of both in one.
+    recipe = config(datasets, done[0]).recipe.preset.changed(batch_size=8)
+    one_run = done[0] / "baseline" / "seed-0"
+    with pytest.raises(InputError, match="seed-0: holds a run of `lmdali train`: choose another --run-dir"):
+        run_ablation(config(datasets, one_run))
+    with pytest.raises(InputError, match="train: holds a dataset: choose another --run-dir"):
+        run_ablation(config(datasets, datasets[0]))
+    with pytest.raises(InputError, match="runs: holds an ablation: choose another --run-dir"):
+        train_dataset(TrainJob(train=datasets[0], val=datasets[1], run_dir=done[0], preset=recipe, resume=True))
+    assert not (one_run / "ablation.json").exists() and not (done[0] / "metrics.jsonl").exists()
 
 
 def test_another_recipe_or_dataset_is_refused(

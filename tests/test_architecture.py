@@ -166,6 +166,20 @@ for name in ("create_loader", "LoaderConfig"):
     )
 
 
+def test_parity_without_torch_says_which_extra_brings_it(jpeg_dataset: Path) -> None:
+    # `verify` itself needs none, so it is not refused as a verb; it ended in a traceback.
+    python(
+        f"""
+BLOCKED = ["torch", "numba", "nvidia"]
+{BLOCK}
+from lmdali.tools.cli import cli
+from lmdali.tools.exit_codes import run_command
+for options, code in (([], 0), (["--parity"], 8)):
+    assert run_command(lambda: cli(["verify", {str(jpeg_dataset)!r}, *options], standalone_mode=False)) == code
+"""
+    )
+
+
 def test_the_cpu_loader_works_without_dali(jpeg_dataset: Path) -> None:
     python(
         f"""

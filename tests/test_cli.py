@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -120,6 +121,16 @@ def test_a_verb_whose_packages_are_missing_says_what_to_install(
     monkeypatch.setattr("lmdali.tools.cli.import_module", lambda module: lacking("lmdali.tools.nothing"))
     with pytest.raises(ModuleNotFoundError):
         run_command(lambda: cli(["train", "--help"], standalone_mode=False))
+
+
+def test_a_dataset_where_profile_expects_its_command_is_told_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, said in ((str(tmp_path), str(tmp_path)), ("https://ann:secret@host/set", "https://host/set")):
+        assert run_command(lambda given=given: cli(["profile", given], standalone_mode=False)) == 2
+        assert f"No such command '{said}'. Did you mean `lmdali profile run {said}`?" in capsys.readouterr().err
+    assert run_command(lambda: cli(["profile", "fly"], standalone_mode=False)) == 2
+    assert "profile run" not in capsys.readouterr().err
 
 
 def test_an_unknown_verb_is_a_usage_error_and_a_near_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:

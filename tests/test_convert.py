@@ -168,6 +168,7 @@ def test_a_finished_conversion_resumed_is_finished_and_other_options_are_refused
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["resumed_shards"], summary["resumed_images"], summary["images_per_second"]) == (4, 200, 0)
+    assert "nothing was left to do" in called(photos, whole, *RAW, "--resume").stdout
     refused(called(photos, whole, "--size", "32", "--resume"), 3, "made with other options")
     assert hashes(whole) == before
 
@@ -410,7 +411,7 @@ def test_a_disk_with_too_little_room_is_refused_at_the_start(
 ) -> None:
     monkeypatch.setattr("lmdali.tools.conversion_run.free_bytes", lambda path: 1_000_000)
     source, config = open_source(photos), ConvertConfig(size=64, encoding="raw")
-    with pytest.raises(StorageError, match=r"needs about 2\.5 MB, 1\.0 MB are free"):
+    with pytest.raises(StorageError, match=r"needs at least 2\.5 MB, 1\.0 MB are free"):
         convert(source, tmp_path / "out", config, workers=1, quiet=True)
 
 

@@ -179,6 +179,9 @@ def test_a_missing_dataset_a_small_disk_and_a_busy_directory(
     server: RemoteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("stage", f"{server.address}/nowhere", tmp_path / "out") == 7
+    assert run("stage", tmp_path / "nowhere", tmp_path / "out") == 3  # of a path: no server has anything to do with it
+    with pytest.raises(InputError, match=r"nowhere: no such directory: expected a dataset"):
+        stage_dataset(str(tmp_path / "nowhere"), tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
     with hold_whole(tmp_path / "out"), pytest.raises(LockedError, match=f"pid {os.getpid()}"):
         stage_dataset(server.address, tmp_path / "out", quiet=True)

@@ -180,6 +180,12 @@ def test_addresses_that_cannot_be_written_to_are_refused(
     captured = capsys.readouterr().err
     assert "plain HTTP cannot be written to" in captured and "hush" not in captured
     assert run("upload", small_jpeg_dataset, "some/folder") == 2
+    capsys.readouterr()
+    assert run("upload", "s3://me:hush@bucket/set", small_jpeg_dataset) == 2
+    captured = capsys.readouterr().err
+    assert "s3://bucket/set: upload sends a directory, and the address comes second" in captured
+    assert run("upload", small_jpeg_dataset / "nowhere", "s3://bucket/set") == 3
+    assert "nowhere: no such directory: expected a dataset" in capsys.readouterr().err
     before = sorted(small_jpeg_dataset.rglob("*"))
     for inside in (small_jpeg_dataset, small_jpeg_dataset / "copy"):
         assert run("upload", small_jpeg_dataset, f"file://{inside}") == 2

@@ -110,6 +110,11 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
         create_loader(LoaderConfig(dataset=tmp_path))
 
 
+def test_a_path_in_place_of_a_configuration_is_told_where_it_goes(jpeg_dataset: Path) -> None:
+    with pytest.raises(ConfigError, match=r"takes a LoaderConfig, found .*: give LoaderConfig\(dataset=\.\.\.\)"):
+        create_loader(jpeg_dataset)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def copy(small_jpeg_dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_jpeg_dataset, tmp_path / "copy"))

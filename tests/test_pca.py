@@ -90,6 +90,8 @@ def test_a_directory_that_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"neither a dataset .* nor an LMDB"):
         dataset_moments(tmp_path, quiet=True)
     assert run("pca", tmp_path) == 3
+    with pytest.raises(InputError, match="nowhere: no such directory"):
+        dataset_moments(tmp_path / "nowhere", quiet=True)
 
 
 def test_a_datum_that_is_no_picture_is_named(tmp_path: Path) -> None:

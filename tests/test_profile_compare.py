@@ -132,7 +132,7 @@ def test_rates_that_later_versions_add_are_compared_too(write: Write) -> None:
 
 def test_other_files_are_refused(write: Write, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"top1": 1}')
-    with pytest.raises(InputError, match="profile run DATASET --json"):
+    with pytest.raises(InputError, match="profile run DATASET --json > FILE`"):
         compare_profiles(write("a.json"), tmp_path / "x.json")
     with pytest.raises(InputError, match="schema version 99"):
         compare_profiles(write("a.json"), write("b.json", {"schema_version": 99}))

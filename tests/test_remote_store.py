@@ -80,6 +80,8 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lmdali\[remote\]'"):
         open_store("s3://bucket/set")
+    with pytest.raises(MissingExtraError, match=r"pip install 'lmdali\[gcs\]'"):
+        open_store("gs://bucket/set")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gcsfs" else True)
     with pytest.raises(MissingExtraError, match=r"'gcsfs', .* pip install 'lmdali\[gcs\]'"):
         open_store("gs://bucket/set")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
+import re
 import socket
 from pathlib import Path
 
@@ -325,6 +326,15 @@ def test_a_list_file_may_name_another_root_and_absolute_paths(tmp_path: Path) ->
     assert source.class_names == ("cat", "dog")
     assert source.read(source.entries[0]) == b"x/1.jpg"
     assert "not a folder" in refusal(path, root=tmp_path / "nowhere")
+
+
+def test_a_list_whose_paths_start_elsewhere_is_refused_with_the_option_that_says_where(tmp_path: Path) -> None:
+    # Every image was rejected as vanished, and the output was left half begun.
+    plant(tmp_path, "x/1.jpg")
+    path = write_list(tmp_path, b"1.jpg 0\n2.jpg 0\n")
+    said = f"'1.jpg' is not in {str(tmp_path)!r}, nor is any other of its first 2 files: .* or from --root"
+    assert re.search(said, refusal(path))
+    assert listed(open_source(path, root=tmp_path / "x")) == [("1.jpg", 0), ("2.jpg", 0)]  # one is there: 2 vanished
 
 
 @pytest.mark.parametrize(

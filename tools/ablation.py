@@ -11,17 +11,18 @@ from typing import Any, TextIO
 from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.layer_plan import layer_plans
 from lmdali.model.presets import Preset
+from lmdali.model.run_lock import ABLATION_FILE, make_run_directory
 from lmdali.model.variants import Variant, choose_variants
 from lmdali.pipeline.dataset_place import Place, place_manifest
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
-from lmdali.pipeline.files import storage_errors, write_json
+from lmdali.pipeline.files import write_json
 from lmdali.pipeline.json_keys import read_keys
 from lmdali.tools.image_errors import ImageErrors, image_errors
 from lmdali.tools.loader_options import LoaderOptions
 from lmdali.tools.recipe import Recipe
 from lmdali.tools.train_job import TrainJob, train_dataset
 
-PLAN_FILE, RESULT_FILE = "ablation.json", "result.json"
+RESULT_FILE = "result.json"
 _RESULT_KEYS = {
     "variant": "a text",
     "seed": "a whole number",
@@ -204,7 +205,7 @@ def _require_plan(config: AblationConfig) -> None:
     """Write down what all runs share, or compare it with what an earlier call wrote.
 
     Raises:
-        InputError: it differs, or was edited or damaged.
+        InputError: it differs, was edited or damaged, or `run_dir` holds a dataset or one training.
     """
     cache_dir = config.recipe.loader["cache_dir"]
     plan = {
@@ -212,10 +213,11 @@ def _require_plan(config: AblationConfig) -> None:
         "val_digest": place_manifest(config.val, cache_dir=cache_dir).digest,
         **_flat(config.recipe.values()),
     }
-    path = config.run_dir / PLAN_FILE
+    path = config.run_dir / ABLATION_FILE
     if not path.is_file():
-        with storage_errors(config.run_dir):
-            config.run_dir.mkdir(parents=True, exist_ok=True)
+        if (config.run_dir / METRICS_FILE).exists():
+            raise InputError(f"{config.run_dir}: holds a run of `lmdali train`: choose another --run-dir")
+        make_run_directory(config.run_dir)
         write_json(path, {"settings": plan})
         return
     cure = "use another --run-dir, or remove it where all runs beside it have the settings that are asked for now"

@@ -150,7 +150,7 @@ def report_audit(facts: dict[str, Any]) -> None:
         ("leaks", f"{found['leaks']} records show pictures of an earlier dataset" if found["leaks"] else "none"),
         (
             "label conflicts",
-            f"{conflicts} groups with several class names" if conflicts else "none",
+            f"groups with several class names: {conflicts}" if conflicts else "none",
         ),
         ("groups", f"{found['groups']} of {found['records']} records" if found["groups"] else "none"),
         ("pairs", f"{kinds or 'none'}; {found['candidates']} had near hashes"),

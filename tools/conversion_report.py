@@ -98,14 +98,15 @@ def report_summary(
         document = {**asdict(summary), **counts, "images_per_second": rate, "source": source.kind, "out": str(out)}
         print_json(document if duplicates is None else document | {"duplicates": duplicates})
         return
+    num_classes, speed = len(source.class_names), f"{summary.images_per_second:,.0f} images/s, {summary.seconds:.1f} s"
     pairs: list[tuple[str, object]] = [
         ("source", source.describe()),
-        ("stored", f"{summary.num_stored:,} images in {summary.num_shards} shards, {len(source.class_names)} classes"),
+        ("stored", f"{summary.num_stored:,} images in {summary.num_shards} shards, {num_classes:,} classes"),
         ("rejected", _counts(summary.rejected) or "none"),
         ("unusual", _counts(summary.oddities) or "none"),
         ("ignored", source.ignored.summary()),
         ("size", f"{megabytes(summary.file_bytes)} on disk, {megabytes(summary.payload_bytes)} of images"),
-        ("speed", f"{summary.images_per_second:,.0f} images/s, {summary.seconds:.1f} s"),
+        ("speed", speed if summary.seconds else "nothing was left to do"),
         ("digest", summary.manifest_digest),
     ]
     if summary.resumed_shards:
@@ -125,7 +126,7 @@ def report_estimate(plan: dict[str, Any], *, as_json: bool) -> None:
     print_pairs(
         "dry run: nothing was written",
         [
-            ("sources", f"{plan['source']}: {plan['num_sources']:,} images in {plan['num_classes']} classes"),
+            ("sources", f"{plan['source']}: {plan['num_sources']:,} images in {plan['num_classes']:,} classes"),
             ("shards", plan["num_shards"]),
             ("size", f"about {megabytes(plan['expected_bytes'])}, {megabytes(plan['free_bytes'])} are free"),
             ("time", f"about {plan['expected_seconds']:,.1f} s with {plan['workers']} workers"),
@@ -136,4 +137,4 @@ def report_estimate(plan: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())

@@ -70,4 +70,5 @@ def check_room(num_sources: int, config: ConvertConfig, out: Path) -> None:
     needed = round(num_sources * config.record_bytes * share)
     free = free_bytes(out)
     if needed > free:
-        raise StorageError(f"{out}: needs about {megabytes(needed)}, {megabytes(free)} are free: choose another disk")
+        found = f"needs at least {megabytes(needed)}, {megabytes(free)} are free"
+        raise StorageError(f"{out}: {found}: choose another disk")

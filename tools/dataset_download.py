@@ -104,6 +104,8 @@ def stage_dataset(
     if isinstance(store, FileStore):
         refuse_overlap(store.folder, directory)
     refuse_foreign(directory, is_part=False, overwrite=False)
+    if isinstance(store, FileStore) and not (store.folder / MANIFEST_FILE).exists():
+        load_manifest(store.folder)  # which says what is there instead
     payload = fetch_small(store, MANIFEST_FILE, max_bytes=MAX_JSON_BYTES, config=config)
     _refuse_others(directory, payload)
     with hold_whole(directory):

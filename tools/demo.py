@@ -14,8 +14,7 @@ from typing import Any
 import click
 
 from lmdali.model.device import pick_device
-from lmdali.model.presets import PRESETS
-from lmdali.model.schedule import create_schedule
+from lmdali.model.presets import PRESETS, Preset
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
@@ -24,7 +23,7 @@ from lmdali.tools.conversion_report import ConvertSummary
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.evaluate import EvalConfig, evaluate_networks
 from lmdali.tools.evaluation_report import EvalReport
-from lmdali.tools.exit_codes import termination_as_exception
+from lmdali.tools.exit_codes import end_as, termination_as_exception
 from lmdali.tools.pca import angles_degrees
 from lmdali.tools.pictures import write_dataset
 from lmdali.tools.preview import draw_preview
@@ -38,6 +37,8 @@ from lmdali.tools.train_report import TrainReport
 
 _SUMMARY_FILE = "demo.json"
 _PARTS = ("pictures", "data", "run", "preview.png", _SUMMARY_FILE)
+_WARMUP_EPOCHS = 2
+"""Of the recipe. A demo that is no longer than this goes without: its rate would only rise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +113,14 @@ def run_demo(config: DemoConfig) -> DemoReport:
     """The journey: draw, convert, statistics, preview, train, evaluate, profile.
 
     Raises:
-        ConfigError: fewer epochs than the recipe's warm-up needs.
+        KeyboardInterrupt: SIGINT came, or `Terminated`: SIGTERM; half a training is not evaluated.
         MachineError: the device is not there.
         InputError: `out` holds something that is not an earlier demo.
         LmdaliError: whatever a part of it raises.
     """
     out, seconds = config.out, dict[str, float]()
-    recipe = PRESETS["small"].changed(
-        train={"seed": config.seed, **({} if config.epochs is None else {"epochs": config.epochs})}
-    )
-    # Too few epochs, or a device that is not there: said before anything is drawn.
-    create_schedule(recipe.train.schedule, recipe.train.epochs)
-    pick_device(config.device)
+    recipe = demo_recipe(config)
+    pick_device(config.device)  # one that is not there is said before anything is drawn
     _make_room(out)
     with (
         _part("draw", seconds, config),
@@ -146,6 +143,7 @@ def run_demo(config: DemoConfig) -> DemoReport:
     with _part("train", seconds, config):
         job = TrainJob(train=train_set, val=val_set, run_dir=out / "run", preset=recipe, device=config.device)
         trained = train_dataset(job, None if config.quiet else sys.stderr)
+        end_as(trained.result.stopped_by)
     with _part("evaluate", seconds, config):
         one, ten = (
             evaluate_networks(val_set, [out / "run"], EvalConfig(views=views, device=config.device, quiet=config.quiet))
@@ -175,6 +173,16 @@ def run_demo(config: DemoConfig) -> DemoReport:
     )
     write_json(out / _SUMMARY_FILE, report.to_json())
     return report
+
+
+def demo_recipe(config: DemoConfig) -> Preset:
+    """The preset for CPUs, for as many epochs as are asked for."""
+    train: dict[str, Any] = {"seed": config.seed}
+    if config.epochs is not None:
+        train["epochs"] = config.epochs
+        if config.epochs <= _WARMUP_EPOCHS:
+            train["schedule"] = "cosine"
+    return PRESETS["small"].changed(train=train)
 
 
 def _make_room(out: Path) -> None:
@@ -267,7 +275,7 @@ def print_report(report: DemoReport) -> None:
     print_pairs(
         "lmdali demo",
         [
-            ("stored", f"{train.num_stored} training and {val.num_stored} validation images, "
+            ("stored", f"{train.num_stored:,} training and {val.num_stored:,} validation images, "
                        f"{megabytes(train.file_bytes + val.file_bytes)}, {train.images_per_second:.0f} images/s"),
             ("rejected", rejected),
             ("unusual", unusual),

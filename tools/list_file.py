@@ -17,6 +17,9 @@ from lmdali.tools.source_entries import EntryTable, Ignored, Scan
 MAX_CLASSES = 1_000_000
 """Labels number the classes, so a label of a billion would ask for a billion class names."""
 
+_LOOKED_AT = 32
+"""Files of a list that are looked for before the work begins."""
+
 _INTEGER = re.compile(rb"[+-]?\d+")
 
 
@@ -60,6 +63,25 @@ def scan_list_file(path: Path, root: Path, classes: Sequence[str] | None = None)
     if classes is None:
         classes = [str(label) for label in range(int(entries.labels().max()) + 1)]
     return Scan(tuple(classes), entries, Ignored())
+
+
+def refuse_other_root(path: Path, root: Path, scan: Scan) -> None:
+    """A list whose paths start from another folder: every image would be a reject, `vanished`.
+
+    Args:
+        path: the list file, for the message.
+        root: folder that its paths start from.
+        scan: what is in it.
+
+    Raises:
+        InputError: not one of its first files is there.
+    """
+    looked_at = [scan.entries[number].path for number in range(min(len(scan.entries), _LOOKED_AT))]
+    if not any(os.path.lexists(os.path.join(root, name)) for name in looked_at):  # noqa: PTH118
+        raise InputError(
+            f"{str(path)!r}: {looked_at[0]!r} is not in {str(root)!r}, nor is any other of its first "
+            f"{len(looked_at)} files: paths start from the list's folder, or from --root"
+        )
 
 
 def _parsed(line: bytes, where: str, limit: int, *, has_classes: bool) -> tuple[str, int]:

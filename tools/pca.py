@@ -75,7 +75,12 @@ def dataset_moments(dataset: Place, *, recompute: bool = False, quiet: bool = Fa
         return count_moments(parts, manifest.num_records, quiet=quiet), manifest.digest
     if (directory / DATA_FILE).exists():
         return count_moments([directory], read_header(directory / DATA_FILE).num_entries, quiet=quiet), ""
-    raise InputError(f"{directory}: neither a dataset ({MANIFEST_FILE}) nor an LMDB directory ({DATA_FILE})")
+    if not directory.is_dir():
+        load_manifest(directory)  # which says what is there instead
+    raise InputError(
+        f"{directory}: neither a dataset ({MANIFEST_FILE}) nor an LMDB directory ({DATA_FILE}): give what "
+        "`lmdali convert` made"
+    )
 
 
 def angles_degrees(basis: Eigenbasis) -> NDArray[np.float64]:

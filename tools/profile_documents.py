@@ -121,7 +121,7 @@ def load_profile(path: Path) -> dict[str, Any]:
     """
     document = read_json(path)
     if not isinstance(document.get("setting"), dict) or not isinstance(document.get("machine"), dict):
-        raise InputError(f"{path}: not a profile: write one with `lmdali profile run DATASET --json > {path.name}`")
+        raise InputError(f"{path}: not a profile: write one with `lmdali profile run DATASET --json > FILE`")
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: a profile of schema version {version}, this program reads {SCHEMA_VERSION}")

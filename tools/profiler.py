@@ -20,6 +20,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.nvtx_ranges import marked
+from lmdali.pipeline.remote_address import redacted
 from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
@@ -184,7 +185,19 @@ def _try(config: LoaderConfig, plan: WindowPlan, step: Step | None, device: torc
         return measure_on(device, {"trial": LoaderProbe(loader, step)}, plan, quiet=quiet)["trial"]
 
 
-@click.group("profile")
+class _Profiles(click.Group):
+    """Names `run` to whoever left it out."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and ("://" in args[0] or Path(args[0]).exists()):
+            given = redacted(args[0])
+            ctx.fail(f"No such command {given!r}. Did you mean `lmdali profile run {given}`?")
+        return super().resolve_command(ctx, args)
+
+
+@click.group("profile", cls=_Profiles)
 def command() -> None:
     """Say where a training run's time goes."""
 

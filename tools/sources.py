@@ -28,7 +28,7 @@ from lmdali.tools.class_folders import scan_class_folders
 from lmdali.tools.class_names import check_class_names, refuse_missing_classes
 from lmdali.tools.file_reader import FileReader
 from lmdali.tools.half_split import Half, take_half
-from lmdali.tools.list_file import scan_list_file
+from lmdali.tools.list_file import refuse_other_root, scan_list_file
 from lmdali.tools.numbered_images import LabelFiles, scan_numbered_images
 from lmdali.tools.parquet_scan import scan_parquet
 from lmdali.tools.source_detection import SOURCE_FORMATS, SourceFormat, detect_format
@@ -213,7 +213,9 @@ def _open_list(path: Path, options: SourceOptions) -> Source:
     folder = path.parent if options.root is None else Path(options.root)
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r}: the root of the list file is not a folder")
-    return Source("list", scan_list_file(path, folder, options.classes), FileReader(os.path.abspath(folder)))  # noqa: PTH100
+    scan = scan_list_file(path, folder, options.classes)
+    refuse_other_root(path, folder, scan)
+    return Source("list", scan, FileReader(os.path.abspath(folder)))  # noqa: PTH100
 
 
 def _open_class_archives(path: Path, options: SourceOptions) -> Source:

@@ -38,8 +38,8 @@ def command(source: str, directory: Path, fetches: int, verify: bool, as_json: b
         str(directory),
         [
             ("source", summary.source),
-            ("shards", f"{summary.num_shards}, {summary.fetched_shards} of them fetched now"),
-            ("size", f"{megabytes(summary.file_bytes)}, {megabytes(summary.fetched_bytes)} fetched now"),
+            ("shards", f"{summary.num_shards}, {summary.fetched_shards} of them brought now"),
+            ("size", f"{megabytes(summary.file_bytes)}, {megabytes(summary.fetched_bytes)} brought now"),
             ("time", f"{summary.seconds:.1f} s"),
             ("digest", summary.manifest_digest),
         ],

@@ -101,13 +101,13 @@ def _train(dataset: Path, device_name: str) -> str:
 
     from lmdali.model.alexnet import AlexNet, AlexNetConfig
     from lmdali.pipeline.loader import LoaderConfig, create_loader
-    from lmdali.tools.profiled_model import resting_optimizer, training_step
+    from lmdali.tools.profiled_model import training_step
 
     device = torch.device(device_name)
     config = LoaderConfig(dataset=dataset, batch_size=_BATCH)
     with create_loader(config, device, rank=0, world_size=1) as loader:
         model = AlexNet(AlexNetConfig(num_classes=10, width=0.125)).to(device).train()
-        step = training_step(model, resting_optimizer(model), dtype="float32", device=device)
+        step = training_step(model, dtype="float32", device=device)
         steps = 0
         while steps < _TRAINING_STEPS:
             for batch in loader:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.dataset_upload import DEFAULT_UPLOADS, upload_dataset
 from lmdali.tools.exit_codes import termination_as_exception
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 
 
 @click.command("upload")
-@click.argument("dataset", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("dataset", type=DatasetArgument("upload sends a directory, and the address comes second"))
 @click.argument("address")
 @click.option(
     "--uploads", type=click.IntRange(1), default=DEFAULT_UPLOADS, show_default=True, help="Shards sent at once."
