@@ -78,8 +78,8 @@ def sleeping_kernels(seconds: float) -> Iterator[None]:
 class SendingProbe(LoaderProbe):
     """A consumer that does with each batch what lets go of Python's lock so many times."""
 
-    def __init__(self, loader: Any, prefetch: int, releases: int) -> None:
-        super().__init__(loader, prefetch, lambda batch: [_driver_call() for _ in range(releases)])
+    def __init__(self, loader: Any, releases: int) -> None:
+        super().__init__(loader, lambda batch: [_driver_call() for _ in range(releases)])
 
 
 def _driver_call() -> None:
@@ -124,7 +124,7 @@ def measure_threads(options: argparse.Namespace, show: Callable[[dict[str, Any]]
         most = ceiling(num_threads, min(at_once, config.batch_size), seconds, options.seconds)
         with sleeping_kernels(seconds), create_loader(config, rank=0, world_size=1) as loader:
             for name, releases in (("trains on the CPU", 0), ("sends to a GPU", options.releases)):
-                work = partial(measure, [SendingProbe(loader, config.depth, releases)], plan)
+                work = partial(measure, [SendingProbe(loader, releases)], plan)
                 (rate,), lock = with_lock_wait(idle, work)
                 row = {
                     "threads": num_threads,

@@ -50,6 +50,14 @@ class Damage:
             file.seek(offset)
             file.write(bytes([byte ^ 1 << bit]))
 
+    def bit_of_a_value(self) -> tuple[int, Path, int, int]:
+        """A record, and the file, the byte in it and the bit of that byte, somewhere in its value."""
+        index = self.dice.randrange(len(self.right))
+        place = self.reader.file_places(np.array([index]))
+        path = self.reader.data_file(self.reader.manifest.shards[place.shards[0]].name)
+        offset = int(place.offsets[0]) + self.dice.randrange(int(place.sizes[0]))
+        return index, path, offset, self.dice.randrange(8)
+
     def verify(self, number: int) -> None:
         if number % VERIFY_EVERY == 0:
             self.counts["verified"] += 1
@@ -58,14 +66,8 @@ class Damage:
     def values(self, count: int) -> None:
         """Bits of values: the record is refused by name, or it is right."""
         self.counts["flips"] = count
-        places = self.reader.locate(np.arange(len(self.right)))
         for number in range(count):
-            index = self.dice.randrange(len(self.right))
-            shard, _ = self.reader.index.locate(index)
-            path = self.reader.data_file(self.reader.manifest.shards[shard].name)
-            begin = self.reader._mapping.files.starts[shard]  # type: ignore[union-attr]
-            offset = self.dice.randrange(int(places.starts[index] - begin), int(places.stops[index] - begin))
-            bit = self.dice.randrange(8)
+            index, path, offset, bit = self.bit_of_a_value()
             self.flip(path, offset, bit)
             try:
                 self.counts["wrong"] += self.reader.read(index, keep) != self.right[index]
@@ -114,7 +116,6 @@ class Damage:
         from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
 
         self.counts["flips"] = count
-        places = self.reader.locate(np.arange(len(self.right)))
         size = self.reader.manifest.image_size
         augment = AugmentConfig(crop_size=size, crop="center", flip=False, normalize="none", lighting="none")
         config = LoaderConfig(
@@ -123,12 +124,7 @@ class Damage:
         with create_loader(config) as loader:
             right = [(images.numpy().copy(), labels.numpy().copy()) for images, labels in loader]
         for _ in range(count):
-            index = self.dice.randrange(len(self.right))
-            shard, _ = self.reader.index.locate(index)
-            path = self.reader.data_file(self.reader.manifest.shards[shard].name)
-            begin = self.reader._mapping.files.starts[shard]  # type: ignore[union-attr]
-            offset = self.dice.randrange(int(places.starts[index] - begin), int(places.stops[index] - begin))
-            bit = self.dice.randrange(8)
+            index, path, offset, bit = self.bit_of_a_value()
             self.flip(path, offset, bit)
             try:
                 with create_loader(config) as loader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,3 +68,22 @@ def kill_everywhere(
         assert code == 9, f"kill {points}: exit code {code}"
         assert in_child(lambda place=place: work(place)) == 0, f"could not go on after kill {points}"  # type: ignore[misc]
         check(place)
+
+
+def kill_script(script: str, root: Path, *words: str) -> None:
+    """Run a script that prints what `kill_everywhere` returns, in a fresh process, without threads for a fork to lose.
+
+    Args:
+        script: Python, with `root` and `words` in `sys.argv`; it imports modules of this folder.
+        root: an empty directory.
+        words: what else it needs to be told.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(root), *words],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20, "the audit hook saw too little to mean anything"

@@ -4,8 +4,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kill_points import kill_script
 
 from lmdali.pipeline.dataset_plan import DatasetPlan, Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
@@ -301,14 +300,13 @@ def test_nothing_stored_is_nothing_published(tmp_path: Path) -> None:
 KILLS = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
 import test_dataset_writer
 from kill_points import in_child, kill_everywhere
 from test_dataset_writer import DatasetWriter, fill_all, fingerprints, written
 
 PLAN = replace(test_dataset_writer.PLAN, num_sources=7)
-root = Path(sys.argv[2])
+root = Path(sys.argv[1])
 assert in_child(lambda: written(root / "whole", PLAN)) == 0
 expected = fingerprints(root / "whole")
 
@@ -333,14 +331,7 @@ print(kill_everywhere(root, lambda out: None, run, check))
 
 
 def test_a_run_killed_at_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(Path(__file__).parent), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 20, "the audit hook saw too little to mean anything"
+    kill_script(KILLS, tmp_path)
 
 
 def test_leftovers_of_dead_runs_are_removed_and_others_kept(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
@@ -447,13 +438,12 @@ def test_no_part_takes_a_finished_dataset_apart(tmp_path: Path) -> None:
 OVERWRITES = """
 import shutil, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
 import test_dataset_writer
 from kill_points import kill_everywhere
 from test_dataset_writer import DatasetWriter, Part, fill_all, fingerprints, make, part_of, written
 
-root, with_parts = Path(sys.argv[2]), sys.argv[3] == "part"
+root, with_parts = Path(sys.argv[1]), sys.argv[2] == "part"
 plan = replace(test_dataset_writer.PLAN, num_sources=7)
 expected = fingerprints(written(root / "whole", plan))
 (root / "begun").mkdir()
@@ -489,11 +479,4 @@ print(kill_everywhere(root, lambda place: shutil.copytree(root / "before", place
 
 @pytest.mark.parametrize("how", ["whole", "part"])
 def test_overwriting_killed_at_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path, how: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", OVERWRITES, str(Path(__file__).parent), str(tmp_path), how],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 20, "the audit hook saw too little to mean anything"
+    kill_script(OVERWRITES, tmp_path, how)

@@ -136,7 +136,8 @@ def test_a_rank_whose_loader_sleeps_is_named_by_every_rank(job: Reports) -> None
         assert first["together"]["images_per_second"] < 0.7 * first["alone"]["images_per_second"]
         assert 0 < first["au"] < 0.7
     # A stall is a rank's own: waiting for others is not taken for waiting for input.
-    assert job.by_input[0]["verdict"]["data_stall"] < 0.5 < job.by_input[1]["verdict"]["data_stall"]
+    stalls = [report["verdict"]["data_stall"] for report in job.by_input]
+    assert (stalls[0] or 0) < 0.5 < stalls[1]  # None: beside other work it came out below nothing
     assert job.by_input[0]["together"] == job.by_input[0]["ranks"]["ranks"][0]["together"]
     assert job.by_input[0]["ranks"] == job.by_input[1]["ranks"]
 

@@ -97,14 +97,17 @@ def test_the_report_has_everything(run_dir: Path, datasets: tuple[Path, Path], t
     assert "--width" in parts.text and "preset small" in parts.text and "torch" in parts.text
 
 
-def test_an_address_is_told_without_its_password(
+def test_an_address_is_told_without_its_password_and_fetched_into_the_cache_that_was_asked_for(
     run_dir: Path, datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LMDALI_CACHE_DIR", str(tmp_path / "cache"))
     with serving(datasets[1]) as server:
         address = server.address.replace("://", "://me:secret@")
-        parts, _ = written(run_dir, tmp_path / "run.html", replace(QUIET, val=address))
+        parts, _ = written(
+            run_dir, tmp_path / "run.html", replace(QUIET, val=address, cache_dir=tmp_path / "asked for")
+        )
     assert f"The best checkpoint on {server.address}, one central view" in parts.text
+    assert not (tmp_path / "cache").exists(), "the pictures, too"
     assert "secret" not in (tmp_path / "run.html").read_text()
 
 

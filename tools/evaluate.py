@@ -119,6 +119,8 @@ def evaluate_networks(dataset: Place, sources: Sequence[Path], config: EvalConfi
             probabilities=averaged,
             class_names=readable,
             world_size=ranks.world_size,
+            cache_dir=config.cache_dir,
+            cache_bytes=config.cache_bytes,
         )
 
 

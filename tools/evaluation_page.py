@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from lmdali.model.error_analysis import worst_mistakes
 from lmdali.pipeline.dataset_place import place_name, place_shown
 from lmdali.pipeline.output_file import write_output
@@ -83,10 +81,8 @@ def evaluation_sections(report: EvalReport) -> list[Section]:
     mistakes = worst_mistakes(report.probabilities.values, report.probabilities.labels, MISTAKES)
     if mistakes:
         sheet = prediction_sheet(
-            report.dataset,
+            report,
             mistakes,
-            torch.from_numpy(report.probabilities.values),
-            report.class_names,
             "Wrong with most certainty, the worst first. The true class stands below each picture; its bar is red.",
         )
         sections.append(Section(title="Worst mistakes", body=sheet))

@@ -62,6 +62,7 @@ class EvalReport:
         probabilities: of the average.
         class_names: readable, in label order.
         world_size: processes that shared the work.
+        cache_dir, cache_bytes: of the loader, for the pictures of a dataset at an address.
     """
 
     dataset: Place
@@ -70,6 +71,8 @@ class EvalReport:
     probabilities: Probabilities
     class_names: Sequence[str]
     world_size: int = 1
+    cache_dir: Place | None = None
+    cache_bytes: int | None = None
 
     @property
     def num_views(self) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
 
 from lmdali.model.pen import Pixels
 from lmdali.model.picture_file import encode_picture
 from lmdali.model.prediction_figure import draw_predictions, rank_classes
-from lmdali.pipeline.dataset_place import Place
+from lmdali.tools.evaluation_report import EvalReport
 from lmdali.tools.html_page import embedded_picture, figure
 from lmdali.tools.record_pictures import central_crop, read_records
 
@@ -29,19 +29,16 @@ def exact_sheet(pixels: Pixels, description: str, caption: str) -> str:
     return figure(embedded_picture(encode_picture(pixels, ".png"), ".png", description), caption)
 
 
-def prediction_sheet(
-    dataset: Place, indices: Sequence[int], probabilities: Tensor, class_names: Sequence[str], caption: str = ""
-) -> str:
+def prediction_sheet(report: EvalReport, indices: Sequence[int], caption: str) -> str:
     """Records with their five most probable labels, the true one below each picture and its bar in red.
 
     Args:
-        dataset: of the records.
+        report: on the dataset of the records.
         indices: record numbers, at least one.
-        probabilities: `(N, C)` of all records.
-        class_names: readable, in label order.
         caption: below the sheet.
     """
-    records = read_records(dataset, indices)
+    records = read_records(report.dataset, indices, cache_dir=report.cache_dir, cache_bytes=report.cache_bytes)
+    probabilities, class_names = torch.from_numpy(report.probabilities.values), report.class_names
     crops = central_crop(records.pixels, min(_SHOWN_SIDE, records.manifest.image_size))
     predictions = [
         rank_classes(crop, label, probabilities[index], class_names)

@@ -41,19 +41,26 @@ class RecordPictures:
     keys: tuple[str, ...]
 
 
-def read_records(dataset: Place, indices: Sequence[int]) -> RecordPictures:
+def read_records(
+    dataset: Place, indices: Sequence[int], *, cache_dir: Place | None = None, cache_bytes: int | None = None
+) -> RecordPictures:
     """Read and decode some records, each once even where it is asked for twice.
+
+    Args:
+        dataset: of the records.
+        indices: record numbers.
+        cache_dir, cache_bytes: where shards of a dataset at an address are kept, as of `LoaderConfig`.
 
     Raises:
         ConfigError: there is no such record.
         InputError: not a finished dataset.
         IntegrityError: the dataset is damaged.
     """
-    directory = place_directory(dataset, tables=True)
+    directory = place_directory(dataset, tables=True, cache_dir=cache_dir)
     manifest = load_manifest(directory)
     require_records(indices, manifest.num_records, dataset)
     rows = record_rows(directory, indices)
-    reader = open_reader(dataset)
+    reader = open_reader(dataset, cache_dir=cache_dir, room_bytes=cache_bytes)
     decoded = {
         index: reader.read(index, lambda record: decode_stored(record.data, manifest.image_size)) for index in indices
     }

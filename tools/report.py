@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from lmdali.model.checkpoint import BEST_NAME, Checkpoint
 from lmdali.model.features_file import load_features
@@ -114,7 +113,7 @@ def write_report(run_dir: Path, out: Path, config: ReportConfig | None = None) -
 def _network_sections(run: RunRecord, config: ReportConfig, left_out: list[str]) -> list[Section]:
     """What the best checkpoint says of datasets."""
     sections = []
-    val = config.val or _own_validation_set(run, left_out)
+    val = config.val or _own_validation_set(run, config, left_out)
     if val is not None:
         options = {name: getattr(config, name) for name in ("views", "names", "device", "quiet")}
         arguments = EvalConfig(**options, **config.loader_arguments())
@@ -138,13 +137,13 @@ def _network_sections(run: RunRecord, config: ReportConfig, left_out: list[str])
     return sections
 
 
-def _own_validation_set(run: RunRecord, left_out: list[str]) -> Place | None:
+def _own_validation_set(run: RunRecord, config: ReportConfig, left_out: list[str]) -> Place | None:
     if run.facts is None:
         left_out.append("errors and predictions: the run does not say which its validation set is: give it with --val")
         return None
     val = parse_place(run.facts.val)
     try:
-        same = place_manifest(val).digest == run.facts.val_digest
+        same = place_manifest(val, cache_dir=config.cache_dir).digest == run.facts.val_digest
     except LmdaliError:
         same = False
     if not same:
@@ -155,10 +154,8 @@ def _own_validation_set(run: RunRecord, left_out: list[str]) -> Place | None:
 def _predictions(report: EvalReport) -> Section:
     indices = spread_indices(_PREDICTIONS, report.analysis.num_samples)
     sheet = prediction_sheet(
-        report.dataset,
+        report,
         indices,
-        torch.from_numpy(report.probabilities.values),
-        report.class_names,
         "Images at even distances, with the five most probable labels. The true class is below each; its bar is red.",
     )
     return Section(title="Predictions", body=sheet)
