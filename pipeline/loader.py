@@ -167,9 +167,10 @@ def _choose_backend(
     trial, records = replace(config, verify="never"), first_records(config.order_of(identity, 0), rank_slice)
 
     def make_backend(name: BackendName) -> Backend:
+        backend = _make_backend(name, trial, reader, identity, transform, device, None, StageTimers())
         if isinstance(reader, StreamedReader):  # or it would let go of shards, and ask for them again, batch by batch
             reader.keep(records)
-        return _make_backend(name, trial, reader, identity, transform, device, None, StageTimers())
+        return backend
 
     return measured_choice(
         make_backend,
