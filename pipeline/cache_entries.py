@@ -61,8 +61,6 @@ def dataset_entries(directory: Path) -> list[DatasetEntry]:
     """All datasets that a cache knows, the one that was not opened for the longest time first."""
     found = []
     for path in _listed(directory / DATASETS):
-        if path.name.startswith("."):  # one that is being opened
-            continue
         address = ""
         with suppress(OSError):
             address = (path / ADDRESS_FILE).read_text(encoding="utf-8", errors="replace").strip()

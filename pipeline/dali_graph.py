@@ -152,7 +152,7 @@ def stored_pixels(size: int, *, raw: bool, on_gpu: bool, hardware_share: float =
         size: side of the stored images, pixels.
         raw: images come as pixels.
         on_gpu: decode, or copy, to the GPU.
-        hardware_share: 0..1, see there.
+        hardware_share: 0..1, see `HARDWARE_SHARE`.
     """
     if raw:
         stored = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lmdali.pipeline.augment import PixelTransform
-from lmdali.pipeline.backend import Backend
+from lmdali.pipeline.backend import Backend, BatchPlan
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_iterator import BatchIterator
 from lmdali.pipeline.batch_planner import BatchPlanner
@@ -25,7 +25,7 @@ from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
 from lmdali.pipeline.process_bound import ProcessBound
-from lmdali.pipeline.readahead import Horizon, Readahead, announced
+from lmdali.pipeline.readahead import Horizon, Readahead
 from lmdali.pipeline.remote_file import FetchStopped
 from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice
 from lmdali.pipeline.shard_windows import ShardHorizon
@@ -79,7 +79,12 @@ class DatasetLoader(ProcessBound):
             ahead.append(stream.horizon(order_of, rank_slice, in_flight=prefetch + 1, across_epochs=across))
         if readahead is not None:
             ahead.append(Horizon(planner.indices, rank_slice.num_steps, across_epochs=across, readahead=readahead))
-        plan = announced(planner.plan, ahead)
+
+        def plan(place: Place, step: int) -> tuple[BatchPlan, int]:  # it knows no loader: that would be a circle
+            for horizon in ahead:
+                horizon.reach(place, step)
+            return planner.plan(place, step)
+
         self._queue = BatchQueue(
             backend, plan, rank_slice.num_steps, prefetch=prefetch, across_epochs=across, timers=timers
         )

@@ -25,6 +25,7 @@ from time import perf_counter
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params
 from lmdali.pipeline.backend import Backend, BackendName, BatchPlan, OutputSpec
@@ -99,8 +100,7 @@ def measured_choice(
     spec: OutputSpec,
     manifest: Manifest,
     *,
-    order: SampleOrder,
-    rank_slice: RankSlice,
+    records: NDArray[np.int64],
     gpu: str,
     num_threads: int,
     prefetch: int,
@@ -115,8 +115,7 @@ def measured_choice(
         transform: the arithmetic.
         spec: form and place of the batches.
         manifest: of the dataset.
-        order: of the first epoch.
-        rank_slice: what of it is this rank's.
+        records: (n,) int64, from `first_records`.
         gpu: name of the GPU.
         num_threads: of the loader.
         prefetch: of the loader.
@@ -139,7 +138,7 @@ def measured_choice(
         mean_record_bytes=rounded_bytes(manifest.payload_bytes / manifest.num_records),
         versions=software_versions(),
     )
-    plan = sample_plan(augment, transform, order, rank_slice, image_size=manifest.image_size)
+    plan = sample_plan(augment, transform, records, batch_size=spec.batch_size, image_size=manifest.image_size)
 
     def measure(way: Way) -> float:
         with closing(make_backend(_BACKEND_OF_WAY[way])) as backend:
@@ -253,24 +252,33 @@ def measure_rate(
             backend.cancel(pending)
 
 
-def sample_plan(
-    augment: AugmentConfig, transform: PixelTransform, order: SampleOrder, rank_slice: RankSlice, *, image_size: int
-) -> Callable[[int], BatchPlan]:
-    """Plans of batches that go round a few hundred records: after one round they are in memory.
+def first_records(order: SampleOrder, rank_slice: RankSlice) -> NDArray[np.int64]:
+    """(n,) int64, n >= 1: a few hundred records with which a rank begins an epoch.
 
-    They are those with which this rank begins: no shard is fetched for a measurement that the epoch could do without.
+    No shard is fetched for a measurement with these that the epoch could do without.
+    """
+    steps = range(min(rank_slice.num_steps(), -(-_SAMPLE_RECORDS // rank_slice.largest_batch)))
+    own = np.concatenate([rank_slice.positions(step) for step in steps])
+    return order.at(own if len(own) else np.zeros(1, np.int64))
+
+
+def sample_plan(
+    augment: AugmentConfig,
+    transform: PixelTransform,
+    records: NDArray[np.int64],
+    *,
+    batch_size: int,
+    image_size: int,
+) -> Callable[[int], BatchPlan]:
+    """Plans of batches that go round some records: after one round they are in memory.
 
     Args:
         augment: what is drawn.
         transform: the arithmetic.
-        order: of the epoch.
-        rank_slice: what of it is this rank's.
+        records: (n,) int64.
+        batch_size: samples per step.
         image_size: side of the stored images, pixels.
     """
-    batch_size = rank_slice.largest_batch
-    steps = range(min(rank_slice.num_steps(), -(-_SAMPLE_RECORDS // batch_size)))
-    own = np.concatenate([rank_slice.positions(step) for step in steps])
-    records = order.at(own if len(own) else np.zeros(1, np.int64))
 
     def plan(step: int) -> BatchPlan:
         positions = np.arange(step * batch_size, (step + 1) * batch_size)

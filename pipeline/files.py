@@ -70,15 +70,26 @@ def read_json(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise IntegrityError(f"{path}: {size} bytes are more than any manifest has: this is another file")
-        document = json.loads(path.read_bytes(), object_pairs_hook=_without_twins)
+        payload = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
+    return parse_json(payload, path)
+
+
+def parse_json(payload: bytes, place: object) -> dict[str, Any]:
+    """A JSON object from the bytes of a file; errors name its place.
+
+    Raises:
+        IntegrityError: it is no JSON object.
+    """
+    try:
+        document = json.loads(payload, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: not valid JSON ({error}): the file is damaged") from error
+        raise IntegrityError(f"{place}: not valid JSON ({error}): the file is damaged") from error
     if not isinstance(document, dict):
-        raise IntegrityError(f"{path}: found a JSON {type(document).__name__}, expected an object")
+        raise IntegrityError(f"{place}: found a JSON {type(document).__name__}, expected an object")
     return document
 
 

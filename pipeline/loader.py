@@ -11,7 +11,7 @@ from lmdali.pipeline.block_order import order_nodes
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.dataset_place import open_reader, place_directory, place_manifest, place_shown
-from lmdali.pipeline.decode_choice import Choice, Decode, fixed_choice, measured_choice
+from lmdali.pipeline.decode_choice import Choice, Decode, first_records, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
@@ -172,15 +172,21 @@ def _choose_backend(
     if choice is not None:
         return choice
     assert reader is not None, "only the synthetic backend does without, and that was asked for"
-    trial = replace(config, verify="never")
+    trial, records = replace(config, verify="never"), first_records(config.order_of(identity, 0), rank_slice)
+
+    def make_backend(name: BackendName) -> Backend:
+        backend = _make_backend(name, trial, reader, identity, transform, device, None, StageTimers())
+        if isinstance(reader, StreamedReader):  # or it would let go of shards, and ask for them again, batch by batch
+            reader.keep(records)
+        return backend
+
     return measured_choice(
-        lambda name: _make_backend(name, trial, reader, identity, transform, device, None, StageTimers()),
+        make_backend,
         config.augment,
         transform,
         _output_spec(config, device),
         reader.manifest,
-        order=config.order_of(identity, 0),
-        rank_slice=rank_slice,
+        records=records,
         gpu=torch.cuda.get_device_name(device),
         num_threads=config.threads,
         prefetch=config.depth,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import InputError, IntegrityError, ManifestError
-from lmdali.pipeline.files import canonical_digest, read_json, seal, write_json
+from lmdali.pipeline.files import canonical_digest, parse_json, read_json, seal, write_json
 
 MANIFEST_FILE = "manifest.json"
 SHARDS_DIRECTORY = "shards"
@@ -135,6 +135,23 @@ def load_manifest(directory: Path) -> Manifest:
         document = read_json(path)
     except IntegrityError as error:
         raise ManifestError(str(error)) from error
+    return _from_json(document, path)
+
+
+def parse_manifest(payload: bytes, place: str) -> Manifest:
+    """Check the bytes of a manifest that came from elsewhere; errors name its place.
+
+    Raises:
+        ManifestError: as `load_manifest`.
+    """
+    try:
+        document = parse_json(payload, place)
+    except IntegrityError as error:
+        raise ManifestError(str(error)) from error
+    return _from_json(document, place)
+
+
+def _from_json(document: dict[str, Any], path: Path | str) -> Manifest:
     if document.get("format") != FORMAT:
         raise ManifestError(
             f"{path}: format is {document.get('format')!r}, expected {FORMAT!r}: not one of our datasets"
@@ -194,7 +211,7 @@ def _parse(kind: type[Manifest] | type[ShardInfo], document: dict[str, Any]) -> 
     return parsed
 
 
-def _check(manifest: Manifest, path: Path) -> None:
+def _check(manifest: Manifest, path: Path | str) -> None:
     """Cross checks that a right digest cannot replace: whoever edits a manifest can also recompute its digest."""
     for name, sha256 in manifest.tables.items():
         if not _TABLE.fullmatch(name) or type(sha256) is not str or not _SHA256.fullmatch(sha256):

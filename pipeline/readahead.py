@@ -18,18 +18,16 @@ import resource
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.batch_queue import Place
 from lmdali.pipeline.shard_reader import ShardReader
-
-_Plan = TypeVar("_Plan")
 
 DEPTH_BYTES = 64_000_000
 """Stored bytes asked for ahead. A local disk is busy with 6 MB; the rest is for storage that answers late: at 1 GB/s,
@@ -150,21 +148,6 @@ class Horizon:
         self._next = (place, step + 1)
         self._readahead.ahead(self._indices_of(place, step))
         return True
-
-
-class _Reachable(Protocol):
-    def reach(self, place: Place, step: int) -> None: ...
-
-
-def announced(plan: Callable[[Place, int], _Plan], ahead: Sequence[_Reachable]) -> Callable[[Place, int], _Plan]:
-    """`plan`, with each place told to those who look ahead, first. It knows no loader: that would be a circle."""
-
-    def told(place: Place, step: int) -> _Plan:
-        for horizon in ahead:
-            horizon.reach(place, step)
-        return plan(place, step)
-
-    return told
 
 
 class _Announced(NamedTuple):

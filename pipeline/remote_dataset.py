@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lmdali.pipeline.cache_entries import ADDRESS_FILE, DATASETS, KEPT_SECONDS
+from lmdali.pipeline.cache_entries import ADDRESS_FILE, DATASETS
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
 from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.files import MAX_JSON_BYTES, file_sha256, storage_errors, write_atomic
-from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
+from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, parse_manifest
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.remote_store import open_store
@@ -57,21 +54,12 @@ class RemoteDataset:
             StorageError: the cache cannot be written.
         """
         payload = self._small(MANIFEST_FILE)
-        sets = self.cache_dir / DATASETS
-        aside = sets / f".{secrets.token_hex(8)}.tmp"
-        self._sweep(sets)
-        try:
-            with storage_errors(aside):
-                aside.mkdir(parents=True)
-                (aside / MANIFEST_FILE).write_bytes(payload)
-            manifest = load_manifest(aside)
-            directory = sets / manifest.digest
-            with storage_errors(directory):
-                directory.mkdir(exist_ok=True)
-            with suppress(OSError):  # another user's, perhaps
-                os.utime(directory)  # when it was opened
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        manifest = parse_manifest(payload, f"{self.store.shown}/{MANIFEST_FILE}")
+        directory = self.cache_dir / DATASETS / manifest.digest
+        with storage_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # another user's, perhaps
+            os.utime(directory)  # when it was opened
         _write_if_new(directory / MANIFEST_FILE, payload)
         _write_if_new(directory / ADDRESS_FILE, f"{self.store.shown}\n".encode())
         for name in _STATISTICS:
@@ -130,14 +118,6 @@ class RemoteDataset:
                 ) from error
             raise
         return fetch.fetched_bytes
-
-    @staticmethod
-    def _sweep(sets: Path) -> None:
-        """Remove what processes left here that were killed while they opened a dataset, which takes seconds."""
-        for left in sets.glob(".*.tmp"):
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > KEPT_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True)
 
     def _small(self, name: str) -> bytes:
         return fetch_small(self.store, name, max_bytes=MAX_JSON_BYTES, config=self._config)

@@ -8,7 +8,6 @@ shard is reduced to its `shard.json` and what is staged for it.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +18,7 @@ from lmdali.pipeline.dataset_plan import DatasetPlan, differences, other_options
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import InputError, IntegrityError, RemoteError
 from lmdali.pipeline.files import MAX_JSON_BYTES, storage_errors, sync_directory, write_atomic
-from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, load_manifest
+from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, parse_manifest
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY
 from lmdali.pipeline.remote_file import fetch_small
 from lmdali.pipeline.remote_retry import RetryConfig
@@ -91,11 +90,7 @@ class ShardPublisher:
             ManifestError: it is damaged.
         """
         payload = read_remote(self._store, MANIFEST_FILE, self._config)
-        if payload is None:
-            return None
-        with tempfile.TemporaryDirectory() as aside:
-            write_atomic(Path(aside) / MANIFEST_FILE, payload)
-            return load_manifest(Path(aside))
+        return None if payload is None else parse_manifest(payload, f"{self._store.shown}/{MANIFEST_FILE}")
 
     def published(self) -> Manifest | None:
         """The manifest that is there, if this very plan was published before; None where there is none.

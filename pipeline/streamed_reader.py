@@ -81,6 +81,10 @@ class StreamedReader(ShardReader):
         weakref.finalize(view, give_back).atexit = False
         return Located(view, located.starts, located.stops)
 
+    def keep(self, indices: NDArray[np.int64]) -> None:
+        """Have the shards of (n,) records at hand, and no others but those in use, until told otherwise."""
+        self.fetcher.keep(np.unique(self.index.shards_of(indices)).tolist())
+
     def is_far(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n,) bool, the records whose shards are not here now."""
         shards = self.index.shards_of(indices)

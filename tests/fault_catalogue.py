@@ -528,7 +528,6 @@ FAULTS: dict[int, Fault] = {
         """
         remote_file: another_process_goes_on_with_what_is_there
         shard_cache: what_was_abandoned_is_gone_on_with_by_the_next
-        dataset_place: what_killed_processes_left_in_the_cache_is_removed_a_day_later
         """,
     ),
     82: Fault(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from lmdali.pipeline.dataset_place import (
     place_shown,
     place_text,
 )
-from lmdali.pipeline.errors import InputError, RemoteError
+from lmdali.pipeline.errors import InputError, ManifestError, RemoteError
 from lmdali.pipeline.manifest import RECORDS_FILE
 
 
@@ -91,16 +90,13 @@ def test_both_have_the_same_manifest_tables_and_records(small_jpeg_dataset: Path
     assert place_directory(small_jpeg_dataset, tables=True) == small_jpeg_dataset
 
 
-def test_what_killed_processes_left_in_the_cache_is_removed_a_day_later(
-    small_jpeg_dataset: Path, tmp_path: Path
-) -> None:
-    old, new = tmp_path / "sets" / ".old.tmp", tmp_path / "sets" / ".new.tmp"
-    for left in (old, new):
-        left.mkdir(parents=True)
-        (left / "manifest.json").write_bytes(b"half of")
-    os.utime(old, (time.time() - 100_000,) * 2)
-    place_directory(f"file://{small_jpeg_dataset}", cache_dir=tmp_path)
-    assert not old.exists() and new.exists()
+@pytest.mark.parametrize("body", [b"half of", b"[]", b'{"format": "another"}'])
+def test_a_damaged_manifest_is_named_by_its_address(body: bytes, small_jpeg_dataset: Path, tmp_path: Path) -> None:
+    with serving(small_jpeg_dataset) as server:
+        server.always("manifest.json", Fault(body=body))
+        with pytest.raises(ManifestError, match=rf"^{re.escape(server.address)}/manifest\.json: "):
+            place_directory(server.address, cache_dir=tmp_path)
+    assert not (tmp_path / "sets").exists()
 
 
 def test_a_table_of_another_dataset_is_refused(small_jpeg_dataset: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lmdali.pipeline.decode_choice import (
     Choice,
     Way,
     choose_way,
+    first_records,
     fixed_choice,
     measure_rate,
     measured_choice,
@@ -217,8 +218,7 @@ def plan(small_jpeg_dataset: Path) -> Callable[[int], BatchPlan]:
         AugmentConfig(crop_size=40, normalize="none", lighting="none"),
     )
     transform, count = pixel_transform(augment, None, manifest.image_size), manifest.num_records
-    order, whole = EpochOrder(count, 0, 0, shuffle=False), RankSlice(count, 10, drop_last=False)
-    return sample_plan(augment, transform, order, whole, image_size=manifest.image_size)
+    return sample_plan(augment, transform, np.arange(count), batch_size=10, image_size=manifest.image_size)
 
 
 def test_a_rate_is_what_the_clock_says_and_nothing_stays_in_flight(plan: Callable[[int], BatchPlan]) -> None:
@@ -259,21 +259,15 @@ def test_the_sample_goes_round_a_small_dataset(plan: Callable[[int], BatchPlan])
 def test_the_sample_needs_no_shard_that_the_rank_does_not_begin_with(rank: int) -> None:
     """Of a dataset at an address all shards would be fetched before the first batch, with room for a few of them."""
     order, own = NodeOrder((1000,) * 80, 3, 0, block_shards=4, nodes=2), RankSlice(80_000, 128, rank, 2, nodes=2)
-    augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
-    plan = sample_plan(augment, pixel_transform(augment, None, 48), order, own, image_size=48)
-    records = np.concatenate([plan(step).indices for step in range(8)])
+    records = first_records(order, own)
     shards = np.unique(records // 1000)
     assert len(shards) == 4 and set((shards // 40).tolist()) == {rank}, "a block of those that are the rank's own"
-    assert records[:512].tolist() == order.at(np.concatenate([own.positions(step) for step in range(4)])).tolist()
-    assert records[512:].tolist() == records[:512].tolist()
+    assert records.tolist() == order.at(np.concatenate([own.positions(step) for step in range(4)])).tolist()
 
 
 def test_a_rank_without_samples_measures_all_the_same() -> None:
-    augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
     own = RankSlice(2, 10, 3, 4, drop_last=False)
-    order = EpochOrder(2, 0, 0, shuffle=False)
-    plan = sample_plan(augment, pixel_transform(augment, None, 48), order, own, image_size=48)
-    assert plan(0).indices.tolist() == [0]
+    assert first_records(EpochOrder(2, 0, 0, shuffle=False), own).tolist() == [0]
 
 
 def test_real_backends_can_be_measured(small_jpeg_dataset: Path, plan: Callable[[int], BatchPlan]) -> None:
@@ -293,7 +287,6 @@ def test_both_ways_are_opened_measured_closed_and_remembered(
     augment = AugmentConfig(crop_size=40, normalize="none", lighting="none")
     transform = pixel_transform(augment, None, manifest.image_size)
     spec = OutputSpec(10, 1, 40, "uint8", "NCHW", torch.device("cpu"))
-    order = EpochOrder(manifest.num_records, 0, 0, shuffle=True)
     opened: list[tuple[str, CountingBackend]] = []
 
     def make(name: str) -> CountingBackend:
@@ -302,8 +295,8 @@ def test_both_ways_are_opened_measured_closed_and_remembered(
 
     def choose(required: float | None = None) -> Choice:
         return measured_choice(
-            make, augment, transform, spec, manifest, order=order, rank_slice=RankSlice(order.num_samples, 10),
-            gpu="a GPU", num_threads=2, prefetch=2, required=required, seconds=0.01,
+            make, augment, transform, spec, manifest, records=np.arange(manifest.num_records), gpu="a GPU",
+            num_threads=2, prefetch=2, required=required, seconds=0.01,
         )  # fmt: skip
 
     first = choose()

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import pytest
 import torch
 from remote_server import Fault, RemoteServer, serving
 
-from lmdali.pipeline import remote_retry
+from lmdali.pipeline import decode_choice, remote_retry
+from lmdali.pipeline import loader as loader_module
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.dataset_place import open_reader
 from lmdali.pipeline.errors import ConfigError, RecordError, RemoteError, ShardError
@@ -103,6 +105,23 @@ def test_a_second_run_fetches_nothing(server: RemoteServer, tmp_path: Path) -> N
 def test_a_synthetic_loader_fetches_no_shard(server: RemoteServer, tmp_path: Path) -> None:
     assert delivered(config(server.address, tmp_path / "cache", backend="synthetic"))
     assert server.shards_asked() == []
+
+
+def test_where_to_decode_is_measured_with_the_first_shards_which_are_asked_for_once(
+    server: RemoteServer, tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, for which a CPU stands in here: both ways are opened and measured, each over many batches."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(decode_choice, "_SAMPLE_RECORDS", 4)
+    monkeypatch.setattr(loader_module, "fixed_choice", lambda *_, **__: None)
+    monkeypatch.setattr(loader_module, "measured_choice", partial(decode_choice.measured_choice, seconds=0.05))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    given = config(server.address, tmp_path / "cache", backend="auto", order="block", block_shards=1)
+    with create_loader(given) as loader:
+        assert "images/s on CPU threads" in loader.backend_reason
+        counts = loader.fetch_counts
+    assert len(server.shards_asked()) == 1
+    assert counts is not None and counts.misses == 1 and counts.hits <= 1, "by the other way"
 
 
 def test_what_shards_cost_is_counted(server: RemoteServer, tmp_path: Path, manifest: Manifest) -> None:
