@@ -224,8 +224,8 @@ def _require_room(
         less = "" if fitting is None else f"lower prefetch from {config.depth} to {fitting}, "
         raise ConfigError(
             f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs "
-            f"{needed(config.depth)}: {less}give the cache more (cache_bytes, LMDALI_CACHE_BYTES), or take order "
-            '"block" with fewer block_shards'
+            f"{needed(config.depth)}: {less}give the cache more (cache_bytes, --cache-bytes, LMDALI_CACHE_BYTES), or "
+            'take order "block" with fewer block_shards'
         )
 
 

@@ -340,7 +340,7 @@ def test_pairs_that_cannot_be_are_refused_before_anything_is_read(
     nowhere = tmp_path / "nowhere"
     for arguments, message in (
         ((nowhere, "https://me:hush@host/set"), "plain HTTP cannot be written to"),
-        ((nowhere, place, "--check-duplicates"), "needs a local dataset: run `lmdali stage`"),
+        ((nowhere, place, "--check-duplicates"), f"is for a directory: run `lmdali audit {place}` afterwards"),
         ((nowhere, place, "--part", "1/2", "--overwrite"), "would remove the shards of other parts"),
         ((nowhere, tmp_path / "out", "--scratch", tmp_path), "--scratch is for an OUT that is an address"),
     ):

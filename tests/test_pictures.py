@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -143,6 +150,50 @@ def test_an_existing_split_is_refused_and_kept(tmp_path: Path, split: str) -> No
     with pytest.raises(InputError, match=f"{split} already exists"):
         write_dataset(tmp_path, workers=1)
     assert files_of(tmp_path) == {f"{split}/mine.txt": b"keep"}
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[Path]:
+    """Entries of /proc of those that draw, as long as they run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            *_, state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            drawing = "spawn_main" in (entry / "cmdline").read_text()
+        except OSError:  # it has just ended
+            continue
+        if drawing and int(session) == process.pid and state != "Z":
+            found.append(entry)
+    return found
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_run_and_are_quiet_about_it(tmp_path: Path, number: signal.Signals) -> None:
+    # Ctrl-C in the first seconds met them importing, each answered with a traceback; a killed run left them waiting.
+    command = f"from lmdali.tools.pictures import *; write_dataset(Path({str(tmp_path)!r}), num_train=9000, workers=2)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: len(workers_of(process)) == 2)
+        if number == signal.SIGKILL:
+            wait_until(lambda: any(tmp_path.rglob("*.*")))
+            process.kill()
+        else:
+            os.killpg(process.pid, number)  # as a terminal does it
+        _, errors = process.communicate(timeout=60)
+        if number == signal.SIGINT:  # one that was killed may have left a worker in the middle of a message
+            assert errors.count("Traceback") == 1 and "spawn" not in errors, errors
+        wait_until(lambda: not workers_of(process))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_root_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:

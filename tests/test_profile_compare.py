@@ -143,8 +143,8 @@ def test_the_command_prints_tables_and_ends_with_the_code_of_a_threshold(write: 
     bad = ["--fail-if", "loader.images_per_second < 0.95x", "--fail-if", "together.images_per_second < 0.95x"]
     result = CliRunner().invoke(command, ["compare", *files, *bad])
     assert isinstance(result.exception, ThresholdError) and result.exception.exit_code == 9
-    assert "1 of 2 limits not met: loader.images_per_second" in str(result.exception)
-    for word in ("-50.0%", "NOT MET", "kept", "2,000", "LMDB read"):
+    assert "1 of 2 limits broken by B: loader.images_per_second" in str(result.exception)
+    for word in ("-50.0%", "BROKEN", "kept", "2,000", "LMDB read"):
         assert word in result.output
     assert max(len(line.rstrip()) for line in result.output.splitlines()) <= 100
     long = write(f"{'long-' * 30}.json")

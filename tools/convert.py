@@ -194,7 +194,7 @@ def _refuse_pairs(out: Path | str, part: Part | None, scratch: Path | None, *, c
     if part is not None and check_duplicates:
         raise ConfigError("--check-duplicates needs the whole dataset: run `lmdali audit` after `lmdali merge`")
     if isinstance(out, str) and check_duplicates:
-        raise ConfigError("--check-duplicates needs a local dataset: run `lmdali stage`, then `lmdali audit`")
+        raise ConfigError(f"--check-duplicates is for a directory: run `lmdali audit {redacted(out)}` afterwards")
     if isinstance(out, Path) and scratch is not None:
         raise ConfigError("--scratch is for an OUT that is an address: a directory is written to where it is")
 

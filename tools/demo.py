@@ -25,7 +25,7 @@ from lmdali.tools.evaluate import EvalConfig, evaluate_networks
 from lmdali.tools.evaluation_report import EvalReport
 from lmdali.tools.exit_codes import end_as, termination_as_exception
 from lmdali.tools.pca import angles_degrees
-from lmdali.tools.pictures import write_dataset
+from lmdali.tools.pictures import SMALLEST_SPLIT, write_dataset
 from lmdali.tools.preview import draw_preview
 from lmdali.tools.profiler import ProfileConfig, profile_dataset
 from lmdali.tools.progress import progress_bar
@@ -218,14 +218,19 @@ def _part(name: str, seconds: dict[str, float], config: DemoConfig) -> Iterator[
 
 
 _DEFAULTS = DemoConfig(out=Path("demo-out"))
+_COUNT = click.IntRange(SMALLEST_SPLIT)
 
 
 @click.command("demo")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=_DEFAULTS.out, show_default=True, help="Output directory."
 )
-@click.option("--num-train", default=_DEFAULTS.num_train, show_default=True, help="Training pictures to draw.")
-@click.option("--num-val", default=_DEFAULTS.num_val, show_default=True, help="Validation pictures to draw.")
+@click.option(
+    "--num-train", type=_COUNT, default=_DEFAULTS.num_train, show_default=True, help="Training pictures to draw."
+)
+@click.option(
+    "--num-val", type=_COUNT, default=_DEFAULTS.num_val, show_default=True, help="Validation pictures to draw."
+)
 @click.option(
     "--epochs",
     type=click.IntRange(1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ import numpy as np
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, StorageError
 from lmdali.tools.filekinds import BROKEN, EVERYDAY, ODD, FileKind
 from lmdali.tools.motifs import MOTIFS
+from lmdali.tools.process_start import children_deaf_to_signals
 from lmdali.tools.scenes import render
 
 CLASS_NAMES: tuple[str, ...] = tuple(motif.name for motif in MOTIFS)
@@ -180,14 +182,29 @@ def _write_all(
         yield from map(write, parts)
         return
     # Not "fork": the caller may hold threads (torch, DALI) that would not survive it.
-    pool = ProcessPoolExecutor(min(workers, len(parts)), mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(parts)), mp_context=context, initializer=_end_with_parent)
     try:
-        for done in as_completed([pool.submit(write, part) for part in parts]):
+        with children_deaf_to_signals():
+            tasks = [pool.submit(write, part) for part in parts]
+        for done in as_completed(tasks):
             yield done.result()
     except BrokenProcessPool as error:
         raise MachineError("a worker that draws pictures died (out of memory?); try fewer workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: one whose parent is killed would wait for its next task for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_part(folder: Path, seed: int, plans: list[PicturePlan]) -> list[tuple[PicturePlan, str, int]]:

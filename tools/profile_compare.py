@@ -256,7 +256,7 @@ def _found(one: Checked) -> str:
 
 def _outcome(one: Checked) -> str:
     noise = {None: ", noise not known", True: ", within noise", False: ""}[one.within_noise]
-    return ("kept" if one.met else "NOT MET") + noise
+    return ("kept" if one.met else "BROKEN") + noise
 
 
 @click.command("compare")
@@ -289,7 +289,7 @@ def compare_command(
     failed = [one for one in comparison.limits if not one.met and not (beyond_noise and one.within_noise)]
     if failed:
         raise ThresholdError(
-            f"{len(failed)} of {len(comparison.limits)} limits not met: "
+            f"{len(failed)} of {len(comparison.limits)} limits broken by B: "
             + "; ".join(f"{one.expression} (found {_found(one)}{_noisy(one)})" for one in failed)
         )
 
