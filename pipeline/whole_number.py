@@ -64,7 +64,7 @@ def check_choices(config: Any, choices: Mapping[str, Collection[str]]) -> None:
         ConfigError: one is.
     """
     for name, allowed in choices.items():
-        if (found := getattr(config, name)) not in allowed:
+        if (found := getattr(config, name)) not in tuple(allowed):  # a list is none of them, and in no dictionary
             raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {found!r}")
 
 

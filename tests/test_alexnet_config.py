@@ -70,6 +70,7 @@ def test_the_half_network_is_one_tower_whatever_towers_says() -> None:
     ("fields", "message"),
     [
         ({"num_classes": 1}, "num_classes"),
+        ({"init": ["paper"]}, r"init must be one of paper, original2012, caffe, lecun; found \['paper'\]"),
         ({"init": "zeros"}, "init must be one of paper, original2012, caffe, lecun"),
         ({"width": 0.0}, "width"),
         ({"width": -1.0}, "width"),
