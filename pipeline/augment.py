@@ -1,4 +1,4 @@
-"""Augmentation: what may be drawn, the draws themselves, and the NumPy reference that applies them.
+"""Augmentation: what may be drawn, the draws themselves, and the arithmetic that goes with them.
 
 Draws are made on the host, once, as a function of (seed, epoch, sample number), or of the place in the epoch's global
 order where neighbours share a crop; every backend only applies them. The paper (section 4.1) takes 224x224 patches of
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from lmdali.pipeline.counter_random import sample_normals, sample_words
 from lmdali.pipeline.eigenbasis import Eigenbasis
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.resized_crop import draw_windows
 from lmdali.pipeline.whole_number import check_choices, check_fields
 
-Crop = Literal["random", "center", "ten"]
+Crop = Literal["random", "resized", "center", "ten"]
 Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "none"]
 MeanWindow = Literal["aligned", "center"]
 Lighting = Literal["none", "eigenvalues", "roots"]
@@ -40,13 +41,16 @@ class AugmentConfig:
 
     Attributes:
         crop_size: side of the patch, pixels.
-        crop: "random" draws uniformly over all offsets (33 x 33 for 224 of 256); "center"; "ten" gives the four corners
+        crop: "random" draws uniformly over all offsets (33 x 33 for 224 of 256); "resized" a window of random area and
+            aspect, which becomes the patch (`resized_crop`: not the paper's); "center"; "ten" gives the four corners
             and the centre, then the mirror images of these five, as ten adjacent views (section 4.1, test time).
-        flip: mirror with probability 1/2; only with crop "random".
+        min_area: of a "resized" window, 0..1 of the image's.
+        max_aspect: of a "resized" window, width to height or height to width.
+        flip: mirror with probability 1/2; only with crop "random" or "resized".
         crop_chunk: so many consecutive samples of the epoch's global order share one crop offset and flip (32 in the
-            2012 code: 4 draws per minibatch of 128); 1 draws for each. Lighting is always per image.
+            2012 code: 4 draws per minibatch of 128); 1 draws for each, as "resized" must. Lighting is always per image.
         normalize: "mean_image" subtracts the mean at each pixel (the paper); "channel_mean" one number per channel;
-            "channel_mean_std" also divides by the channel's standard deviation; "none".
+            "channel_mean_std" also divides by the channel's standard deviation; "none". "resized" has no mean image.
         mean_window: which part of the mean image a patch loses: "aligned" that under the patch, mirrored with it (the
             paper's text: subtract, then crop); "center" always the central one, never mirrored (the 2012 code).
         lighting: "eigenvalues" adds sum_i p_i a_i lambda_i with pixels on the scale 0..1 (the paper's text);
@@ -59,6 +63,8 @@ class AugmentConfig:
 
     crop_size: int = 224
     crop: Crop = "random"
+    min_area: float = 0.08
+    max_aspect: float = 4 / 3
     flip: bool = True
     crop_chunk: int = 1
     normalize: Normalize = "mean_image"
@@ -84,7 +90,16 @@ class AugmentConfig:
         if self.lighting_epochs is not None and (self.lighting_epochs < 0 or self.lighting == "none"):
             found = f'{self.lighting_epochs} and lighting "{self.lighting}"'
             raise ConfigError(f"lighting_epochs must be at least 0 and needs a lighting, found {found}")
-        if self.crop != "random" and (self.flip or self.lighting != "none" or self.crop_chunk != 1):
+        if not 0 < self.min_area <= 1:
+            raise ConfigError(f"min_area must be over 0 and at most 1, found {self.min_area}")
+        if not 1 <= self.max_aspect < 100:
+            raise ConfigError(f"max_aspect must be in 1..100, found {self.max_aspect}")
+        if self.crop == "resized" and (self.normalize == "mean_image" or self.crop_chunk != 1):
+            raise ConfigError(
+                'crop "resized" takes windows of any size, each for itself: set normalize to channel_mean_std, '
+                "channel_mean or none, and crop_chunk to 1"
+            )
+        if self.crop in ("center", "ten") and (self.flip or self.lighting != "none" or self.crop_chunk != 1):
             raise ConfigError(f'crop "{self.crop}" is for evaluation: set flip=False, lighting="none" and crop_chunk=1')
 
     @classmethod
@@ -112,6 +127,11 @@ class AugmentConfig:
         """Random crops and flips of the stored pixels, nothing subtracted: what a uint8 batch holds."""
         return cls(normalize="none", lighting="none")
 
+    @classmethod
+    def resized(cls) -> AugmentConfig:
+        """Windows of random area and aspect: what most trainings since then take."""
+        return cls(crop="resized", normalize="channel_mean_std", lighting="none")
+
     @property
     def num_views(self) -> int:
         """Views per sample."""
@@ -130,6 +150,7 @@ class AugmentConfig:
 AUGMENTS: dict[str, Callable[[], AugmentConfig]] = {
     "paper": AugmentConfig.paper,
     "original2012": AugmentConfig.original2012,
+    "resized": AugmentConfig.resized,
     "center": AugmentConfig.center,
     "ten": AugmentConfig.ten_crop,
     "pixels": AugmentConfig.pixels,
@@ -145,18 +166,22 @@ class AugmentParams:
         crop_yx: (B * V, 2) int64, top-left corner of each patch, pixels.
         flip: (B * V,) bool.
         alphas: (B * V, 3) float32, a_i of each sample; zeros without lighting.
+        sides: (B * V, 2) int64, height and width of the windows that are resized to patches; None where patches are
+            cut as they are.
     """
 
     crop_yx: NDArray[np.int64]
     flip: NDArray[np.bool_]
     alphas: NDArray[np.float32]
+    sides: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.flip)
 
     def part(self, start: int, stop: int) -> AugmentParams:
         """Views start..stop-1."""
-        return AugmentParams(self.crop_yx[start:stop], self.flip[start:stop], self.alphas[start:stop])
+        sides = None if self.sides is None else self.sides[start:stop]
+        return AugmentParams(self.crop_yx[start:stop], self.flip[start:stop], self.alphas[start:stop], sides)
 
 
 def draw_params(
@@ -194,13 +219,16 @@ def draw_params(
         w0, w1, w2, _ = sample_words(seed, epoch, indices, _CROP_STREAM)
     else:
         w0, w1, w2, _ = sample_words(seed, epoch, positions // config.crop_chunk, _CHUNK_STREAM)
+    sides = None
     # Multiply and shift: uniform over the offsets to one part in 2**32 / 33.
     crop_yx = (np.stack([w0, w1], axis=1) * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
+    if config.crop == "resized":
+        crop_yx, sides = draw_windows(seed, epoch, indices, image_size, config.min_area, config.max_aspect)
     flip = (w2 >> np.uint64(31)).astype(np.bool_) if config.flip else np.zeros(count, np.bool_)
     if config.is_lit(epoch):
         normals = sample_normals(seed, epoch, indices, _LIGHTING_STREAMS)
         alphas = (normals * config.lighting_std).astype(np.float32)
-    return AugmentParams(crop_yx, flip, alphas)
+    return AugmentParams(crop_yx, flip, alphas, sides)
 
 
 def _ten_views(room: int, count: int) -> AugmentParams:
@@ -238,6 +266,12 @@ class PixelTransform:
         """(size, size, 3) float32, the central window of the mean."""
         y, x = ((side - size) // 2 for side in self.mean.shape[:2])
         return self.mean[y : y + size, x : x + size]
+
+    @property
+    def constant_mean(self) -> NDArray[np.float32] | None:
+        """(3,) float32 gray levels that all pixels of all views lose; None for a mean image or its window."""
+        first: NDArray[np.float32] = self.mean[0, 0]
+        return first if not self.centered and (self.mean == first).all() else None
 
     def view_mean(self, crop_yx: NDArray[np.int64], flip: bool, size: int) -> NDArray[np.float32]:
         """(size, size, 3) float32, what is subtracted from a view as it is delivered: cropped, and perhaps mirrored."""
@@ -284,28 +318,3 @@ def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size:
         scale = scale / np.float32(1.0 + config.lighting_std)
     centered = config.normalize == "mean_image" and config.mean_window == "center"
     return PixelTransform(mean, scale, vectors, centered, unlit)
-
-
-def apply_params(
-    pixels: NDArray[np.uint8], params: AugmentParams, transform: PixelTransform, crop_size: int
-) -> NDArray[np.float32]:
-    """The reference: views of decoded images, one plain NumPy step after the other.
-
-    Args:
-        pixels: (B, H, W, 3) uint8 RGB.
-        params: draws for the B * V views.
-        transform: the arithmetic of the epoch, `transform.at(epoch)`.
-        crop_size: side S of a view.
-
-    Returns:
-        (B * V, S, S, 3) float32, gray levels minus the mean, times the scale.
-    """
-    views_per_image = len(params) // len(pixels)
-    shifts = transform.shifts(params)
-    out = np.empty((len(params), crop_size, crop_size, 3), np.float32)
-    for view, (y, x) in enumerate(params.crop_yx):
-        patch, flip = pixels[view // views_per_image, y : y + crop_size, x : x + crop_size], bool(params.flip[view])
-        patch = patch[:, ::-1] if flip else patch
-        mean = transform.view_mean(params.crop_yx[view], flip, crop_size)
-        out[view] = (patch.astype(np.float32) - mean + shifts[view]) * transform.scale
-    return out

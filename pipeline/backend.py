@@ -31,6 +31,7 @@ class OutputSpec:
         dtype: of the images.
         layout: axis order of the images.
         device: where the batch is delivered.
+        resized: views are windows of any size, resized; the draws have their sides.
     """
 
     batch_size: int
@@ -39,6 +40,7 @@ class OutputSpec:
     dtype: DType
     layout: Layout
     device: torch.device
+    resized: bool = False
 
     @property
     def num_images(self) -> int:

@@ -36,8 +36,8 @@ BUFFER_DTYPES = {"uint8": np.uint8, "float32": np.float32, "float16": np.uint16,
 """Of the memory that batches are made in. NumPy has no bfloat16: bits, made from float32 at the end, since the 2012
 arithmetic is float32."""
 
-_Draws: TypeAlias = tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]
-"""Crops, flips and lighting shifts."""
+_Draws: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.bool_], NDArray[np.float32]]
+"""Crops, sides of windows that are resized, flips and lighting shifts."""
 
 _NO_BYTES: NDArray[np.uint8] = np.empty(0, np.uint8)
 
@@ -154,10 +154,12 @@ class CpuBackend:
         """Where samples first..stop-1 go in the buffer, and the draws of what is cut of them here."""
         if self._views_on_device:
             count = stop - first
-            whole = np.zeros((count, 2), np.int64), np.zeros(count, np.bool_), np.zeros((count, 3), np.float32)
+            whole = np.zeros((count, 2), np.int64), None, np.zeros(count, np.bool_), np.zeros((count, 3), np.float32)
             return slice(first, stop), whole
         views = slice(first * self._spec.num_views, stop * self._spec.num_views)
-        return views, (plan.params.crop_yx[views], plan.params.flip[views], plan.shifts[views])
+        params = plan.params
+        sides = None if params.sides is None else params.sides[views]
+        return views, (params.crop_yx[views], sides, params.flip[views], plan.shifts[views])
 
     def _find(self, indices: NDArray[np.int64]) -> ImageRun:
         """Where images lie, and their labels; of cached ones nothing is read, and where they lie is not said."""

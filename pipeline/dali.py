@@ -29,7 +29,7 @@ from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_tasks import samples_per_task
 from lmdali.pipeline.buffers import BufferRing
-from lmdali.pipeline.dali_graph import build_graph, constant_mean, feed_draws
+from lmdali.pipeline.dali_graph import build_graph, feed_draws
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.host_to_device import torch_dtype, upload
 from lmdali.pipeline.record_codec import decode_stored
@@ -84,7 +84,7 @@ class DaliBackend:
         self._reader, self._spec, self._timers = reader, spec, timers
         self._size, self._raw = reader.manifest.image_size, reader.manifest.encoding == "raw"
         self._on_gpu = spec.device.type == "cuda"
-        self._mean = constant_mean(transform)
+        self._mean = transform.constant_mean
         at_once = samples_per_task(spec.batch_size, num_threads, prefetch)
         self._threads = RecordThreads(reader, crc, num_threads, at_once, "lmdali-dali", timers)
         self._waiting: deque[_Pending] = deque()

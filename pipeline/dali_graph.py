@@ -1,7 +1,8 @@
 """The DALI graph: what happens to the stored images of a batch inside NVIDIA DALI. The only file that imports it.
 
 Inputs, fed by `DaliBackend` for every batch: "images", and for each view "crop_y_V", "crop_x_V" (fractions of the free
-room), "flip_V", and for float images "mean_V" (3 numbers per sample), and "std" (3 numbers per sample, for all views).
+room), or where windows are resized "corner_V" and "sides_V" (pixels), "flip_V", and for float images "mean_V" (3
+numbers per sample), and "std" (3 numbers per sample, for all views).
 Outputs: one batch per view.
 """
 
@@ -27,12 +28,6 @@ HARDWARE_SHARE = 0.65
 """Of a batch's JPEGs, how many go to the GPU's decode engines; CUDA cores and DALI's threads take the others. It is
 DALI's own default, not tuned by us: `benchmarks/gpu_check.py` measures other shares. (nvImageCodec rounds the engines'
 part of a batch up to a multiple of their number; in a file or on a GPU that the engines do not know, they get none.)"""
-
-
-def constant_mean(transform: PixelTransform) -> NDArray[np.float32] | None:
-    """(3,) float32 gray levels that all pixels share and `mean_V` can carry; None for a mean image or its window."""
-    first: NDArray[np.float32] = transform.mean[0, 0]
-    return first if not transform.centered and (transform.mean == first).all() else None
 
 
 def build_graph(size: int, transform: PixelTransform, spec: OutputSpec, *, num_threads: int, raw: bool) -> Pipeline:
@@ -71,7 +66,7 @@ def _empty_graph(spec: OutputSpec, num_threads: int) -> Pipeline:
 
 def _subtracts_image(transform: PixelTransform, spec: OutputSpec) -> bool:
     """Whether the mean goes away pixel by pixel, before the crop; any other mean goes with the arithmetic after it."""
-    return not spec.holds_pixels and not transform.centered and constant_mean(transform) is None
+    return not spec.holds_pixels and not transform.centered and transform.constant_mean is None
 
 
 def graph_parts(transform: PixelTransform, spec: OutputSpec, *, raw: bool) -> tuple[str, ...]:
@@ -132,8 +127,12 @@ def feed_draws(
     position = params.crop_yx.astype(np.float32) / np.float32(max(size - spec.crop_size, 1))
     for view in range(views):
         part = slice(view, None, views)
-        pipeline.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
-        pipeline.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
+        if params.sides is None:
+            pipeline.feed_input(f"crop_y_{view}", np.ascontiguousarray(position[part, 0]))
+            pipeline.feed_input(f"crop_x_{view}", np.ascontiguousarray(position[part, 1]))
+        else:
+            pipeline.feed_input(f"corner_{view}", params.crop_yx[part].astype(np.int32))
+            pipeline.feed_input(f"sides_{view}", params.sides[part].astype(np.int32))
         pipeline.feed_input(f"flip_{view}", params.flip[part].astype(np.int32))
         if not spec.holds_pixels:
             base = np.float32(0) if mean is None else mean
@@ -180,27 +179,36 @@ def stored_pixels(size: int, *, raw: bool, on_gpu: bool, hardware_share: float =
 
 def _view(pixels: Any, std: Any, view: int, transform: PixelTransform, spec: OutputSpec) -> Any:
     device = "gpu" if spec.device.type == "cuda" else "cpu"
-    scalars = {
-        name: fn.external_source(name=f"{name}_{view}", dtype=types.FLOAT, ndim=0) for name in ("crop_y", "crop_x")
-    }
     flip = fn.external_source(name=f"flip_{view}", dtype=types.INT32, ndim=0)
     arithmetic: dict[str, Any] = {}
     if not spec.holds_pixels:
         mean = fn.external_source(name=f"mean_{view}", dtype=types.FLOAT, ndim=1)
         arithmetic = {"mean": mean, "std": std}
     form = {"dtype": _output_dtype(spec), "output_layout": "CHW" if spec.layout == "NCHW" else "HWC", **arithmetic}
-    cut = {
-        "crop": (spec.crop_size, spec.crop_size),
-        "crop_pos_y": scalars["crop_y"],
-        "crop_pos_x": scalars["crop_x"],
-        "mirror": flip,
-    }
+    cut = {"mirror": flip}
+    if spec.resized:
+        pixels = _resized(pixels, view, spec.crop_size)
+    else:
+        cut |= {
+            name: fn.external_source(name=key, dtype=types.FLOAT, ndim=0)
+            for name, key in (("crop_pos_y", f"crop_y_{view}"), ("crop_pos_x", f"crop_x_{view}"))
+        }
+        cut["crop"] = (spec.crop_size, spec.crop_size)
     if spec.holds_pixels or not transform.centered:
         return fn.crop_mirror_normalize(pixels, **cut, **form)
     # All views lose the same window, so it is subtracted from what is cut; uint8 until then, a quarter of the bytes.
     patch = fn.crop_mirror_normalize(pixels, **cut, dtype=types.UINT8, output_layout="HWC")
     window = np.ascontiguousarray(transform.central_mean(spec.crop_size))
     return fn.crop_mirror_normalize(patch - types.Constant(window, device=device), **form)
+
+
+def _resized(pixels: Any, view: int, side: int) -> Any:
+    """Windows cut out first, so that nothing beside them is seen, then resized by the triangle filter."""
+    corner, sides = (
+        fn.external_source(name=f"{name}_{view}", dtype=types.INT32, ndim=1) for name in ("corner", "sides")
+    )
+    window = fn.slice(pixels, corner, sides, axes=(0, 1), normalized_anchor=False, normalized_shape=False)
+    return fn.resize(window, size=(side, side), interp_type=types.INTERP_TRIANGULAR, dtype=types.UINT8)
 
 
 def _output_dtype(spec: OutputSpec) -> types.DALIDataType:

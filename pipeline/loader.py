@@ -206,7 +206,15 @@ def _make_readahead(config: LoaderConfig, reader: ShardReader | None, cache: Dec
 
 def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
     augment = config.augment
-    return OutputSpec(config.batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
+    return OutputSpec(
+        config.batch_size,
+        augment.num_views,
+        augment.crop_size,
+        config.dtype,
+        config.layout,
+        device,
+        resized=augment.crop == "resized",
+    )
 
 
 def _require_room(

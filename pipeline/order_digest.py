@@ -58,6 +58,9 @@ def view_hashes(positions: NDArray[np.int64], indices: NDArray[np.int64], params
     views = len(params) // count
     # Without the constant, sample 0 at position 0 with no draws would add nothing, and nobody would miss it.
     samples = mix64(mix64(positions.astype(np.uint64) + GOLDEN_GAMMA) + indices.astype(np.uint64))
+    if params.sides is not None:
+        sides = params.sides.astype(np.uint64)
+        samples = mix64(samples + (sides[:, 0] << _16 | sides[:, 1]))
     first, second = _view_words(params)
     if views > 1:
         samples = np.repeat(samples, views)

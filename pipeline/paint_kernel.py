@@ -198,6 +198,28 @@ def paint_whole(planes: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
             put_row(rows, at, flat, np.uint64((image * height + y) * width * 3), np.uint64(width))
 
 
+@compiled
+def paint_windows(
+    planes: NDArray[np.uint64], corners: NDArray[np.int64], sides: NDArray[np.int64], out: NDArray[np.uint8]
+) -> None:
+    """Windows of whole images, each where it lies in its (k, H, H, 3) uint8 `out`; around it nothing is written.
+
+    Args:
+        planes: (k, ...) of `jpeg_kernel.decode_run`, whose windows held these.
+        corners: (k, 2) int64, of the windows, which lie inside the images.
+        sides: (k, 2) int64, their heights and widths.
+        out: whose memory is contiguous.
+    """
+    size = out.shape[1]
+    rows, sums, flat = np.empty(5 * ROW, np.uint8), np.empty(ROW, np.uint16), out.reshape(-1)
+    pairs = rows.view(np.uint16)
+    for image in range(len(planes)):
+        plane, x0, width = planes[image].view(np.uint8), corners[image, 1], sides[image, 1]
+        for y in range(corners[image, 0], corners[image, 0] + sides[image, 0]):
+            at = _paint_row(plane, size, size, y, x0, width, rows, pairs, sums)
+            put_row(rows, at, flat, np.uint64(((image * size + y) * size + x0) * 3), np.uint64(width))
+
+
 @inlined
 def put_row(rows: Any, at: Any, flat: Any, start: Any, width: Any) -> None:
     """`width` pixels of rows 0, 1 and 2 of `rows`, from column `at` on, to `flat[start:]`, RGBRGB."""

@@ -27,12 +27,17 @@ from lmdali.pipeline.manifest import Manifest
 from lmdali.pipeline.record_codec import decode_stored, ppm_header
 from lmdali.pipeline.record_kernel import first_unlike
 from lmdali.pipeline.record_threads import ImageRun
+from lmdali.pipeline.resize_kernel import resize_run
+from lmdali.pipeline.resized_crop import resize_table
 from lmdali.pipeline.timing import StageTimers
 
 _IMAGES_AT_ONCE = 32
 """So many decoded images, 98 kB each as planes, wait for their crops. Fewer would fit a core's second-level cache, but
 that cannot be measured, and every call more is one more wait for Python's lock. Raw and cached ones wait for nobody, so
 all of a task's are cropped together."""
+
+_RESIZED_AT_ONCE = 8
+"""Windows resized to patches, 150 kB each of uint8, before these are cropped, mirrored and normalised as images are."""
 
 _HALVED_AT_ONCE = 4
 """Patches in float32, 0.6 MB each, that wait to be halved: fewer cost more calls, more leave the cache before that."""
@@ -45,6 +50,7 @@ class Samples(NamedTuple):
         run: their image files.
         indices: (n,) int64 record numbers.
         crop_yx: (n * V, 2) int64.
+        sides: (n, 2) int64, of windows that are resized, one of each image; None where patches are cut as they are.
         flip: (n * V,) bool.
         shifts: (n * V, 3) float32.
         scale: (3,) float32.
@@ -54,6 +60,7 @@ class Samples(NamedTuple):
     run: ImageRun
     indices: NDArray[np.int64]
     crop_yx: NDArray[np.int64]
+    sides: NDArray[np.int64] | None
     flip: NDArray[np.bool_]
     shifts: NDArray[np.float32]
     scale: NDArray[np.float32]
@@ -68,7 +75,8 @@ class Samples(NamedTuple):
         run = ImageRun(
             self.run.bytes, self.run.starts[first:stop], self.run.stops[first:stop], self.run.labels[first:stop]
         )
-        draws = self.crop_yx[v], self.flip[v], self.shifts[v], self.scale
+        sides = None if self.sides is None else self.sides[first:stop]
+        draws = self.crop_yx[v], sides, self.flip[v], self.shifts[v], self.scale
         return Samples(run, self.indices[first:stop], *draws, self.out[v])
 
 
@@ -149,7 +157,10 @@ class PatchCutter:
             self._decode_and_crop_few(samples.part(first, first + _IMAGES_AT_ONCE))
 
     def _decode_and_crop_few(self, part: Samples) -> None:
-        windows = jpeg_kernel.view_windows(part.crop_yx, self._num_views, self._crop_size)
+        if part.sides is None:
+            windows = jpeg_kernel.view_windows(part.crop_yx, self._num_views, self._crop_size)
+        else:
+            windows = np.stack([part.crop_yx, part.crop_yx + part.sides], axis=2).reshape(-1, 4)
         places = np.full(len(part.indices), -1)
         if self._cache is not None:
             places = self._cache.reserve(part.indices)
@@ -173,7 +184,13 @@ class PatchCutter:
         def paint(few: Samples, at: slice, form: tuple[Any, ...], out: NDArray[Any]) -> None:
             self._paint(planes[at], self._size, self._num_views, few.crop_yx, few.flip, *form, out)
 
-        self._augment(part, paint)
+        if part.sides is None:
+            self._augment(part, paint)
+        else:
+            with self._timers.measure("decode"):
+                pixels = self._buffer("pixels", (len(planes), self._size, self._size, 3), np.uint8)
+                paint_kernel.paint_windows(planes, part.crop_yx, part.sides, pixels)
+            self._crop_from(part, pixels.reshape(-1), np.arange(len(planes)) * pixels[0].size)
         if self._cache is not None:
             kept = np.flatnonzero(places >= 0)
             for at in kept.tolist():
@@ -202,6 +219,27 @@ class PatchCutter:
     def _crop_from(self, part: Samples, data: NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
         def crop(few: Samples, at: slice, form: tuple[Any, ...], out: NDArray[Any]) -> None:
             self._crop(data, starts[at], self._size, self._num_views, few.crop_yx, few.flip, *form, out)
+
+        if part.sides is None:
+            self._augment(part, crop)
+            return
+        for first in range(0, len(starts), _RESIZED_AT_ONCE):
+            few = part.part(first, first + _RESIZED_AT_ONCE)
+            self._resize_from(few, data, starts[first : first + _RESIZED_AT_ONCE])
+
+    def _resize_from(self, part: Samples, data: NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
+        """Windows become images of a patch's size, of which nothing is cut off."""
+        assert part.sides is not None
+        count, side = len(starts), self._crop_size
+        with self._timers.measure("augment"):
+            patches = self._buffer("patches", (_RESIZED_AT_ONCE, side, side, 3), np.uint8)[:count]
+            table = resize_table(self._size, side)
+            resize_run(data, starts, self._size, part.crop_yx, part.sides, *table, patches)
+        corners = np.zeros((count, 2), np.int64)
+
+        def crop(few: Samples, at: slice, form: tuple[Any, ...], out: NDArray[Any]) -> None:
+            places = np.arange(at.start, at.start + len(few.indices)) * patches[0].size
+            self._crop(patches.reshape(-1), places, side, 1, corners[at], few.flip, *form, out)
 
         self._augment(part, crop)
 

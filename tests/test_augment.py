@@ -14,10 +14,10 @@ from lmdali.pipeline.augment import (
     AugmentConfig,
     AugmentParams,
     PixelTransform,
-    apply_params,
     draw_params,
     pixel_transform,
 )
+from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.eigenbasis import Eigenbasis, Moments, solve
 from lmdali.pipeline.errors import ConfigError
 

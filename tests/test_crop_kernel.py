@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lmdali.pipeline import crop_kernel
-from lmdali.pipeline.augment import AugmentParams, PixelTransform, apply_params
+from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment_reference import apply_params
 
 SIZE = 12
 

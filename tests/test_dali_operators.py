@@ -63,7 +63,7 @@ class TestWithDali:
         raw: bool,
         parts: list[str],
     ) -> None:
-        from lmdali.pipeline.dali_graph import build_part, constant_mean, feed_draws, graph_parts
+        from lmdali.pipeline.dali_graph import build_part, feed_draws, graph_parts
 
         dataset = small_raw_dataset if raw else small_jpeg_dataset
         spec = OutputSpec(5, 1, 24, dtype, "NCHW", torch.device("cpu"))  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ class TestWithDali:
             pipeline, form = build_part(part, 48, transform, spec, num_threads=1, raw=raw)
             pipeline.feed_input("images", fed_images(dataset, raw))
             if form is not None:
-                feed_draws(pipeline, plan, form, 48, constant_mean(transform))
+                feed_draws(pipeline, plan, form, 48, transform.constant_mean)
             pipeline.schedule_run()
             (output,) = pipeline.share_outputs()
             shapes.append(tuple(output.at(0).shape))

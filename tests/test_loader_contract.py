@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from lmdali.pipeline import AugmentConfig, DatasetLoader, LoaderConfig, create_loader, load_eigenbasis, load_manifest
-from lmdali.pipeline.augment import apply_params, draw_params, pixel_transform
+from lmdali.pipeline.augment import draw_params, pixel_transform
+from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.block_order import create_order
 from lmdali.pipeline.errors import ConfigError, InputError, RecordError

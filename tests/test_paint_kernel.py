@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline import crop_kernel, paint_kernel
 from lmdali.pipeline import jpeg_kernel as kernel
-from lmdali.pipeline.augment import AugmentParams, PixelTransform, apply_params
+from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.colour_vectors import PIXELS
 from lmdali.pipeline.jpeg_layout import JpegLayout, read_layout
 from lmdali.pipeline.record_codec import decode_stored, encode_jpeg

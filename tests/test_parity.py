@@ -12,7 +12,14 @@ import torch
 from lmdali.pipeline import parity
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.parity import ARITHMETIC_LIMIT, LIBJPEG_LIMIT, NVJPEG_MEAN_LIMIT, ParityRow, compare_backends
+from lmdali.pipeline.parity import (
+    ARITHMETIC_LIMIT,
+    LIBJPEG_LIMIT,
+    NVJPEG_MEAN_LIMIT,
+    RESIZE_LIMIT,
+    ParityRow,
+    compare_backends,
+)
 
 
 def row(**fields: Any) -> ParityRow:
@@ -43,7 +50,14 @@ def test_both_limits_count() -> None:
 def test_only_decoders_of_jpeg_may_differ_in_pixels(
     raw: bool, backend: str, dtype: Any, on_gpu: bool, limits: tuple[float, float]
 ) -> None:
-    assert parity._limits(raw, backend, dtype, on_gpu=on_gpu) == limits
+    assert parity._limits(raw, backend, dtype, on_gpu=on_gpu, resized=False) == limits
+
+
+def test_only_dalis_filter_may_differ_in_windows_that_are_resized() -> None:
+    assert parity._limits(False, "cpu", "uint8", on_gpu=True, resized=True) == (0.0, 0.0)
+    assert parity._limits(True, "dali", "uint8", on_gpu=True, resized=True) == (RESIZE_LIMIT, RESIZE_LIMIT)
+    both = RESIZE_LIMIT + LIBJPEG_LIMIT
+    assert parity._limits(False, "dali", "uint8", on_gpu=False, resized=True) == (both, both)
 
 
 class FakeLoader:
@@ -88,6 +102,6 @@ def test_other_samples_are_an_error_and_not_a_difference(
 def test_a_backend_equals_itself(small_jpeg_dataset: Path) -> None:
     rows = list(compare_backends(small_jpeg_dataset, backends=("cpu",), num_batches=1, num_threads=1))
     assert [(found.form, found.largest, found.num_images) for found in rows] == [
-        ("stored images", 0.0, 32), ("crops and flips", 0.0, 32), ("mean and lighting", 0.0, 32),
-        ("central mean", 0.0, 32),
+        ("stored images", 0.0, 32), ("crops and flips", 0.0, 32), ("resized windows", 0.0, 32),
+        ("mean and lighting", 0.0, 32), ("central mean", 0.0, 32),
     ]  # fmt: skip

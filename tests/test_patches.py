@@ -13,7 +13,8 @@ import simplejpeg
 import torch
 
 from lmdali.pipeline import jpeg_decoder, record_kernel
-from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, draw_params, pixel_transform
+from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.dataset_plan import DatasetPlan
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.eigenbasis import Moments

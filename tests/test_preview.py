@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner
 
 from lmdali.model.pen import Pen
-from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, apply_params, draw_params, pixel_transform
+from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, draw_params, pixel_transform
+from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader

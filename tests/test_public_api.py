@@ -73,6 +73,8 @@ def test_the_options_of_augmentation_are_frozen() -> None:
     assert {field.name: field.default for field in fields(pipeline.AugmentConfig)} == {
         "crop_size": 224,
         "crop": "random",
+        "min_area": 0.08,
+        "max_aspect": 4 / 3,
         "flip": True,
         "crop_chunk": 1,
         "normalize": "mean_image",

@@ -36,7 +36,7 @@ OPTIONS = (
     "--decoded-cache-bytes --device --devices --drop --drop-last --dropout --dropout-rule --dry-run --epochs --fetches "
     "--flip --half-net --init --init-from --init-layers --json --keep-checkpoints --label-smoothing --layer-lr "
     "--lighting --lighting-epochs --lighting-rescale --lighting-std --log-steps --lr --lrn-across-towers "
-    "--lrn-alpha --lrn-beta --lrn-k --lrn-place --lrn-size --map-norm --mean-window --momentum --normalize "
+    "--lrn-alpha --lrn-beta --lrn-k --lrn-place --lrn-size --map-norm --max-aspect --mean-window --min-area --momentum --normalize "
     "--num-threads --order --parallel --pooling --precision --prefetch --preset --print-config --quiet "
     "--rank-timeout --readahead-bytes --resume --run-dir --schedule --seed --sixth-layer --stages --tensorboard "
     "--towers --verify --wd --weight-decay --width --workers -b -j"

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmdali.pipeline.augment import AugmentParams, PixelTransform, apply_params
+from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.transfer import DeviceTransfer, HeldMemory
 

@@ -72,8 +72,8 @@ class DecodedImages:
         views = slice(first * self._views, stop * self._views)
         labels = np.zeros(stop - first, np.int64)
         run = ImageRun(self._bytes, self._starts[first:stop], self._stops[first:stop], labels)
-        params, plan = self._plan.params, self._plan
-        draws = params.crop_yx[views], params.flip[views], plan.shifts[views], plan.scale
+        params, plan = self._plan.params.part(views.start, views.stop), self._plan
+        draws = params.crop_yx, params.sides, params.flip, plan.shifts[views], plan.scale
         self._cutter.cut(Samples(run, np.arange(first, stop), *draws, out))
 
 

@@ -101,7 +101,15 @@ def measure_operators(
         MissingExtraError: DALI is not installed.
     """
     dataset, batch_size, augment = Path(config.dataset), config.batch_size, config.augment
-    spec = OutputSpec(batch_size, augment.num_views, augment.crop_size, config.dtype, config.layout, device)
+    spec = OutputSpec(
+        batch_size,
+        augment.num_views,
+        augment.crop_size,
+        config.dtype,
+        config.layout,
+        device,
+        resized=augment.crop == "resized",
+    )
     probes = _probes(dataset, config, spec, *first_plan(dataset, augment, batch_size, seed=config.seed))
     return operator_costs(measure_on(device, probes, plan, quiet=quiet), batch_size)
 
@@ -110,7 +118,7 @@ def _probes(
     dataset: Path, config: LoaderConfig, spec: OutputSpec, transform: Any, plan: BatchPlan
 ) -> dict[str, GraphProbe]:
     # Not at the top: DALI is a package that most profiles need not have.
-    from lmdali.pipeline.dali_graph import build_part, constant_mean, feed_draws, graph_parts
+    from lmdali.pipeline.dali_graph import build_part, feed_draws, graph_parts
 
     manifest = load_manifest(dataset)
     size, raw = manifest.image_size, manifest.encoding == "raw"
@@ -125,7 +133,7 @@ def _probes(
 
         def feed(pipeline: Any = pipeline, form: OutputSpec | None = form) -> None:
             if form is not None:
-                feed_draws(pipeline, plan, form, size, constant_mean(transform))
+                feed_draws(pipeline, plan, form, size, transform.constant_mean)
 
         probes[part] = GraphProbe(pipeline, images, spec.batch_size, feed)
     return probes

@@ -27,7 +27,7 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
             *(str(row[name]) for name in ("position", "step", "rank", "sample")),
             f"{row['shard']}:{row['row']}",
             str(row["label"]),
-            f"{view['crop_y']}, {view['crop_x']}",
+            _crop(view),
             "yes" if view["flip"] else "no",
             " ".join(f"{alpha:+.4f}" for alpha in view["alphas"]),
             printable(row["source"]),
@@ -36,6 +36,11 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
         for view in row["views"]
     ]
     print_table(title, columns, lines)
+
+
+def _crop(view: dict[str, Any]) -> str:
+    window = f", {view['height']} x {view['width']}" if "width" in view else ""
+    return f"{view['crop_y']}, {view['crop_x']}{window}"
 
 
 def _print(dataset: Place, document: dict[str, Any]) -> None:

@@ -131,7 +131,7 @@ class OrderLedger:
 
         Each has its `position` in the epoch's global order, from 0; `step`, from 1; `rank`; `sample`, the record
         number; its `shard` and `row`, `key` and `source` path, `label` and `class_name`; and `views`, which have
-        `crop_y`, `crop_x`, `flip` and `alphas`.
+        `crop_y`, `crop_x`, `flip` and `alphas`, and `height` and `width` of a window that is resized.
 
         Args:
             step: only this one, counted from 1 in this epoch and from the start asked for.
@@ -230,4 +230,8 @@ class OrderLedger:
 
 def _views(params: AugmentParams) -> list[dict[str, Any]]:
     draws = zip(params.crop_yx.tolist(), params.flip.tolist(), params.alphas.tolist(), strict=True)
-    return [{"crop_y": y, "crop_x": x, "flip": flip, "alphas": alphas} for (y, x), flip, alphas in draws]
+    views = [{"crop_y": y, "crop_x": x, "flip": flip, "alphas": alphas} for (y, x), flip, alphas in draws]
+    if params.sides is None:
+        return views
+    sides = params.sides.tolist()
+    return [view | {"height": h, "width": w} for view, (h, w) in zip(views, sides, strict=True)]

@@ -112,10 +112,11 @@ def undo_normalization(
     Returns:
         (V, S, S, 3) uint8 RGB; what lighting pushed out of 0..255 is cut off.
     """
-    size = images.shape[1]
+    size, constant = images.shape[1], transform.constant_mean
     pixels = images / transform.scale
     for view, corner in enumerate(params.crop_yx):
-        pixels[view] += transform.view_mean(corner, bool(params.flip[view]), size)
+        mean = transform.view_mean(corner, bool(params.flip[view]), size) if constant is None else constant
+        pixels[view] += mean
     visible: NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
     return visible
 
@@ -152,7 +153,11 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
         sample = view // views
         name = names[int(batch.labels[sample])]
         y, x = params.crop_yx[view]
-        note = f"#{int(batch.indices[sample])}   y {y}  x {x}" + ("   mirrored" if params.flip[view] else "")
+        note = f"#{int(batch.indices[sample])}   y {y}  x {x}"
+        if params.sides is not None:
+            height, width = params.sides[view]
+            note = f"#{int(batch.indices[sample])}  {y}, {x}  {height}x{width}"
+        note += "  mirrored" if params.flip[view] else ""
         tiles.append(Tile(picture, name, note))
     return tiles
 

@@ -68,7 +68,9 @@ _HELP: dict[str, dict[str, str]] = {
     },
     "augment": {
         "crop_size": "Side of the patch, pixels; 224, or Caffe's 227.",
-        "crop": "Where patches lie.",
+        "crop": "Where patches lie; resized: a window of random area and aspect becomes the patch.",
+        "min_area": "Of a resized window, share of the image's.",
+        "max_aspect": "Of a resized window, width to height or height to width.",
         "flip": "Mirror half of the patches.",
         "crop_chunk": "Consecutive samples that share a crop and a flip; 32 in the 2012 code.",
         "normalize": "What is subtracted from pixels, and divided by.",

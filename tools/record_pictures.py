@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, apply_params, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, draw_params, pixel_transform
+from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.dataset_place import Place, open_reader, place_directory, place_shown
 from lmdali.pipeline.decode import DecodePolicy, Pixels, decode_source
 from lmdali.pipeline.eigenbasis import load_eigenbasis
