@@ -15,6 +15,7 @@ from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.resized_crop import resize_window
 from lmdali.tools.contact_sheet import GAP, MARGIN, Tile, draw_sheet
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
@@ -121,7 +122,9 @@ def test_undoing_the_normalization_leaves_the_stored_pixels_and_the_lighting(dat
     lighting = transform.shifts(params)
     for view in range(len(params)):
         y, x = params.crop_yx[view]
-        patch = plain[view // config.num_views, y : y + 224, x : x + 224].astype(np.float64)
+        height, width = (224, 224) if params.sides is None else params.sides[view]
+        patch = plain[view // config.num_views, y : y + height, x : x + width]
+        patch = (patch if params.sides is None else resize_window(patch, 224)).astype(np.float64)
         expected = (patch[:, ::-1] if params.flip[view] else patch) + lighting[view]
         assert np.abs(seen[view] - expected.clip(0, 255)).max() <= 0.51
     assert (lighting != 0).any() == (config.lighting != "none")
@@ -172,7 +175,7 @@ def test_a_sheet_larger_than_the_dataset_shows_all_of_it(dataset: Path, tmp_path
 def test_wrong_arguments_are_named_before_anything_is_read(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.png, \.jpg"):
         draw_preview(tmp_path / "nothing", tmp_path / "sheet.gif")
-    with pytest.raises(ConfigError, match="paper, original2012, center, ten"):
+    with pytest.raises(ConfigError, match="paper, original2012, resized, center, ten"):
         draw_preview(dataset, tmp_path / "sheet.png", augment="other")
     with pytest.raises(ConfigError, match="0 x 6"):
         draw_preview(dataset, tmp_path / "sheet.png", rows=0)
