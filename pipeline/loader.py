@@ -87,7 +87,8 @@ def create_loader(
         _require_room(config, stream, rank_slice)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
-            f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
+            f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels): choose a "
+            "smaller one, or convert with a larger --size"
         )
     if config.decoded_cache_bytes and reader is not None and reader.manifest.encoding == "raw":
         raise ConfigError(

@@ -157,7 +157,7 @@ def test_a_mean_image_of_another_size_is_refused(copy: Path, jpeg_dataset: Path)
 
 
 def test_a_crop_larger_than_the_images_is_refused(copy: Path) -> None:
-    with pytest.raises(ConfigError, match=r"crop_size 224 is larger than the images \(48 pixels\)"):
+    with pytest.raises(ConfigError, match=r"crop_size 224 is larger than the images \(48 pixels\): choose a smaller"):
         create_loader(LoaderConfig(dataset=copy, batch_size=5))
 
 
