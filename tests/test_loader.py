@@ -149,6 +149,8 @@ def test_missing_statistics_are_refused_only_where_they_are_needed(copy: Path, s
         create_loader(small(copy))
     create_loader(small(copy, augment=AugmentConfig(crop_size=40, normalize="none", lighting="none"))).close()
     create_loader(small(copy, basis=small_raw_dataset)).close()
+    with pytest.raises(InputError, match=r"nowhere: no statistics.json here: give the training set's directory"):
+        create_loader(small(copy, basis=copy / "nowhere"))
 
 
 def test_a_mean_image_of_another_size_is_refused(copy: Path, jpeg_dataset: Path) -> None:
