@@ -13,7 +13,7 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.dataset_place import open_reader, place_directory, place_manifest, place_shown
 from lmdali.pipeline.decode_choice import Choice, Decode, first_records, fixed_choice, measured_choice
 from lmdali.pipeline.decoded_cache import DecodedCache
-from lmdali.pipeline.eigenbasis import load_eigenbasis
+from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
 from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
 from lmdali.pipeline.loader_state import STATE_VERSION
@@ -59,7 +59,7 @@ def create_loader(
     Raises:
         ConfigError: options that cannot work together, with this dataset, or with those of other ranks; `config` is
             something else.
-        InputError: `dataset` is not a finished dataset.
+        InputError: `dataset` is not a finished dataset, or `basis` has no statistics.
         IntegrityError: its manifest, statistics or shards are damaged.
         RemoteError: it is remote, and cannot be read.
         MachineError: the device or a package is missing.
@@ -89,7 +89,8 @@ def create_loader(
         _require_room(config, identity, stream, rank_slice)
     if identity.image_size < config.augment.crop_size:
         raise ConfigError(
-            f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels)"
+            f"crop_size {config.augment.crop_size} is larger than the images ({identity.image_size} pixels): choose a "
+            "smaller one, or convert with a larger --size"
         )
     if config.decoded_cache_bytes and reader is not None and reader.manifest.encoding == "raw":
         raise ConfigError(
@@ -251,6 +252,8 @@ def _transform(config: LoaderConfig, reader: ShardReader | None, identity: Datas
     if reader is None or not config.augment.needs_basis:
         return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
     directory = reader.directory if config.basis is None else place_directory(config.basis, cache_dir=config.cache_dir)
+    if config.basis is not None and not (directory / STATISTICS_FILE).is_file():
+        raise InputError(f"{directory}: no {STATISTICS_FILE} here: give the training set's directory as basis")
     basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:
         raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import run
 from page_parts import parse_page
 
 from lmdali.model.journal import read_metrics
@@ -70,10 +71,10 @@ def test_each_variant_is_trained_with_each_seed(done: tuple[Path, dict[str, Any]
 
 def test_each_image_is_kept_and_says_the_same_as_the_rates(done: tuple[Path, dict[str, Any]]) -> None:
     run_dir, document = done
-    for run in document["runs"]:
-        errors = np.load(run_dir / run["variant"] / f"seed-{run['seed']}" / "image_errors.npy")
+    for one in document["runs"]:
+        errors = np.load(run_dir / one["variant"] / f"seed-{one['seed']}" / "image_errors.npy")
         assert errors.shape == (2, document["num_val"]) and errors.dtype == np.float32
-        assert errors.mean(axis=1) == pytest.approx([run["top1_error"], run["top5_error"]])
+        assert errors.mean(axis=1) == pytest.approx([one["top1_error"], one["top5_error"]])
     assert document["variants"][1]["top1_difference"]["paired"] is True
 
 
@@ -152,7 +153,7 @@ def config(datasets: tuple[Path, Path], run_dir: Path, **changes: Any) -> Ablati
 
 
 def test_a_stopped_ablation_says_so_and_begins_nothing_more(
-    datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Stopped:
         class result:
@@ -161,6 +162,9 @@ def test_a_stopped_ablation_says_so_and_begins_nothing_more(
     monkeypatch.setattr(ablation, "train_dataset", lambda job, progress: Stopped)
     report = run_ablation(config(datasets, tmp_path / "runs", variants=("no-lrn",), seeds=3))
     assert (report.stopped_by, report.runs) == (15, ())
+    given = [*datasets, "--run-dir", tmp_path / "again", *SMALL, "--json", "--quiet", "--variants", "no-lrn"]
+    assert run("ablate", *given) == 143
+    assert f"stays in {tmp_path / 'again'}: the same command goes on" in capsys.readouterr().err
 
 
 def test_a_loss_that_diverges_is_a_result(

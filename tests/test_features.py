@@ -42,6 +42,21 @@ def features(network_run: Path, raw_dataset: Path) -> Features:
     return compute_features(raw_dataset, str(network_run), network_run.parent / "f", CONFIG)
 
 
+def test_a_signal_is_told_what_is_kept_and_how_it_goes_on(
+    raw_dataset: Path,
+    network_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmdali.tools.features.extract_features", interrupted)
+    assert run("features", raw_dataset, network_run, tmp_path / "out", "--device", "cpu") == 130
+    assert f"kept in {tmp_path / 'out'}: the same command with --resume goes on" in capsys.readouterr().err
+
+
 def test_features_are_fc7_after_relu_halved_of_the_central_crop(
     features: Features, network_run: Path, raw_dataset: Path
 ) -> None:

@@ -151,6 +151,8 @@ def test_missing_statistics_are_refused_only_where_they_are_needed(copy: Path, s
         create_loader(small(copy))
     create_loader(small(copy, augment=AugmentConfig(crop_size=40, normalize="none", lighting="none"))).close()
     create_loader(small(copy, basis=small_raw_dataset)).close()
+    with pytest.raises(InputError, match=r"nowhere: no statistics.json here: give the training set's directory"):
+        create_loader(small(copy, basis=copy / "nowhere"))
 
 
 def test_a_mean_image_of_another_size_is_refused(copy: Path, jpeg_dataset: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_mean_image_of_another_size_is_refused(copy: Path, jpeg_dataset: Path)
 
 
 def test_a_crop_larger_than_the_images_is_refused(copy: Path) -> None:
-    with pytest.raises(ConfigError, match=r"crop_size 224 is larger than the images \(48 pixels\)"):
+    with pytest.raises(ConfigError, match=r"crop_size 224 is larger than the images \(48 pixels\): choose a smaller"):
         create_loader(LoaderConfig(dataset=copy, batch_size=5))
 
 

@@ -85,7 +85,7 @@ def test_folders_that_may_be_two_things_are_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (gzip.compress(INNER), "is compressed (gzip).*run gunzip"),
-        (b"PK\x03\x04\x14\x00", "a binary file, a zip archive"),
+        (b"PK\x03\x04\x14\x00", "a binary file, a zip archive: unpack it and give its folder; expected one of"),
         (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
         (b"Rar!\x1a\x07\x01", "a RAR archive"),
         (b"\xff\xd8\xff\xe0", "a single JPEG image"),

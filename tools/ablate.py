@@ -70,4 +70,6 @@ def command(
     if page is not None:
         save_ablation_page(report, config, page)
     print_json(ablation_json(report)) if as_json else print_ablation(report)
+    if report.stopped_by is not None:
+        click.echo(f"what was trained stays in {run_dir}: the same command goes on from there", err=True)
     end_as(report.stopped_by)

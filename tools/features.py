@@ -16,7 +16,7 @@ from lmdali.pipeline.dataset_place import Place, place_manifest, place_text
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.dataset_argument import DATASET
-from lmdali.tools.exit_codes import termination_as_exception
+from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.feature_encoder import FeatureEncoder, open_encoder
 from lmdali.tools.loader_options import LoaderOptions, loader_options
 from lmdali.tools.progress import progress_bar
@@ -147,8 +147,13 @@ def command(dataset: Place, checkpoint: str, out: Path, as_json: bool, **options
     word `pixels` in place of CHECKPOINT takes the pictures themselves, averaged down to 32 x 32. A run that was stopped
     goes on with --resume, to the same bytes.
     """
-    with termination_as_exception():
-        features = compute_features(dataset, checkpoint, out, FeaturesConfig(**options))
+    try:
+        with termination_as_exception():
+            features = compute_features(dataset, checkpoint, out, FeaturesConfig(**options))
+    except (KeyboardInterrupt, Terminated):
+        if out.exists():
+            click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
+        raise
     plan = features.plan
     if as_json:
         print_json({"out": str(out), "digest": features.digest, **plan.to_json()})

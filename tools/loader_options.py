@@ -63,7 +63,7 @@ _BATCH: dict[str, _Option] = {"batch_size": (("-b", "--batch-size"), click.IntRa
 
 _SHOWN_DEFAULTS = {
     "num_threads": "every usable CPU",
-    "prefetch": "3, or up to 7 for many threads",
+    "prefetch": "3, or up to 7 for many threads or small batches",
     "cache_dir": "LMDALI_CACHE_DIR",
     "cache_bytes": "LMDALI_CACHE_BYTES",
 }

@@ -61,7 +61,8 @@ def detect_format(path: Path) -> SourceFormat:
         return _tar_format(path)
     for magic, kind in _OTHER_KINDS:
         if head.startswith(magic):
-            raise InputError(f"{str(path)!r}: a binary file, {kind}: {_expected()}")
+            unpack = "unpack it and give its folder; " if kind.endswith(" archive") else ""
+            raise InputError(f"{str(path)!r}: a binary file, {kind}: {unpack}{_expected()}")
     if b"\x00" in head:
         raise InputError(f"{str(path)!r}: a binary file of unknown kind: {_expected()}")
     return "list"
