@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentParams
+from lmdali.pipeline.augment import AugmentConfig, AugmentParams
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,14 @@ class OutputSpec:
     layout: Layout
     device: torch.device
     resized: bool = False
+
+    @classmethod
+    def of(
+        cls, augment: AugmentConfig, batch_size: int, dtype: DType, layout: Layout, device: torch.device
+    ) -> OutputSpec:
+        """The form of batches that an augmentation makes."""
+        resized = augment.crop == "resized"
+        return cls(batch_size, augment.num_views, augment.crop_size, dtype, layout, device, resized)
 
     @property
     def num_images(self) -> int:

@@ -207,15 +207,7 @@ def _make_readahead(config: LoaderConfig, reader: ShardReader | None, cache: Dec
 
 def _output_spec(config: LoaderConfig, device: torch.device) -> OutputSpec:
     augment = config.augment
-    return OutputSpec(
-        config.batch_size,
-        augment.num_views,
-        augment.crop_size,
-        config.dtype,
-        config.layout,
-        device,
-        resized=augment.crop == "resized",
-    )
+    return OutputSpec.of(augment, config.batch_size, config.dtype, config.layout, device)
 
 
 def _require_room(

@@ -24,6 +24,7 @@ import many_threads
 import overheads
 import profile_overhead
 import quality
+import resized
 from peers import CONTESTANTS, find, opencv_view
 from peers.task import Task, check_batch, make_task
 from process_tree import cpu_seconds, memory_bytes
@@ -296,6 +297,22 @@ def test_overheads_are_told_beside_the_loader_as_it_comes(
     assert len(found) == 7 and found[0]["cpu_ratio"] == found[0]["rate_ratio"] == 1
     assert any("no stage timers" in line for line in table)
     assert all(row["images_per_second"] > 0 for row in found)
+
+
+def test_resized_windows_are_told_beside_crops_and_libraries(
+    jpeg_dataset: Path, raw_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--seconds", "0.05", "--rounds", "2", "--threads", "1", "--batch-size", "8"]
+    resized.main([str(jpeg_dataset), *options])
+    rows = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["rows"]
+    assert [row["contestant"] for row in rows[:2]] == ["crops, cpu backend", "resized windows, cpu backend"]
+    assert [row["contestant"] for row in rows[-2:]] == [
+        "resized windows, simplejpeg + OpenCV",
+        "resized windows, Pillow",
+    ]
+    assert rows[0]["rate_ratio"] == 1 and all(row["images_per_second"] > 0 for row in rows)
+    with pytest.raises(SystemExit, match="give a dataset of encoding jpeg"):
+        resized.main([str(raw_dataset), *options])
 
 
 def test_threads_that_sleep_in_kernels_are_no_faster_than_that(

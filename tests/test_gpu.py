@@ -298,6 +298,26 @@ def test_the_last_smaller_batch_of_an_epoch_has_a_graph_of_its_own() -> None:
     assert len(set(found[0])) == len(found[0])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_resized_windows_on_the_gpu_are_those_of_the_cpu(
+    raw_dataset: Path, jpeg_dataset: Path, backend: BackendName, kind: str
+) -> None:
+    config = LoaderConfig(
+        dataset=raw_dataset if kind == "raw" else jpeg_dataset,
+        batch_size=16,
+        augment=replace(AugmentConfig.resized(), normalize="channel_mean", lighting="eigenvalues"),
+        backend="cpu",
+    )
+    for expected, found in zip(
+        batches(config, "cpu"), batches(replace(config, backend=backend), "cuda:0"), strict=True
+    ):
+        difference = (found.images.cpu() - expected.images).abs()
+        assert torch.equal(found.indices, expected.indices)
+        # The windows are resized on the CPU by the cpu backend; DALI has a filter of its own.
+        assert float(difference.max()) == 0 if backend == "cpu" else float(difference.mean()) < 1
+
+
 def test_the_doctor_finds_the_gpu_and_loads_and_trains_on_it() -> None:
     from lmdali.tools.gpu_checks import gpu_findings
     from lmdali.tools.trial import trial_findings

@@ -27,15 +27,7 @@ def ceiling_probes(config: LoaderConfig, manifest: Manifest, device: torch.devic
     dataset, threads, size = Path(config.dataset), config.threads, manifest.image_size
     sample = sample_records(dataset, seed=config.seed)
     augment = config.augment
-    spec = OutputSpec(
-        config.batch_size,
-        augment.num_views,
-        augment.crop_size,
-        config.dtype,
-        config.layout,
-        device,
-        resized=augment.crop == "resized",
-    )
+    spec = OutputSpec.of(augment, config.batch_size, config.dtype, config.layout, device)
     images = DecodedImages(sample, dataset, augment, spec, seed=config.seed)
     probes: dict[str, Probe] = {}
     for name, make in (("storage", storage_probe), ("read", read_probe)):

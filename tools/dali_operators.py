@@ -101,15 +101,7 @@ def measure_operators(
         MissingExtraError: DALI is not installed.
     """
     dataset, batch_size, augment = Path(config.dataset), config.batch_size, config.augment
-    spec = OutputSpec(
-        batch_size,
-        augment.num_views,
-        augment.crop_size,
-        config.dtype,
-        config.layout,
-        device,
-        resized=augment.crop == "resized",
-    )
+    spec = OutputSpec.of(augment, batch_size, config.dtype, config.layout, device)
     probes = _probes(dataset, config, spec, *first_plan(dataset, augment, batch_size, seed=config.seed))
     return operator_costs(measure_on(device, probes, plan, quiet=quiet), batch_size)
 
