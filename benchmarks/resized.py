@@ -1,4 +1,4 @@
-"""What windows of random area and aspect cost, beside crops of one size, and beside the libraries one would write them with.
+"""What windows of random area and aspect cost, beside crops of one size and beside libraries that make them.
 
     python benchmarks/resized.py DATASET [--seconds 2] [--rounds 5] [--threads N] [--batch-size 128]
 
