@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import LmdaliError
-from lmdali.pipeline.manifest import Manifest, load_manifest
 
 if TYPE_CHECKING:
+    from lmdali.pipeline.augment import AugmentConfig
     from lmdali.pipeline.batch import Batch, Loader
     from lmdali.pipeline.dataset_loader import DatasetLoader
     from lmdali.pipeline.eigenbasis import Eigenbasis, load_eigenbasis
     from lmdali.pipeline.loader import LoaderConfig, create_loader
     from lmdali.pipeline.loader_state import merge_states
+    from lmdali.pipeline.manifest import Manifest, load_manifest
 
 __all__ = [
     "AugmentConfig",
@@ -36,14 +36,18 @@ __all__ = [
 ]
 
 # Looked up when first used: torch takes two seconds to import, and converting or checking a dataset does without it.
+# The others, because `lmdali doctor` must be able to begin where a package that they need is broken.
 _HOMES = {
+    "AugmentConfig": "augment",
     "Batch": "batch",
     "DatasetLoader": "dataset_loader",
     "Eigenbasis": "eigenbasis",
     "Loader": "batch",
     "LoaderConfig": "loader",
+    "Manifest": "manifest",
     "create_loader": "loader",
     "load_eigenbasis": "eigenbasis",
+    "load_manifest": "manifest",
     "merge_states": "loader_state",
 }
 

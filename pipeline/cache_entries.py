@@ -81,7 +81,7 @@ def remove_datasets(directory: Path) -> tuple[int, int]:
             kept += 1
         else:
             shutil.rmtree(entry.path, ignore_errors=True)
-            removed += entry.num_bytes
+            removed += 0 if entry.path.exists() else entry.num_bytes  # another user's stays
     return removed, kept
 
 

@@ -223,10 +223,14 @@ def _require_room(
     if needed(config.depth) > room:
         fitting = next((less for less in reversed(range(1, config.depth)) if needed(less) <= room), None)
         less = "" if fitting is None else f"lower prefetch from {config.depth} to {fitting}, "
+        other = 'take order "block" with fewer block_shards'
+        if config.records is not None:
+            other = "list records of fewer shards"
+            other += " or in ascending order" if config.order == "sequential" else ""
         raise ConfigError(
             f"{reader.cache.directory}: room for {room} bytes of shards, order {config.order!r} needs "
             f"{needed(config.depth)}: {less}give the cache more (cache_bytes, --cache-bytes, LMDALI_CACHE_BYTES), or "
-            'take order "block" with fewer block_shards'
+            f"{other}"
         )
 
 

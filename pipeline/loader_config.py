@@ -25,7 +25,7 @@ from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.readahead import DEPTH_BYTES
-from lmdali.pipeline.record_list import Records
+from lmdali.pipeline.record_list import Records, as_numbers
 from lmdali.pipeline.sampler import SampleOrder
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
 from lmdali.pipeline.verify_policy import Verify
@@ -130,10 +130,7 @@ class LoaderConfig:
             if not isinstance(place, str | os.PathLike) and (place is not None or name == "dataset"):
                 raise ConfigError(f"{name} must be a path or an address, found {place!r}")
         if self.records is not None and not isinstance(self.records, str | os.PathLike):
-            numbers = np.asarray(self.records)
-            if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-                raise ConfigError(f"records must be a file or record numbers, found {self.records!r}")
-            object.__setattr__(self, "records", tuple(numbers.tolist()))  # compared, hashed and kept as it is
+            object.__setattr__(self, "records", as_numbers(self.records))
         rate = self.required_images_per_second
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float | np.number)):
             raise ConfigError(f"required_images_per_second must be a number, found {rate!r}")

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.sampler import EpochOrder, epoch_positions
 
@@ -51,16 +52,16 @@ class RecordList:
             StorageError: the file cannot be read.
         """
         where = os.fspath(records) if isinstance(records, str | os.PathLike) else "records"
-        found = _read(Path(records)) if isinstance(records, str | os.PathLike) else np.asarray(records)
+        found: NDArray[Any] = _read(Path(records)) if isinstance(records, str | os.PathLike) else np.asarray(records)
         if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or not len(found):
             raise InputError(f"{where}: expected a list of record numbers, found {found.dtype} of shape {found.shape}")
-        numbers = found.astype(np.int64)
-        outside = np.flatnonzero((numbers < 0) | (numbers >= num_records))
+        outside = np.flatnonzero((found < 0) | (found >= num_records))  # as they are: uint64 has more than int64
         if len(outside):
             raise InputError(
-                f"{where}: entry {outside[0] + 1} is {numbers[outside[0]]}, and the dataset has records "
+                f"{where}: entry {outside[0] + 1} is {found[outside[0]]}, and the dataset has records "
                 f"0..{num_records - 1}"
             )
+        numbers = found.astype(np.int64)
         counts = np.bincount(numbers)
         if counts.max() > 1:
             raise InputError(f"{where}: record {counts.argmax()} is listed {counts.max()} times: list each once")
@@ -104,12 +105,27 @@ class ListedOrder:
         return self.records.numbers[self.order.at(positions)]
 
 
-def _read(path: Path) -> NDArray[np.generic]:
+def as_numbers(records: Sequence[int]) -> tuple[int, ...]:
+    """Record numbers, whatever holds them, as a config has them: to be compared, hashed and kept as they are.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        numbers = np.asarray(records)
+    except (ValueError, TypeError) as error:  # rows of different lengths; a tensor on a GPU
+        raise ConfigError(f"records must be a file or record numbers, found {reprlib.repr(records)}: {error}") from None
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise ConfigError(f"records must be a file or record numbers, found {reprlib.repr(records)}")
+    return tuple(numbers.tolist())
+
+
+def _read(path: Path) -> NDArray[Any]:
     with storage_errors(path):
         try:
             if path.suffix == ".npy":
                 return np.asarray(np.load(path, allow_pickle=False))
-            lines = path.read_text(encoding="utf-8").split()
+            lines = path.read_text(encoding="utf-8-sig").split()  # with or without the mark of Windows' editors
             return np.array(lines, np.int64)
-        except (ValueError, OverflowError, EOFError) as error:
+        except (ValueError, OverflowError, EOFError, MemoryError) as error:
             raise InputError(f"{path}: expected one record number a line, or integers as .npy: {error}") from None

@@ -69,8 +69,12 @@ def needed_bytes(
         nodes: of a `NodeOrder`, those whose samples are wanted.
     """
     if isinstance(order, ListedOrder):
-        numbers = np.searchsorted(np.cumsum([info.num_records for info in shards]), order.records.numbers, "right")
-        return sum(shards[number].file_bytes for number in np.unique(numbers).tolist())
+        listed = np.searchsorted(np.cumsum([info.num_records for info in shards]), order.records.numbers, "right")
+        numbers, counts = np.unique(listed, return_counts=True)
+        pieces = [
+            (count, shards[number].file_bytes) for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+        ]
+        return _window_bytes(pieces, 1 if _is_in_turn(order, listed) else len(pieces), samples_in_flight)
     if isinstance(order, EpochOrder) and order.shuffle:
         return sum(info.file_bytes for info in shards)
     window_shards = 1 if isinstance(order, EpochOrder) else block_shards
@@ -104,7 +108,14 @@ def _bounds(order: SampleOrder, index: RecordIndex, nodes: Sequence[int]) -> NDA
         return order.bounds(nodes)
     if isinstance(order, EpochOrder) and not order.shuffle:
         return np.unique(index.first_records)
+    if isinstance(order, ListedOrder) and _is_in_turn(order, shards := index.shards_of(order.records.numbers)):
+        return np.flatnonzero(np.diff(shards)) + 1
     return np.array([0, order.num_samples])
+
+
+def _is_in_turn(order: ListedOrder, shards: NDArray[np.int64]) -> bool:
+    """Whether a list, whose records are in these shards, goes through one after the other and never back to one."""
+    return not order.order.shuffle and bool((np.diff(shards) >= 0).all())
 
 
 def _shards_between(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from lmdali.pipeline.cache_entries import remove_datasets
 from lmdali.pipeline.dataset_place import place_directory, place_manifest
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.shard_cache import Claim, ShardCache
@@ -77,6 +78,15 @@ def test_small_files_of_datasets_are_listed_and_go_when_nobody_opened_them_for_a
     assert (cleared["datasets_kept"], cleared["removed_bytes"]) == (0, size)
     assert not directory.exists()
     assert place_manifest(address, cache_dir=cache_dir).num_records == 37
+
+
+def test_what_cannot_be_removed_is_not_counted(
+    cache_dir: Path, small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = place_directory(f"file://{small_jpeg_dataset}", cache_dir=cache_dir)
+    os.utime(directory, (0, 0))
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # as for another user's files
+    assert remove_datasets(cache_dir) == (0, 0)
 
 
 def test_people_get_tables(cache_dir: Path) -> None:

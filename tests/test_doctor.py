@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from lmdali.pipeline.errors import IntegrityError
+from lmdali.tools import cli as cli_module
 from lmdali.tools import doctor, trial
 from lmdali.tools.cli import cli
 from lmdali.tools.exit_codes import run_command
@@ -82,7 +86,10 @@ def test_a_conversion_that_fails_ends_the_trial(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_torch_the_trial_is_a_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "installed_version", lambda package: None)
+    def missing(package: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr(trial, "import_module", missing)
     (finding,) = trial.trial_findings()
     assert (finding.what, finding.verdict) == ("convert", "ok")
 
@@ -94,3 +101,78 @@ def test_no_temporary_folder_is_a_problem_and_no_traceback(monkeypatch: pytest.M
     monkeypatch.setattr(trial, "TemporaryDirectory", refuse)
     (finding,) = trial.trial_findings()
     assert finding.verdict == "problem" and "TMPDIR" in finding.advice
+
+
+BROKEN_PACKAGE = """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == PACKAGE:
+            raise ERROR
+sys.meta_path.insert(0, Broken())
+from lmdali.tools.cli import main
+main()
+"""
+
+
+def with_broken(package: str, error: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a fresh process where a package that is installed cannot be imported."""
+    script = BROKEN_PACKAGE.replace("PACKAGE", repr(package)).replace("ERROR", error)
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("package", "error", "told"),
+    [
+        ("cv2", "ImportError('libGL.so.1: not found')", {"opencv-python-headless", "storage checks", "machine checks"}),
+        ("pyarrow", "ImportError('undefined symbol')", {"pyarrow", "storage checks"}),
+        ("numba", "OSError('libllvmlite.so: not found')", {"compiled loops"}),
+        ("torch", "OSError('libcudart.so: not found')", {"torch"}),
+    ],
+)
+def test_it_runs_to_its_end_where_a_package_is_broken(package: str, error: str, told: set[str]) -> None:
+    """It ended in a traceback, or as a disk's error, before it had said anything of that package."""
+    done = with_broken(package, error, "doctor", "--no-trial", "--json")
+    assert done.returncode == 8, done.stderr
+    problems = [finding for finding in json.loads(done.stdout)["findings"] if finding["verdict"] == "problem"]
+    assert told <= {finding["what"] for finding in problems}
+    assert all("not found" in finding["found"] or "undefined" in finding["found"] for finding in problems)
+    assert all(finding["advice"] for finding in problems)
+
+
+@pytest.mark.parametrize(("package", "verb"), [("pyarrow", "info"), ("torch", "train")])
+def test_other_verbs_send_there_whoever_has_a_broken_package(package: str, verb: str) -> None:
+    done = with_broken(package, "OSError('x.so: not found')", verb, "--help")
+    assert done.returncode == 8 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert f"lmdali {verb}: a package cannot be imported: OSError: x.so: not found: `lmdali doctor` says" in line
+
+
+def test_a_mistake_of_ours_is_no_broken_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(module: str) -> None:
+        raise ImportError("cannot import name 'x' from 'lmdali.tools.y'", name="lmdali.tools.y")
+
+    monkeypatch.setattr(cli_module, "import_module", fail)
+    with pytest.raises(ImportError, match="cannot import name"):
+        cli(["info"], standalone_mode=False)
+
+
+def test_it_runs_without_stderr() -> None:
+    command = [sys.executable, "-c", "from lmdali.tools.cli import main; main()", "doctor", "--no-trial"]
+    close = "import os, sys; os.close(2); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", close, *command], stdout=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 0 and b"0 problems" in done.stdout
+
+
+def test_a_check_that_fails_ends_its_own_topic_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> Iterator[Finding]:
+        yield SOUND
+        raise PermissionError(13, "Permission denied", "/proc/x")
+
+    topics: Any = {"house": failing, "garden": lambda: iter([SOUND])}
+    monkeypatch.setattr(doctor, "all_checks", lambda places, trial: topics)
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    house, failed, garden = json.loads(result.stdout)["findings"]
+    assert (house["what"], garden["topic"], failed["what"]) == ("sky", "garden", "house checks")
+    assert failed["verdict"] == "problem" and "PermissionError" in failed["found"]

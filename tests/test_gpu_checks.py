@@ -142,10 +142,13 @@ def test_a_dali_that_cannot_be_imported_is_a_problem(machine: pytest.MonkeyPatch
     def version(package: str) -> str | None:
         return "2.4.0" if package == "nvidia-dali-cuda130" else installed_version(package)
 
-    def broken(module: str) -> None:
-        raise OSError("libnvimgcodec.so.0: cannot open shared object file")
+    def broken(module: str) -> Any:
+        if module.endswith("dali_graph"):
+            raise RuntimeError("libnvimgcodec.so.0: cannot open shared object file")
+        return import_module(module)
 
     machine.setattr(gpu_checks, "installed_version", version)
+    import_module = importlib.import_module
     machine.setattr(importlib, "import_module", broken)
     finding = found_of("DALI")
     assert finding.verdict == "problem" and "libnvimgcodec" in finding.found

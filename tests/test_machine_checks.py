@@ -53,6 +53,15 @@ def test_a_busy_machine_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.verdict == "ok" and finding.found.startswith("3 of ")
 
 
+def test_where_nobody_counts_the_load_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> None:
+        raise OSError
+
+    monkeypatch.setattr(machine_checks.os, "getloadavg", unknown)
+    finding = found_of("processors")
+    assert finding.verdict == "ok" and finding.found.endswith(", load unknown")
+
+
 def test_machine_code_that_is_kept_nowhere_is_a_caution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crop_kernel, "crop_pixels", SimpleNamespace(stats=SimpleNamespace(cache_path=None)))
     finding = found_of("compiled loops")

@@ -55,6 +55,14 @@ def test_a_folder_to_write_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert finding.verdict == "problem" and finding.found == "no such directory"
 
 
+def test_what_may_not_be_looked_at_is_a_problem_of_that_place(tmp_path: Path) -> None:
+    (finding,) = place_findings(tmp_path / ("x" * 300))  # as a folder that may not be entered, for others than root
+    assert finding.verdict == "problem" and finding.found.startswith("OSError: ") and finding.advice
+    (tmp_path / "file").touch()
+    (finding,) = place_findings(tmp_path / "file")
+    assert (finding.verdict, finding.found) == ("problem", "no directory")
+
+
 def test_an_address(small_jpeg_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMDALI_CACHE_DIR", str(tmp_path / "cache"))
     (finding,) = place_findings(f"file://{small_jpeg_dataset}")

@@ -62,6 +62,7 @@ def test_a_list_is_numbers_or_a_file_of_them(tmp_path: Path) -> None:
         ([3, 37], r"records: entry 2 is 37, and the dataset has records 0\.\.36"),
         ([-1], "records: entry 1 is -1"),
         ([2**70], "found object"),
+        (np.array([2**63 + 5], np.uint64), "records: entry 1 is 9223372036854775813"),
         ([3, 1, 3], "records: record 3 is listed 2 times"),
         ([], "expected a list of record numbers, found float64 of shape"),
         (np.zeros((2, 2), int), r"found int64 of shape \(2, 2\)"),
@@ -80,12 +81,21 @@ def test_lines_that_are_no_numbers_are_refused_by_file(text: str, tmp_path: Path
         RecordList.of(tmp_path / "lines.txt", 37)
 
 
+@pytest.mark.parametrize("text", [b"4\r\n2\r\n", b"\xef\xbb\xbf4\r\n2", b"4\n\n2\n\n"])
+def test_lines_may_be_those_of_another_system(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_bytes(text)
+    assert RecordList.of(tmp_path / "lines.txt", 37).numbers.tolist() == [4, 2]
+
+
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"none.txt: No such file"):
         RecordList.of(tmp_path / "none.txt", 37)
     (tmp_path / "short.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "pickle.npy").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    for name in ("short.npy", "pickle.npy"):
+    np.save(tmp_path / "endless.npy", np.arange(9))
+    payload = (tmp_path / "endless.npy").read_bytes()
+    (tmp_path / "endless.npy").write_bytes(payload.replace(b"(9,), }" + b" " * 14, b"(999999999999999,), }"))
+    for name in ("short.npy", "pickle.npy", "endless.npy"):
         with pytest.raises(InputError, match=f"{name}: expected one record number a line"):
             RecordList.of(tmp_path / name, 37)
     (tmp_path / "empty.txt").write_text("")
@@ -98,9 +108,12 @@ def test_a_config_keeps_numbers_as_python_has_them() -> None:
     assert config.records == (4, 2) and config == LoaderConfig(dataset="x", records=[4, 2])
     assert json.loads(json.dumps(config.records)) == [4, 2]
     assert LoaderConfig(dataset="x", records="list.txt").records == "list.txt"
-    for wrong in (3, [0.5], [[1]], ["1"], {"a": 1}):
+    for wrong in (3, [0.5], [[1]], [[1], [1, 2]], ["1"], {"a": 1}):
         with pytest.raises(ConfigError, match="records must be a file or record numbers"):
             LoaderConfig(dataset="x", records=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as caught:
+        LoaderConfig(dataset="x", records=[0.5] * 10_000)  # type: ignore[list-item]
+    assert len(str(caught.value)) < 200
     with pytest.raises(ConfigError, match="the block order goes through whole shards"):
         LoaderConfig(dataset="x", records=[1], order="block")
 
@@ -266,5 +279,27 @@ def test_an_address_needs_room_for_the_shards_that_hold_the_listed_records(
         assert sorted(delivered(loader)) == last
         assert loader.fetch_counts is not None
     assert len(list((tmp_path / "cache").rglob("data.mdb"))) == 1
-    with pytest.raises(ConfigError, match="room for"):
+    with pytest.raises(ConfigError, match=r"room for .*, or list records of fewer shards$"):
         loader_of(f"file://{small_jpeg_dataset}", **options | {"records": CHOSEN})
+
+
+def test_a_list_in_ascending_order_goes_through_a_small_cache(small_jpeg_dataset: Path, tmp_path: Path) -> None:
+    """As storage order does without a list; it was refused unless there was room for all of its shards."""
+    shards = load_manifest(small_jpeg_dataset).shards
+    sizes = sorted(info.file_bytes for info in shards)
+    assert len(shards) > 3 and sum(sizes[-3:]) < sum(sizes)
+    every_second = list(range(0, 37, 2))
+    options: dict[str, Any] = {
+        "records": every_second,
+        "order": "sequential",
+        "batch_size": 1,
+        "prefetch": 1,
+        "cache_dir": tmp_path / "cache",
+        "cache_bytes": sum(sizes[-3:]),
+    }
+    with loader_of(f"file://{small_jpeg_dataset}", **options) as loader:
+        assert delivered(loader) == every_second == delivered(loader)
+    with pytest.raises(ConfigError, match=r"list records of fewer shards or in ascending order$"):
+        loader_of(f"file://{small_jpeg_dataset}", **options | {"records": every_second[::-1]})
+    order = create_order("shuffled", num_samples=19, seed=0, epoch=0, records=RecordList.of(every_second, 37))
+    assert needed_bytes(order, shards, 8, 1) == sum(sizes)

@@ -15,8 +15,11 @@ from click.testing import CliRunner
 from page_parts import PageParts, parse_page
 from remote_server import serving
 
+from lmdali.model.checkpoint import save_checkpoint
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.checkpoint_network import read_checkpoint
+from lmdali.tools.features import FeaturesConfig, compute_features
 from lmdali.tools.features import command as features_command
 from lmdali.tools.report import ReportConfig, command, write_report
 from lmdali.tools.run_facts import load_run_facts, save_run_facts
@@ -109,6 +112,23 @@ def test_an_address_is_told_without_its_password_and_fetched_into_the_cache_that
     assert f"The best checkpoint on {server.address}, one central view" in parts.text
     assert not (tmp_path / "cache").exists(), "the pictures, too"
     assert "secret" not in (tmp_path / "run.html").read_text()
+
+
+def test_neighbours_and_statistics_at_an_address_come_by_the_cache_that_was_asked_for(
+    run_dir: Path, datasets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMDALI_CACHE_DIR", str(tmp_path / "cache"))
+    options: dict[str, Any] = {"num_threads": 1, "quiet": True, "cache_dir": tmp_path / "asked for"}
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    (copy / "statistics.json").unlink()  # so that they come from where the training set was
+    with serving(datasets[0]) as server:
+        path, stored = read_checkpoint(copy)
+        path.unlink()  # it may be a link to one that another test reads
+        save_checkpoint(path, replace(stored, loader_config=stored.loader_config | {"dataset": server.address}))
+        compute_features(server.address, str(copy), tmp_path / "features", FeaturesConfig(**options))
+        parts, left_out = written(copy, tmp_path / "run.html", ReportConfig(features=tmp_path / "features", **options))
+    assert "Neighbours" in parts.headings and not left_out
+    assert (tmp_path / "asked for").exists() and not (tmp_path / "cache").exists()
 
 
 def test_it_needs_the_run_only(run_dir: Path, tmp_path: Path) -> None:

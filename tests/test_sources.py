@@ -332,9 +332,16 @@ def test_a_list_whose_paths_start_elsewhere_is_refused_with_the_option_that_says
     # Every image was rejected as vanished, and the output was left half begun.
     plant(tmp_path, "x/1.jpg")
     path = write_list(tmp_path, b"1.jpg 0\n2.jpg 0\n")
-    said = f"'1.jpg' is not in {str(tmp_path)!r}, nor is any other of its first 2 files: .* or from --root"
+    said = f"'1.jpg' is not in {str(tmp_path)!r}, nor is any other of 2 files from all over the list: .* or from --root"
     assert re.search(said, refusal(path))
     assert listed(open_source(path, root=tmp_path / "x")) == [("1.jpg", 0), ("2.jpg", 0)]  # one is there: 2 vanished
+
+
+def test_a_list_of_which_a_part_is_gone_is_taken(tmp_path: Path) -> None:
+    # A class that was deleted, at the list's beginning, makes rejects, which --max-bad allows or not.
+    plant(tmp_path, *(f"x/{number}.jpg" for number in range(4)))
+    lines = [f"gone/{number}.jpg 0" for number in range(60)] + [f"x/{number}.jpg 1" for number in range(4)]
+    assert len(open_source(write_list(tmp_path, "\n".join(lines).encode())).entries) == 64
 
 
 @pytest.mark.parametrize(

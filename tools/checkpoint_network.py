@@ -61,13 +61,16 @@ class CheckpointNetwork:
         require_same_labels(self.stored.class_names, class_names, place_shown(dataset), self.path)
 
 
-def open_network(checkpoint: Path, *, device: str = "auto", basis: Place | None = None) -> CheckpointNetwork:
+def open_network(
+    checkpoint: Path, *, device: str = "auto", basis: Place | None = None, cache_dir: Place | None = None
+) -> CheckpointNetwork:
     """Read a checkpoint and build its network.
 
     Args:
         checkpoint: a checkpoint file, or a run directory, which means its best checkpoint.
         device: auto, cpu or cuda:N.
         basis: directory with the training set's statistics; None means the run's own copy.
+        cache_dir: for those of a training set at an address, as of `LoaderConfig`.
 
     Raises:
         ConfigError: no such device name.
@@ -77,7 +80,8 @@ def open_network(checkpoint: Path, *, device: str = "auto", basis: Place | None 
     """
     path, stored = read_checkpoint(checkpoint)
     target = pick_device(device)
-    place = _find_basis(stored, path, basis) if _training_augment(stored).normalize != "none" else None
+    needs_basis = _training_augment(stored).normalize != "none"
+    place = _find_basis(stored, path, basis, cache_dir) if needs_basis else None
     model = AlexNet(AlexNetConfig.from_json(stored.model_config)).to(target)
     model.load_state_dict(stored.model)
     return CheckpointNetwork(path, stored, model.eval(), target, place)
@@ -105,11 +109,11 @@ def _training_augment(stored: Checkpoint) -> AugmentConfig:
     return AugmentConfig(**stored.loader_config["augment"])
 
 
-def _find_basis(stored: Checkpoint, path: Path, given: Place | None) -> Path:
+def _find_basis(stored: Checkpoint, path: Path, given: Place | None, cache_dir: Place | None) -> Path:
     """Directory with the statistics that the training images were normalised with."""
     recorded = [path.parent.parent, parse_place(stored.loader_config["dataset"])]
     places = [given] if given is not None else recorded
-    for place in map(place_directory, places):
+    for place in (place_directory(each, cache_dir=cache_dir) for each in places):
         if (place / STATISTICS_FILE).is_file():
             digest = load_moments(place)[1]
             if digest != stored.manifest_digest:
@@ -118,5 +122,5 @@ def _find_basis(stored: Checkpoint, path: Path, given: Place | None) -> Path:
                     f"{stored.manifest_digest[:12]}: give that training set with --basis"
                 )
             return place
-    looked = " and ".join(str(place) for place in places)
+    looked = " and ".join(place_shown(place) for place in places)
     raise InputError(f"no {STATISTICS_FILE} of the training set in {looked}: give its directory with --basis")

@@ -10,8 +10,9 @@ from importlib.metadata import version
 
 import click
 
-from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.errors import MachineError, MissingExtraError
 from lmdali.tools.exit_codes import run_command
+from lmdali.tools.finding import first_line
 
 VERBS = {
     "demo": "demo",
@@ -83,10 +84,14 @@ class _Verbs(click.Group):
             return None
         try:
             command = import_module(f"lmdali.tools.{VERBS[cmd_name]}").command
-        except ModuleNotFoundError as error:
-            if error.name in _TRAIN_PACKAGES:
-                raise MissingExtraError(error.name, "train", f"lmdali {cmd_name}") from None
-            raise
+        except (ImportError, OSError) as error:  # OSError is what a library that another one needs is missed with
+            name = error.name or "" if isinstance(error, ImportError) else ""
+            if isinstance(error, ModuleNotFoundError) and name in _TRAIN_PACKAGES:
+                raise MissingExtraError(name, "train", f"lmdali {cmd_name}") from None
+            if name.startswith("lmdali"):  # a mistake of ours
+                raise
+            told = f"lmdali {cmd_name}: a package cannot be imported: {first_line(error)}"
+            raise MachineError(f"{told}: `lmdali doctor` says which, and what to do") from error
         assert isinstance(command, click.Command)
         return command
 

@@ -34,14 +34,14 @@ def run_command(main: Callable[[], object]) -> int:
         print("terminated", file=sys.stderr)
         return 128 + signal.SIGTERM
     except LmdaliError as error:
-        print(f"lmdali: {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
+        print(f"lmdali: {type(error).__name__}: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has left; the work is done. Python flushes once more at its end: to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"lmdali: {StorageError.__name__}: {_one_line(_where_and_what(error))}", file=sys.stderr)
+        print(f"lmdali: {StorageError.__name__}: {one_line(_where_and_what(error))}", file=sys.stderr)
         return StorageError.exit_code
     return 0
 
@@ -84,5 +84,6 @@ def _where_and_what(error: OSError) -> str:
     return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text without line ends and other control characters: as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

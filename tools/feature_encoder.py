@@ -57,14 +57,21 @@ class FeatureEncoder:
         return vectors.double().cpu().numpy()
 
 
-def open_encoder(source: str, image_size: int, *, device: str = "auto", basis: Place | None = None) -> FeatureEncoder:
+def open_encoder(
+    source: str,
+    image_size: int,
+    *,
+    device: str = "auto",
+    basis: Place | None = None,
+    cache_dir: Place | None = None,
+) -> FeatureEncoder:
     """The encoder of a checkpoint: its fc7 after ReLU, dropout in test mode, of the central crop; or of the pixels.
 
     Args:
         source: a checkpoint file, a run directory, or "pixels".
         image_size: side of the pictures, pixels.
         device: auto, cpu or cuda:N.
-        basis: directory with the training set's statistics; None means the run's own copy.
+        basis, cache_dir: as of `open_network`.
 
     Raises:
         ConfigError: no such device name.
@@ -77,7 +84,7 @@ def open_encoder(source: str, image_size: int, *, device: str = "auto", basis: P
         digest = f"{PIXELS}-{PIXEL_SIDE}"
         dims = 3 * PIXEL_SIDE * PIXEL_SIDE
         return FeatureEncoder(PIXELS, digest, dims, pixel_features, whole, None, pick_device(device), None)
-    network = open_network(Path(source), device=device, basis=basis)
+    network = open_network(Path(source), device=device, basis=basis, cache_dir=cache_dir)
     return FeatureEncoder(
         source=str(network.path),
         digest=network.digest,

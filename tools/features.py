@@ -64,7 +64,8 @@ def compute_features(dataset: Place, source: str, out: Path, config: FeaturesCon
     """
     config = config or FeaturesConfig()
     manifest = place_manifest(dataset, cache_dir=config.cache_dir)
-    encoder = open_encoder(source, manifest.image_size, device=config.device, basis=config.basis)
+    own = {"basis": config.basis, "cache_dir": config.cache_dir}
+    encoder = open_encoder(source, manifest.image_size, device=config.device, **own)
     plan = FeaturesPlan(
         dataset=place_text(dataset),
         dataset_digest=manifest.digest,

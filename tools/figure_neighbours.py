@@ -26,7 +26,7 @@ from lmdali.tools.neighbour_list import dataset_at, describe_neighbours
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.readable_names import readable_classes
-from lmdali.tools.record_pictures import central_crop, read_records, spread_indices
+from lmdali.tools.record_pictures import RecordPictures, central_crop, read_records, spread_indices
 from lmdali.tools.report_table import print_json
 from lmdali.tools.search import SearchConfig, nearest_records
 from lmdali.tools.search_queries import Queries, query_options, resolve_queries
@@ -76,8 +76,8 @@ def figure_neighbours(
     check_suffix(out)
     features = load_features(directory)
     asked = features if config.queries is None else load_features(config.queries)
-    dataset = _require_dataset(features, config.dataset)
-    manifest = place_manifest(dataset)
+    dataset = _require_dataset(features, config.dataset, config)
+    manifest = place_manifest(dataset, cache_dir=config.cache_dir)
     readable = readable_classes(manifest.class_names, config.names)
     texts = texts or [str(index) for index in spread_indices(_QUERIES, len(asked))]
     queries = resolve_queries(features, texts, asked, config)
@@ -86,14 +86,14 @@ def figure_neighbours(
     if not found.indices.shape[1]:
         raise InputError(f"{directory}: its only record is the query, so there is no neighbour to draw")
     order = _pixel_order(dataset, query_pixels, found, queries, config) if config.pixels else None
-    described = describe_neighbours(dataset, queries.texts, found)
+    described = describe_neighbours(dataset, queries.texts, found, cache_dir=config.cache_dir)
     for entry, facts, row in zip(described, query_facts, range(len(texts)), strict=True):
         entry.update(facts)
         for place, neighbour in enumerate(entry["neighbours"]):
             neighbour["name"] = readable[neighbour["label"]]
             neighbour["pixel_distance"] = None if order is None else float(order.distances[row, place])
             neighbour["pixel_percentile"] = None if order is None else float(order.percentiles[row, place])
-    save_picture(_draw(dataset, described, query_pixels, found), out)
+    save_picture(_draw(dataset, described, query_pixels, found, config), out)
     document = {
         "figure": "neighbours",
         "features": str(directory),
@@ -106,8 +106,9 @@ def figure_neighbours(
     return document
 
 
-def _require_dataset(features: Features, given: Place | None) -> Place:
-    place = dataset_at(features.plan.dataset, features.plan.dataset_digest, given, features.directory)
+def _require_dataset(features: Features, given: Place | None, config: NeighboursConfig) -> Place:
+    plan, where = features.plan, features.directory
+    place = dataset_at(plan.dataset, plan.dataset_digest, given, where, cache_dir=config.cache_dir)
     if place is None:
         raise InputError(
             f"{features.plan.dataset}: the dataset of {features.directory} is no longer there, and its pictures are "
@@ -125,8 +126,8 @@ def _query_pictures(
     pictures = dict(queries.pictures)
     places = [place for place in range(len(queries.texts)) if place not in pictures]
     if places:
-        dataset = dataset or _require_dataset(asked, config.query_dataset)
-        records = read_records(dataset, [int(queries.texts[place]) for place in places])
+        dataset = dataset or _require_dataset(asked, config.query_dataset, config)
+        records = _records(dataset, [int(queries.texts[place]) for place in places], config)
         classes = records.manifest.class_names
         readable = readable_classes(classes, config.names)
         for place, pixels, label, key in zip(places, records.pixels, records.labels, records.keys, strict=True):
@@ -138,6 +139,10 @@ def _query_pictures(
     return facts, _crops(np.stack([pictures[place] for place in range(len(queries.texts))]))
 
 
+def _records(dataset: Place, indices: Sequence[int], config: NeighboursConfig) -> RecordPictures:
+    return read_records(dataset, indices, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
+
+
 def _crops(pixels: Pixels) -> Pixels:
     return central_crop(pixels, min(_CROP_SIZE, pixels.shape[1]))
 
@@ -145,7 +150,7 @@ def _crops(pixels: Pixels) -> Pixels:
 def _pixel_order(
     dataset: Place, query_pixels: Pixels, found: Neighbours, queries: Queries, config: NeighboursConfig
 ) -> PixelOrder:
-    manifest = place_manifest(dataset)
+    manifest = place_manifest(dataset, cache_dir=config.cache_dir)
     size = min(_CROP_SIZE, manifest.image_size)
     loader_config = LoaderConfig(
         dataset=dataset,
@@ -153,6 +158,8 @@ def _pixel_order(
         order="sequential",
         dtype="uint8",
         layout="NHWC",
+        cache_dir=None if config.cache_dir is None else str(config.cache_dir),
+        cache_bytes=config.cache_bytes,
     )
     with (
         create_loader(loader_config, rank=0, world_size=1) as loader,
@@ -161,10 +168,12 @@ def _pixel_order(
         return order_by_pixels(loader, query_pixels, found.indices, queries.own, on_progress=progress)
 
 
-def _draw(dataset: Place, described: list[dict[str, Any]], query_pixels: Pixels, found: Neighbours) -> Pixels:
+def _draw(
+    dataset: Place, described: list[dict[str, Any]], query_pixels: Pixels, found: Neighbours, config: NeighboursConfig
+) -> Pixels:
     rows = []
     for entry, pixels, indices in zip(described, query_pixels, found.indices, strict=True):
-        crops = _crops(read_records(dataset, indices.tolist()).pixels)
+        crops = _crops(_records(dataset, indices.tolist(), config).pixels)
         neighbours = [
             Picture(crop, near["name"], _note(near)) for crop, near in zip(crops, entry["neighbours"], strict=True)
         ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmdali.pipeline.errors import LmdaliError, install_line
+from lmdali.pipeline.errors import install_line
 from lmdali.pipeline.release import installed_version
 from lmdali.tools.finding import Finding, first_line
 from lmdali.tools.report_table import megabytes
@@ -29,8 +29,12 @@ def gpu_findings() -> Iterator[Finding]:
     if installed_version("torch") is None:
         yield Finding("NVIDIA driver", driver or "none")
         return
-    import torch
-
+    try:
+        torch = importlib.import_module("torch")
+    except Exception as error:  # whatever a broken build raises; DALI's check needs its version of CUDA
+        advice = "pip install --force-reinstall torch; one for CUDA has its line at pytorch.org/get-started"
+        yield Finding("torch", f"cannot be imported: {first_line(error)}", "problem", advice)
+        return
     yield _torch(torch, driver)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -121,9 +125,10 @@ def _dali(torch: Any, driver: str | None) -> Iterator[Finding]:
             )
             yield Finding("DALI", text, "note" if driver else "ok", install_line(needed) if driver else "")
         return
+    importlib.import_module("lmdali.pipeline.augment")  # what the next one needs besides is not to blame on DALI
     try:
         importlib.import_module("lmdali.pipeline.dali_graph")
-    except (ImportError, OSError, LmdaliError) as error:
+    except Exception as error:  # whatever a broken build raises
         advice = f"pip install --force-reinstall {found[0].split()[0]}"
         yield Finding("DALI", f"{found[0]} cannot be imported: {first_line(error)}", "problem", advice)
         return

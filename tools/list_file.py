@@ -18,7 +18,7 @@ MAX_CLASSES = 1_000_000
 """Labels number the classes, so a label of a billion would ask for a billion class names."""
 
 _LOOKED_AT = 32
-"""Files of a list that are looked for before the work begins."""
+"""Files of a list, from all over it, that are looked for before the work begins."""
 
 _INTEGER = re.compile(rb"[+-]?\d+")
 
@@ -74,13 +74,15 @@ def refuse_other_root(path: Path, root: Path, scan: Scan) -> None:
         scan: what is in it.
 
     Raises:
-        InputError: not one of its first files is there.
+        InputError: not one of some files from all over it is there; a part that is gone makes rejects, as ever.
     """
-    looked_at = [scan.entries[number].path for number in range(min(len(scan.entries), _LOOKED_AT))]
+    num_entries = len(scan.entries)
+    count = min(num_entries, _LOOKED_AT)
+    looked_at = [scan.entries[number * num_entries // count].path for number in range(count)]
     if not any(os.path.lexists(os.path.join(root, name)) for name in looked_at):  # noqa: PTH118
         raise InputError(
-            f"{str(path)!r}: {looked_at[0]!r} is not in {str(root)!r}, nor is any other of its first "
-            f"{len(looked_at)} files: paths start from the list's folder, or from --root"
+            f"{str(path)!r}: {looked_at[0]!r} is not in {str(root)!r}, nor is any other of {count} files from all over "
+            "the list: paths start from the list's folder, or from --root"
         )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
-from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.release import installed_version
 from lmdali.tools.finding import Finding, first_line
 from lmdali.tools.report_table import megabytes
@@ -17,12 +17,12 @@ MEMORY = Path("/proc/meminfo")
 
 
 def machine_findings() -> Iterator[Finding]:
-    """Processors, memory, then compiled loops where numba is here."""
+    """Processors, memory, variables of ranks, then compiled loops where numba is here."""
     yield _processors()
     yield _memory()
+    yield from _ranks()
     if installed_version("numba") is not None:
         yield from _compiled_loops()
-    yield from _ranks()
 
 
 def available_memory(memory: Path | None = None, cgroup: Path | None = None) -> int | None:
@@ -38,8 +38,13 @@ def available_memory(memory: Path | None = None, cgroup: Path | None = None) -> 
 
 
 def _processors() -> Finding:
-    usable, all_of_them, load = usable_cpus(), os.cpu_count() or 1, os.getloadavg()[0]
-    found = f"{usable} of {all_of_them} usable, {cpu_name()}, load {load:.1f}"
+    usable, all_of_them = usable_cpus(), os.cpu_count() or 1
+    found = f"{usable} of {all_of_them} usable, {cpu_name()}"
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return Finding("processors", f"{found}, load unknown")
+    found += f", load {load:.1f}"
     if load > usable:
         advice = "measure rates when nobody else is at work here"
         return Finding("processors", f"{found}: others want more than there are", "note", advice)
@@ -54,12 +59,14 @@ def _memory() -> Finding:
 def _compiled_loops() -> Iterator[Finding]:
     """Whether numba can compile, keep what it compiled, and use the processor's vectors."""
     try:
-        from lmdali.pipeline.crop_kernel import crop_pixels
-        from lmdali.pipeline.vectors import HAS_PAIR_SUMS
-    except (ImportError, LmdaliError) as error:
+        import_module("numba")
+    except Exception as error:  # whatever a broken build raises, of numba's or of its compiler's
         advice = "pip install --force-reinstall numba"
         yield Finding("compiled loops", f"numba cannot be used: {first_line(error)}", "problem", advice)
         return
+    from lmdali.pipeline.crop_kernel import crop_pixels
+    from lmdali.pipeline.vectors import HAS_PAIR_SUMS
+
     statistics = getattr(crop_pixels, "stats", None)
     if statistics is None:
         found = "numba does not compile (NUMBA_DISABLE_JIT), and loaders need it"

@@ -85,7 +85,8 @@ def member_probabilities(asked: EvaluationSet, source: Path, ranks: Ranks) -> Pr
     """
     if is_probabilities_file(source):
         return _stored(asked, source)
-    network = open_network(source, device=asked.device, basis=asked.basis)
+    cache_dir = asked.loader_arguments.get("cache_dir")
+    network = open_network(source, device=asked.device, basis=asked.basis, cache_dir=cache_dir)
     network.require_classes(asked.manifest.class_names, asked.dataset)
     return _computed(asked, network, ranks)
 

@@ -13,7 +13,9 @@ from lmdali.tools.record_pictures import record_rows
 from lmdali.tools.report_table import print_table
 
 
-def dataset_at(recorded: str, digest: str, given: Place | None, where: Path) -> Place | None:
+def dataset_at(
+    recorded: str, digest: str, given: Place | None, where: Path, *, cache_dir: Place | None = None
+) -> Place | None:
     """The dataset that features or codes were made of; None where it is gone and nobody says where to.
 
     Args:
@@ -21,6 +23,7 @@ def dataset_at(recorded: str, digest: str, given: Place | None, where: Path) -> 
         digest: its identity.
         given: where it is now, if it moved.
         where: the features or codes, for the message.
+        cache_dir: for a dataset at an address, as of `LoaderConfig`.
 
     Raises:
         InputError: there is another dataset in that place, or none where `given` says.
@@ -28,7 +31,7 @@ def dataset_at(recorded: str, digest: str, given: Place | None, where: Path) -> 
     place = given or parse_place(recorded)
     if given is None and isinstance(place, Path) and not place.is_dir():
         return None
-    found = place_manifest(place).digest
+    found = place_manifest(place, cache_dir=cache_dir).digest
     if found != digest:
         raise InputError(
             f"{where}: made of dataset {digest[:12]} ({recorded}), and {place_shown(place)} is {found[:12]}: say with "
@@ -37,16 +40,20 @@ def dataset_at(recorded: str, digest: str, given: Place | None, where: Path) -> 
     return place
 
 
-def picture_recipe(recorded: str, digest: str, given: Place | None, where: Path) -> Mapping[str, Any]:
+def picture_recipe(
+    recorded: str, digest: str, given: Place | None, where: Path, *, cache_dir: Place | None = None
+) -> Mapping[str, Any]:
     """How a dataset made its pixels, by which pictures beside it are made, too; nothing where the dataset is gone.
 
     Args and errors are those of `dataset_at`.
     """
-    place = dataset_at(recorded, digest, given, where)
-    return {} if place is None else place_manifest(place).recipe
+    place = dataset_at(recorded, digest, given, where, cache_dir=cache_dir)
+    return {} if place is None else place_manifest(place, cache_dir=cache_dir).recipe
 
 
-def describe_neighbours(dataset: Place | None, texts: Sequence[str], found: Neighbours) -> list[dict[str, Any]]:
+def describe_neighbours(
+    dataset: Place | None, texts: Sequence[str], found: Neighbours, *, cache_dir: Place | None = None
+) -> list[dict[str, Any]]:
     """For each query its neighbours as JSON: record, distance and, where the dataset is at hand, key and class."""
     described = []
     for text, indices, distances in zip(texts, found.indices.tolist(), found.distances.tolist(), strict=True):
@@ -56,8 +63,9 @@ def describe_neighbours(dataset: Place | None, texts: Sequence[str], found: Neig
             for index, distance in zip(indices, distances, strict=False)
         ]
         if dataset is not None:
-            names = place_manifest(dataset).class_names
-            for neighbour, (key, label) in zip(neighbours, record_rows(dataset, indices), strict=True):
+            names = place_manifest(dataset, cache_dir=cache_dir).class_names
+            rows = record_rows(dataset, indices, cache_dir=cache_dir)
+            for neighbour, (key, label) in zip(neighbours, rows, strict=True):
                 neighbour.update({"key": key, "label": label, "class": names[label]})
         described.append({"query": text, "neighbours": neighbours})
     return described

@@ -25,23 +25,28 @@ def cache_findings() -> Iterator[Finding]:
     try:
         directory = cache_directory()
         require_cache_directory(directory)
-    except LmdaliError as error:
+        found = f"{directory}, {_disk(directory)}"
+    except (LmdaliError, OSError) as error:
         yield Finding("shard cache", str(error), "caution", "datasets at an address need it; others do not")
         return
-    yield Finding("shard cache", f"{directory}, {_disk(directory)}")
+    yield Finding("shard cache", found)
 
 
 def place_findings(place: Place) -> Iterator[Finding]:
     """A dataset's directory or address, or a directory that something will be written into."""
     what = place_shown(place)
-    if isinstance(place, str):
-        yield _address(what, place)
-    elif (place / MANIFEST_FILE).exists():
-        yield from _dataset(what, place)
-    elif place.is_dir():
-        yield _folder(what, place)
-    else:
-        yield Finding(what, "no such directory", "problem", "name a dataset, or a directory to write datasets into")
+    try:
+        if isinstance(place, str):
+            yield _address(what, place)
+        elif (place / MANIFEST_FILE).exists():
+            yield from _dataset(what, place)
+        elif place.is_dir():
+            yield _folder(what, place)
+        else:
+            found = "no directory" if place.exists() else "no such directory"
+            yield Finding(what, found, "problem", "name a dataset, or a directory to write datasets into")
+    except OSError as error:  # a folder on the way that may not be entered, or a name that is too long
+        yield Finding(what, first_line(error), "problem", "look at its permissions, or choose another directory")
 
 
 def _address(what: str, address: str) -> Finding:

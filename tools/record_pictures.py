@@ -72,7 +72,7 @@ def read_records(
     return RecordPictures(manifest, tuple(indices), pixels, labels, keys)
 
 
-def record_rows(dataset: Place, indices: Sequence[int]) -> list[tuple[str, int]]:
+def record_rows(dataset: Place, indices: Sequence[int], *, cache_dir: Place | None = None) -> list[tuple[str, int]]:
     """Key and label of some records.
 
     Raises:
@@ -80,7 +80,8 @@ def record_rows(dataset: Place, indices: Sequence[int]) -> list[tuple[str, int]]
     """
     if not indices:
         return []
-    rows = take_rows(place_directory(dataset, tables=True) / RECORDS_FILE, ["key", "label"], list(indices))
+    directory = place_directory(dataset, tables=True, cache_dir=cache_dir)
+    rows = take_rows(directory / RECORDS_FILE, ["key", "label"], list(indices))
     return [(row["key"], row["label"]) for row in rows]
 
 

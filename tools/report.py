@@ -162,7 +162,8 @@ def _predictions(report: EvalReport) -> Section:
 
 
 def _neighbours(run: RunRecord, features: Path, config: ReportConfig) -> Section:
-    found, network = load_features(features).plan, open_network(run.run_dir, device="cpu")
+    found = load_features(features).plan
+    network = open_network(run.run_dir, device="cpu", cache_dir=config.cache_dir)
     if found.source_digest != network.digest:
         raise InputError(
             f"{features}: features of another network ({found.source}, {found.source_digest[:12]}) than the best of "
@@ -170,7 +171,8 @@ def _neighbours(run: RunRecord, features: Path, config: ReportConfig) -> Section
         )
     with tempfile.TemporaryDirectory() as folder:
         sheet = Path(folder) / "neighbours.webp"
-        settings = NeighboursConfig(names=config.names, pixels=False, quiet=True)
+        cache: dict[str, Any] = {"cache_dir": config.cache_dir, "cache_bytes": config.cache_bytes}
+        settings = NeighboursConfig(names=config.names, pixels=False, quiet=True, **cache)
         document = figure_neighbours(features, (), sheet, settings)
         told = "; ".join(
             f"{entry['name']}: {', '.join(near['name'] for near in entry['neighbours'])}"

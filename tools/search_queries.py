@@ -31,6 +31,8 @@ class QueryOptions:
         device: auto, cpu or cuda:N, for the same.
         basis: directory with the training set's statistics, for the same.
         dataset: where the searched dataset is; None means where it was.
+        cache_dir, cache_bytes: for datasets at an address, as of `LoaderConfig`; no options, their commands take the
+            user's cache.
     """
 
     queries: Path | None = None
@@ -38,6 +40,8 @@ class QueryOptions:
     device: str = "auto"
     basis: Place | None = None
     dataset: Place | None = None
+    cache_dir: Place | None = None
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +86,8 @@ def resolve_queries(features: Features, texts: Sequence[str], asked: Features, o
     pictures: dict[int, Pixels] = {}
     if files:
         plan = features.plan
-        recipe = picture_recipe(plan.dataset, plan.dataset_digest, options.dataset, features.directory)
+        where, cache_dir = features.directory, options.cache_dir
+        recipe = picture_recipe(plan.dataset, plan.dataset_digest, options.dataset, where, cache_dir=cache_dir)
         pictures = {place: read_picture_file(path, plan.image_size, recipe) for place, path in files.items()}
         vectors[list(pictures)] = _encode(features, list(pictures.values()), options)
     return Queries(tuple(texts), vectors, own, pictures)
@@ -104,7 +109,8 @@ def split_queries(texts: Sequence[str], num_records: int, where: Path) -> tuple[
 def _encode(features: Features, pictures: Sequence[Pixels], options: QueryOptions) -> NDArray[np.float64]:
     plan = features.plan
     source = options.checkpoint or plan.source
-    encoder = open_encoder(source, plan.image_size, device=options.device, basis=options.basis)
+    own = {"basis": options.basis, "cache_dir": options.cache_dir}
+    encoder = open_encoder(source, plan.image_size, device=options.device, **own)
     require_encoder(encoder, plan.source_digest, features.directory)
     vectors = encoder.encode(np.stack(pictures))
     if not np.isfinite(vectors).all():

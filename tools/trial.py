@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -32,10 +33,20 @@ def trial_findings() -> Iterator[Finding]:
             dataset = Path(folder) / "dataset"
             converted = _attempt("convert", partial(_convert, Path(folder) / "pictures", dataset))
             yield converted
-            if converted.verdict == "ok" and installed_version("torch") and installed_version("numba"):
+            if converted.verdict == "ok" and _can_load():
                 yield from _with_torch(dataset)
     except OSError as error:  # no temporary folder, or one that cannot be removed
         yield Finding("temporary folder", first_line(error), "problem", "set TMPDIR to a folder that can be written")
+
+
+def _can_load() -> bool:
+    """Whether torch and numba are here; where one is broken, checks before this have said so."""
+    try:
+        import_module("numba")
+        import_module("torch")
+    except Exception:
+        return False
+    return True
 
 
 def _with_torch(dataset: Path) -> Iterator[Finding]:
