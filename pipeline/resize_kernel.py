@@ -45,16 +45,27 @@ def resize_run(
         height, width = sides[i, 0], sides[i, 1]
         length = np.uint64(3 * width)
         for row in range(side):
+            first = starts[i] + 3 * ((corners[i, 0] + firsts[height, row]) * size + corners[i, 1])
+            # Two rows at once are all that most windows have; of one row the second is the first, and weighs nothing.
+            upper = np.uint64(first)
+            lower = np.uint64(first + 3 * size) if counts[height] > 1 else upper
+            weight, more = weights[height, row, 0], weights[height, row, 1]
             for k in range(length):
-                sums[k] = _U(0)
-            for tap in range(counts[height]):
-                weight = weights[height, row, tap]
-                if weight:
-                    line = corners[i, 0] + firsts[height, row] + tap
-                    begin = np.uint64(starts[i] + 3 * (line * size + corners[i, 1]))
-                    for k in range(length):
-                        sums[k] = _U(sums[k] + _U(weight * _U(data[begin + k])))
+                sums[k] = _U(_U(weight * _U(data[upper + k])) + _U(more * _U(data[lower + k])))
+            for tap in range(2, counts[height]):
+                weight, upper = weights[height, row, tap], np.uint64(first + 3 * tap * size)
+                for k in range(length):
+                    sums[k] = _U(sums[k] + _U(weight * _U(data[upper + k])))
             at = np.uint64(3 * (i * side + row) * side)
+            if counts[width] == 2:
+                for x in range(side):
+                    source = _3 * np.uint64(firsts[width, x])
+                    weight, more = weights[width, x, 0], weights[width, x, 1]
+                    for c in range(_3):
+                        both = _U(weight * sums[source + c]) + _U(more * sums[source + c + _3])
+                        flat[at + c] = _U(_U(both) + _HALF) >> _BITS
+                    at += _3
+                continue
             for x in range(side):
                 red, green, blue = _HALF, _HALF, _HALF
                 source = _3 * np.uint64(firsts[width, x])

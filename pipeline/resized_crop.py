@@ -65,7 +65,7 @@ class ResizeTable(NamedTuple):
 
     Attributes:
         firsts: (L + 1, S) int64, for each length the first of the pixels that each of S pixels is made of.
-        weights: (L + 1, S, T) uint32, of those pixels; they add up to 2**12.
+        weights: (L + 1, S, T) uint32, T at least 2, of those pixels; they add up to 2**12.
         counts: (L + 1,) int64, of a length: how many of the T are ever more than 0.
     """
 
@@ -78,7 +78,7 @@ class ResizeTable(NamedTuple):
 def resize_table(image_size: int, crop_size: int) -> ResizeTable:
     """The table from windows of images of one size to patches of another; a few hundred kB, made in milliseconds."""
     found = [_axis_weights(length, crop_size) for length in range(1, image_size + 1)]
-    taps = max(weights.shape[1] for _, weights in found)
+    taps = max(2, *(weights.shape[1] for _, weights in found))
     firsts = np.zeros((image_size + 1, crop_size), np.int64)
     weights = np.zeros((image_size + 1, crop_size, taps), np.uint32)
     counts = np.zeros(image_size + 1, np.int64)

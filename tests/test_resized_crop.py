@@ -109,10 +109,10 @@ def test_lighting_goes_with_it() -> None:
     assert (params.alphas != 0).all()
 
 
-@pytest.mark.parametrize(("size", "side"), [(256, 224), (48, 32), (20, 40), (40, 7), (5, 1)])
+@pytest.mark.parametrize(("size", "side"), [(256, 224), (48, 32), (20, 40), (40, 7), (5, 1), (1, 3)])
 def test_weights_add_up_and_stay_inside(size: int, side: int) -> None:
     table = resize_table(size, side)
-    assert table.weights.shape == (size + 1, side, table.counts.max())
+    assert table.weights.shape == (size + 1, side, max(2, table.counts.max()))
     for length in range(1, size + 1):
         count = table.counts[length]
         assert (table.weights[length].sum(axis=1) == 2**UNIT_BITS).all()
