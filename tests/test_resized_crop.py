@@ -10,7 +10,7 @@ from PIL import Image
 
 from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.resized_crop import UNIT_BITS, draw_windows, resize_table, resize_window
+from lmdali.pipeline.resized_crop import UNIT_BITS, _axis_weights, draw_windows, resize_table, resize_window
 
 
 def windows(count: int = 4000, size: int = 256, area: float = 0.08, aspect: float = 4 / 3, **draw: int) -> np.ndarray:
@@ -109,17 +109,28 @@ def test_lighting_goes_with_it() -> None:
     assert (params.alphas != 0).all()
 
 
-@pytest.mark.parametrize(("size", "side"), [(256, 224), (48, 32), (20, 40), (40, 7), (5, 1)])
+@pytest.mark.parametrize(("size", "side"), [(256, 224), (48, 32), (20, 40), (40, 7), (5, 1), (512, 1), (300, 2)])
 def test_weights_add_up_and_stay_inside(size: int, side: int) -> None:
     table = resize_table(size, side)
     assert table.weights.shape == (size + 1, side, table.counts.max())
     for length in range(1, size + 1):
         count = table.counts[length]
         assert (table.weights[length].sum(axis=1) == 2**UNIT_BITS).all()
-        assert not table.weights[length, :, count:].any()
+        assert not table.weights[length, :, count:].any() and table.weights[length].max() <= 2**UNIT_BITS
         assert (table.firsts[length] >= 0).all() and (table.firsts[length] + count <= length).all()
     # So many pixels are looked at, and a channel of the brightest of them fills 32 bits at most.
     assert 255 * 2 ** (2 * UNIT_BITS) + 2 ** (2 * UNIT_BITS - 1) < 2**32
+
+
+@pytest.mark.parametrize("length", [511, 512, 1000, 3000, 3001])
+def test_no_weight_is_far_from_the_filters(length: int) -> None:
+    """Of thousands of pixels each has a weight of a unit or two, and the rounding of all of them is as much as ten."""
+    for side in (1, 2, 3):
+        first, weights = _axis_weights(length, side)
+        centers, reach = (np.arange(side)[:, None] + 0.5) * length / side, length / side
+        shares = (1 - np.abs(first[:, None] + np.arange(weights.shape[1]) + 0.5 - centers) / reach).clip(0)
+        exact = 2**UNIT_BITS * shares / shares.sum(axis=1, keepdims=True)
+        assert (weights >= 0).all() and np.abs(weights - exact).max() <= 1.5
 
 
 def test_a_window_of_the_patchs_size_is_the_patch() -> None:
