@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lmdali.pipeline.augment import AugmentConfig, draw_params
+from lmdali.pipeline.counter_random import sample_words
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.resized_crop import UNIT_BITS, _axis_weights, draw_windows, resize_table, resize_window
 
@@ -75,6 +78,24 @@ def test_a_samples_window_depends_on_nothing_but_seed_epoch_and_number() -> None
     assert all((drawn(numbers[at : at + 1])[0] == together[at]).all() for at in range(6))
     for other in (drawn(numbers, seed=2), drawn(numbers, epoch=3)):
         assert (other[:, :4] != together[:, :4]).any(axis=1).all()
+
+
+def test_windows_never_change_between_versions() -> None:
+    """The formulas of docs/format.md on Python's numbers, and frozen values."""
+    numbers = np.array([0, 1, 5, 70_000, 2**40])
+    frozen = [[13, 34, 149, 177], [47, 9, 201, 222], [28, 6, 217, 182], [43, 1, 213, 255], [9, 34, 229, 187]]
+    assert np.concatenate(draw_windows(7, 3, numbers, 256, 0.08, 4 / 3), axis=1).tolist() == frozen
+    # Tall and wide ones, so that attempts fail.
+    for number, window in zip(range(200), windows(200, 99, 0.4, 9.0).tolist(), strict=True):
+        expected = [0, 0, 99, 99]
+        for stream in range(16, 26):
+            w0, w1, w2, w3 = (int(word[0]) for word in sample_words(3, 1, np.array([number]), stream))
+            area, aspect = 99**2 * (0.4 + 0.6 * w0 / 2**32), math.exp(math.log(9) * (w1 / 2**31 - 1))
+            height, width = max(1, round(math.sqrt(area / aspect))), max(1, round(math.sqrt(area * aspect)))
+            if max(height, width) <= 99:
+                expected = [w2 * (100 - height) >> 32, w3 * (100 - width) >> 32, height, width]
+                break
+        assert window == expected
 
 
 def test_parts_keep_their_sides() -> None:
