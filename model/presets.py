@@ -27,8 +27,8 @@ class Preset:
         drop_last: leave out an epoch's last, smaller batch; None: as `LoaderConfig` does.
 
     Raises:
-        ConfigError: several views of one sample, a batch without samples, or patches of a size that the network does
-            not take.
+        ConfigError: several views of one sample, a batch without samples, patches of a size that the network does
+            not take, or sizes of windows where none are drawn.
     """
 
     model: AlexNetConfig
@@ -43,6 +43,10 @@ class Preset:
             raise ConfigError(f"batch_size must be at least 1, found {self.batch_size}")
         if self.augment.num_views != 1:
             raise ConfigError(f'training takes one view of a sample, crop "{self.augment.crop}" gives several')
+        for name, usual in (("min_area", AugmentConfig.min_area), ("max_aspect", AugmentConfig.max_aspect)):
+            if self.augment.crop != "resized" and (value := getattr(self.augment, name)) != usual:
+                found = f'{name} {value} with crop "{self.augment.crop}"'
+                raise ConfigError(f'{found}: only windows of crop "resized" have one: take that crop, or leave it out')
         size = self.augment.crop_size
         found, needed = (layer_plans(self.model, image_size=side)["fc6"].inputs for side in (size, IMAGE_SIZE_PIXELS))
         if found != needed:
@@ -61,7 +65,8 @@ class Preset:
     ) -> Preset:
         """The same recipe with some fields replaced.
 
-        Turning lighting off takes along what only says how it is done, unless that is given too.
+        Turning lighting off, or taking another crop than "resized", takes along what only says how that is done, unless
+        it is given too.
 
         Raises:
             ConfigError: a value that cannot work.
@@ -69,6 +74,8 @@ class Preset:
         augment = dict(augment or {})
         if augment.get("lighting") == "none":
             augment = {"lighting_rescale": False, "lighting_epochs": None, **augment}
+        if augment.get("crop", "resized") != "resized":
+            augment = {"min_area": AugmentConfig.min_area, "max_aspect": AugmentConfig.max_aspect, **augment}
         return dataclasses.replace(
             self,
             model=dataclasses.replace(self.model, **(model or {})),

@@ -133,6 +133,7 @@ def measured_choice(
         layout=spec.layout,
         crop_size=spec.crop_size,
         num_views=spec.num_views,
+        resized=spec.resized,
         image_size=manifest.image_size,
         encoding=manifest.encoding,
         mean_record_bytes=rounded_bytes(manifest.payload_bytes / manifest.num_records),

@@ -21,7 +21,8 @@ from lmdali.pipeline.sampler import RankSlice, SampleOrder
 
 _ALPHA_STEPS = np.float32(2.0**16)
 """Logarithm and cosine may differ in their last bit between machines. 16 fractional bits hide that but for draws on the
-very edge of a step, of which an epoch of ImageNet is expected to hold fewer than one in 100,000 epochs."""
+very edge of a step, of which an epoch of ImageNet is expected to hold fewer than one in 100,000 epochs. Sides of
+windows are whole pixels, and one lies that near to an edge in fewer than one of a million."""
 
 _MASK_64 = (1 << 64) - 1
 _CHUNK = 8192

@@ -32,6 +32,7 @@ class RateKey:
         layout: of the images.
         crop_size: side of a view, pixels.
         num_views: views per sample.
+        resized: views are windows that are resized, which takes a CPU longer than to cut them.
         image_size: side of the stored images, pixels.
         encoding: of the records.
         mean_record_bytes: stored bytes per record, see `rounded_bytes`.
@@ -48,6 +49,7 @@ class RateKey:
     layout: str
     crop_size: int
     num_views: int
+    resized: bool
     image_size: int
     encoding: str
     mean_record_bytes: int

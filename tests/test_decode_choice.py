@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from lmdali.pipeline.sampler import EpochOrder, RankSlice
 
 KEY = RateKey(
     gpu="a GPU", cpu="a CPU", num_cpus=16, num_threads=16, prefetch=7, batch_size=128, dtype="float32",
-    layout="NCHW", crop_size=224, num_views=1, image_size=256, encoding="jpeg", mean_record_bytes=22_000,
+    layout="NCHW", crop_size=224, num_views=1, resized=False, image_size=256, encoding="jpeg", mean_record_bytes=22_000,
     versions=("lmdali 1",),
 )  # fmt: skip
 NOTHING = RateMemory(None)
@@ -293,9 +294,9 @@ def test_both_ways_are_opened_measured_closed_and_remembered(
         opened.append((name, CountingBackend()))
         return opened[-1][1]
 
-    def choose(required: float | None = None) -> Choice:
+    def choose(required: float | None = None, form: OutputSpec = spec) -> Choice:
         return measured_choice(
-            make, augment, transform, spec, manifest, records=np.arange(manifest.num_records), gpu="a GPU",
+            make, augment, transform, form, manifest, records=np.arange(manifest.num_records), gpu="a GPU",
             num_threads=2, prefetch=2, required=required, seconds=0.01,
         )  # fmt: skip
 
@@ -305,3 +306,5 @@ def test_both_ways_are_opened_measured_closed_and_remembered(
     assert choose() == Choice(first.backend, first.reason.replace("measured now", "measured before"))
     assert choose(required=1e-3).backend == "cpu"
     assert len(opened) == 2, "remembered"
+    choose(form=replace(spec, resized=True))
+    assert len(opened) == 4, "windows that are resized have rates of their own"

@@ -41,6 +41,9 @@ def slow_digest(positions: list[int], indices: list[int], params: AugmentParams)
             first = (y << 48 | x << 32 | a0 % 2**32) + view * GAMMA & MASK
             second = (a1 % 2**31 << 1 | int(params.flip[at])) << 32 | a2 % 2**32
             head = mix((mix(position + GAMMA & MASK) + sample) & MASK)
+            if params.sides is not None:
+                height, width = (int(value) for value in params.sides[at])
+                head = mix((head + (height << 16 | width)) & MASK)
             total += mix((mix((head + first) & MASK) + second) & MASK)
     return total & MASK
 
@@ -66,7 +69,9 @@ def test_the_digest_never_changes_between_versions() -> None:
     assert digest_text(batch_digest(np.arange(100), samples, drawn(samples.tolist()))) == GOLDEN
 
 
-@pytest.mark.parametrize("augment", [AugmentConfig.paper(), AugmentConfig.pixels(), AugmentConfig.ten_crop()])
+@pytest.mark.parametrize(
+    "augment", [AugmentConfig.paper(), AugmentConfig.pixels(), AugmentConfig.resized(), AugmentConfig.ten_crop()]
+)
 def test_the_digest_is_that_of_its_definition(augment: AugmentConfig) -> None:
     positions, indices = [0, 5, 2**40, 6], [0, 2**47, 3, 1]
     params = drawn(indices, augment)

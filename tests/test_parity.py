@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from lmdali.pipeline import parity
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.parity import (
@@ -20,6 +23,9 @@ from lmdali.pipeline.parity import (
     ParityRow,
     compare_backends,
 )
+
+HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+NEEDS_DALI = pytest.mark.skipif(not HAS_DALI, reason="no nvidia-dali wheel here")
 
 
 def row(**fields: Any) -> ParityRow:
@@ -105,3 +111,33 @@ def test_a_backend_equals_itself(small_jpeg_dataset: Path) -> None:
         ("stored images", 0.0, 32), ("crops and flips", 0.0, 32), ("resized windows", 0.0, 32),
         ("mean and lighting", 0.0, 32), ("central mean", 0.0, 32),
     ]  # fmt: skip
+
+
+@NEEDS_DALI
+@pytest.mark.dali
+def test_windows_that_get_much_smaller_pass_by_dali(
+    photo_folder: Path, make_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a patch's border DALI's filter repeats the last pixel."""
+    dataset = make_dataset(photo_folder, tmp_path / "large", shard_sources=100, size=128)
+    small = replace(AugmentConfig.pixels(), crop="resized", crop_size=32)
+    monkeypatch.setattr(parity, "_forms", lambda size: iter([("resized windows", "uint8", small)]))
+    (found,) = compare_backends(dataset, backends=("dali",), num_batches=2, num_threads=1)
+    assert found.passed and found.largest <= 2, found
+
+
+def test_what_lies_inside_counts(small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = torch.zeros((1, 4, 5, 3)), torch.zeros((1, 4, 5, 3))
+    one[0, 0] = one[0, :, 4] = 9.0
+    other[0, 1, 1, 0] = 1.0
+
+    class Loader(FakeLoader):
+        def __iter__(self) -> Any:
+            yield Batch(self.values, torch.tensor([0]), torch.tensor([0]))
+
+    loaders = iter([Loader(one), Loader(other)])  # type: ignore[arg-type]
+    monkeypatch.setattr(parity, "create_loader", lambda *_, **__: next(loaders))
+    resized = replace(AugmentConfig.pixels(), crop="resized", crop_size=4)
+    monkeypatch.setattr(parity, "_forms", lambda size: iter([("resized windows", "uint8", resized)]))
+    (found,) = compare_backends(small_jpeg_dataset, backends=("dali",))
+    assert (found.largest, found.mean) == (1.0, 1 / 18)

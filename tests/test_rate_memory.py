@@ -12,7 +12,7 @@ from lmdali.pipeline.rate_memory import RateKey, RateMemory, memory_file, rounde
 
 KEY = RateKey(
     gpu="a GPU", cpu="a CPU", num_cpus=16, num_threads=16, prefetch=7, batch_size=128, dtype="float32",
-    layout="NCHW", crop_size=224, num_views=1, image_size=256, encoding="jpeg", mean_record_bytes=22_000,
+    layout="NCHW", crop_size=224, num_views=1, resized=False, image_size=256, encoding="jpeg", mean_record_bytes=22_000,
     versions=("lmdali 1",),
 )  # fmt: skip
 

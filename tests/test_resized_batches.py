@@ -157,6 +157,36 @@ def test_windows_count_in_digests_and_are_listed(small_jpeg_dataset: Path) -> No
     assert f"{view['height']} x {view['width']}" in shown
 
 
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({"min_area": 0.3}, ("--min-area", 0.3)),
+        ({"max_aspect": 3.0}, ("--max-aspect", 3)),
+        # As presets light it: its kind does not say which alphas are drawn.
+        ({"lighting": "eigenvalues", "min_area": 0.5}, ("--lighting-std", 0.1, "--min-area", 0.5)),
+    ],
+)
+def test_order_tells_the_digest_of_every_run(
+    small_jpeg_dataset: Path, fields: dict[str, Any], options: tuple[object, ...]
+) -> None:
+    augment = replace(RESIZED, **fields)
+    with create_loader(LoaderConfig(dataset=small_jpeg_dataset, batch_size=6, augment=augment)) as loader:
+        list(loader)
+        digest = loader.epoch_digest
+    assert digest is not None
+    asked = ["order", small_jpeg_dataset, "--augment", "resized", "--crop-size", 40, "-b", 6, "--digest", "--json"]
+    printed = json.loads(CliRunner().invoke(cli, [str(word) for word in (*asked, *options)]).stdout)
+    assert printed["digest"]["digest"] == digest_text(digest)
+    assert (printed["augment"]["min_area"], printed["augment"]["max_aspect"]) == (augment.min_area, augment.max_aspect)
+
+
+def test_order_has_no_windows_without_them(small_jpeg_dataset: Path) -> None:
+    asked = ["order", str(small_jpeg_dataset), "--crop-size", "40", "-b", "6"]
+    refused = CliRunner().invoke(cli, [*asked, "--min-area", "0.3"])
+    assert refused.exit_code == 2 and "take --augment resized" in refused.output
+    assert "min_area" not in json.loads(CliRunner().invoke(cli, [*asked, "--json"]).stdout)["augment"]
+
+
 def test_a_sheet_shows_the_windows(raw_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     result = CliRunner().invoke(cli, ["preview", str(raw_dataset), "--augment", "resized", "--out", str(out)])

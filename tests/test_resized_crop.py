@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lmdali.pipeline.augment import AugmentConfig, draw_params
+from lmdali.pipeline.counter_random import sample_words
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.resized_crop import UNIT_BITS, draw_windows, resize_table, resize_window
+from lmdali.pipeline.resized_crop import UNIT_BITS, _axis_weights, draw_windows, resize_table, resize_window
 
 
 def windows(count: int = 4000, size: int = 256, area: float = 0.08, aspect: float = 4 / 3, **draw: int) -> np.ndarray:
@@ -77,6 +80,24 @@ def test_a_samples_window_depends_on_nothing_but_seed_epoch_and_number() -> None
         assert (other[:, :4] != together[:, :4]).any(axis=1).all()
 
 
+def test_windows_never_change_between_versions() -> None:
+    """The formulas of docs/format.md on Python's numbers, and frozen values."""
+    numbers = np.array([0, 1, 5, 70_000, 2**40])
+    frozen = [[13, 34, 149, 177], [47, 9, 201, 222], [28, 6, 217, 182], [43, 1, 213, 255], [9, 34, 229, 187]]
+    assert np.concatenate(draw_windows(7, 3, numbers, 256, 0.08, 4 / 3), axis=1).tolist() == frozen
+    # Tall and wide ones, so that attempts fail.
+    for number, window in zip(range(200), windows(200, 99, 0.4, 9.0).tolist(), strict=True):
+        expected = [0, 0, 99, 99]
+        for stream in range(16, 26):
+            w0, w1, w2, w3 = (int(word[0]) for word in sample_words(3, 1, np.array([number]), stream))
+            area, aspect = 99**2 * (0.4 + 0.6 * w0 / 2**32), math.exp(math.log(9) * (w1 / 2**31 - 1))
+            height, width = max(1, round(math.sqrt(area / aspect))), max(1, round(math.sqrt(area * aspect)))
+            if max(height, width) <= 99:
+                expected = [w2 * (100 - height) >> 32, w3 * (100 - width) >> 32, height, width]
+                break
+        assert window == expected
+
+
 def test_parts_keep_their_sides() -> None:
     indices = np.arange(9)
     params = draw_params(AugmentConfig.resized(), seed=0, epoch=0, indices=indices, positions=indices, image_size=256)
@@ -109,17 +130,30 @@ def test_lighting_goes_with_it() -> None:
     assert (params.alphas != 0).all()
 
 
-@pytest.mark.parametrize(("size", "side"), [(256, 224), (48, 32), (20, 40), (40, 7), (5, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("size", "side"), [(256, 224), (48, 32), (20, 40), (40, 7), (5, 1), (512, 1), (300, 2), (1, 3)]
+)
 def test_weights_add_up_and_stay_inside(size: int, side: int) -> None:
     table = resize_table(size, side)
     assert table.weights.shape == (size + 1, side, max(2, table.counts.max()))
     for length in range(1, size + 1):
         count = table.counts[length]
         assert (table.weights[length].sum(axis=1) == 2**UNIT_BITS).all()
-        assert not table.weights[length, :, count:].any()
+        assert not table.weights[length, :, count:].any() and table.weights[length].max() <= 2**UNIT_BITS
         assert (table.firsts[length] >= 0).all() and (table.firsts[length] + count <= length).all()
     # So many pixels are looked at, and a channel of the brightest of them fills 32 bits at most.
     assert 255 * 2 ** (2 * UNIT_BITS) + 2 ** (2 * UNIT_BITS - 1) < 2**32
+
+
+@pytest.mark.parametrize("length", [511, 512, 1000, 3000, 3001])
+def test_no_weight_is_far_from_the_filters(length: int) -> None:
+    """Of thousands of pixels each has a weight of a unit or two, and the rounding of all of them is as much as ten."""
+    for side in (1, 2, 3):
+        first, weights = _axis_weights(length, side)
+        centers, reach = (np.arange(side)[:, None] + 0.5) * length / side, length / side
+        shares = (1 - np.abs(first[:, None] + np.arange(weights.shape[1]) + 0.5 - centers) / reach).clip(0)
+        exact = 2**UNIT_BITS * shares / shares.sum(axis=1, keepdims=True)
+        assert (weights >= 0).all() and np.abs(weights - exact).max() <= 1.5
 
 
 def test_a_window_of_the_patchs_size_is_the_patch() -> None:

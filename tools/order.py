@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lmdali.pipeline.augment import AUGMENTS
+from lmdali.pipeline.augment import AUGMENTS, AugmentConfig
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS
 from lmdali.pipeline.dataset_place import Place, place_shown
 from lmdali.pipeline.sampler import MAX_EPOCH
@@ -66,6 +66,15 @@ def _print(dataset: Place, document: dict[str, Any]) -> None:
         _print_rows(title, document["rows"])
 
 
+def _changed(augment: AugmentConfig, changes: dict[str, Any]) -> AugmentConfig:
+    """A named augmentation as a run had it."""
+    if augment.crop != "resized" and {"min_area", "max_aspect"} & set(changes):
+        raise click.UsageError("--min-area and --max-aspect are of windows that are resized: take --augment resized")
+    if changes.get("lighting_std") and augment.lighting == "none":
+        changes = {"lighting": "roots", **changes}  # its kind says what alphas do to pixels, not which are drawn
+    return replace(augment, **changes)
+
+
 _MEASURED = {
     "displacement": "mean distance from the place in storage, of N",
     "rank_correlation": "rank correlation with storage",
@@ -88,6 +97,8 @@ _MEASURED = {
 @click.option("--drop-last/--keep-last", default=None, help="Its last, smaller batch.  [default: keep if sequential]")
 @click.option("--augment", type=click.Choice(list(AUGMENTS)), default="paper", help="What is drawn.")
 @click.option("--crop-size", type=click.IntRange(1), help="Side of the crops, pixels.  [default: 224]")
+@click.option("--min-area", type=float, help="Of a resized window, share of the image's.  [default: 0.08]")
+@click.option("--max-aspect", type=float, help="Of a resized window, a side to the other.  [default: 4/3]")
 @click.option(
     "--lighting-std",
     type=click.FloatRange(0),
@@ -112,8 +123,9 @@ def command(
     """
     if (digest or quality) and (step or limit):
         raise click.UsageError("--digest and --quality are about a whole epoch: leave out --step and --limit")
-    changes = {name: value for name in ("crop_size", "lighting_std") if (value := options.pop(name)) is not None}
-    augment = replace(AUGMENTS[options.pop("augment")](), **changes)
+    drawn = ("crop_size", "min_area", "max_aspect", "lighting_std")
+    changes = {name: value for name in drawn if (value := options.pop(name)) is not None}
+    augment = _changed(AUGMENTS[options.pop("augment")](), changes)
     epoch = options.pop("epoch")
     ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch or 0, **options))
     if step is not None and epoch is None and not options["start"]:

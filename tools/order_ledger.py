@@ -107,11 +107,11 @@ class OrderLedger:
     def describe(self) -> dict[str, Any]:
         """The run that was asked for and its number of steps, JSON-able."""
         config = {name: value for name, value in vars(self._config).items() if name != "augment"}
-        drawn = {
-            name: getattr(self._config.augment, name)
-            for name in ("crop", "crop_size", "crop_chunk", "flip", "lighting_std")
-        }
-        drawn["lighting_std"] *= self._config.augment.is_lit(self._config.epoch)
+        augment = self._config.augment
+        windows = ("min_area", "max_aspect") if augment.crop == "resized" else ()
+        names = ("crop", "crop_size", *windows, "crop_chunk", "flip", "lighting_std")
+        drawn = {name: getattr(augment, name) for name in names}
+        drawn["lighting_std"] *= augment.is_lit(self._config.epoch)
         return {
             "manifest_digest": self._manifest.digest,
             "num_samples": self._order.num_samples,
