@@ -127,6 +127,7 @@ def with_broken(package: str, error: str, *arguments: str) -> subprocess.Complet
     [
         ("cv2", "ImportError('libGL.so.1: not found')", {"opencv-python-headless", "storage checks", "machine checks"}),
         ("pyarrow", "ImportError('undefined symbol')", {"pyarrow", "storage checks"}),
+        ("numpy", "ImportError('numpy: not found')", {"numpy", "machine checks"}),  # cv2 prints what it thinks of it
         ("numba", "OSError('libllvmlite.so: not found')", {"compiled loops"}),
         ("torch", "OSError('libcudart.so: not found')", {"torch"}),
     ],
