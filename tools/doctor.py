@@ -16,7 +16,7 @@ import click
 
 from lmdali.pipeline.errors import MachineError
 from lmdali.pipeline.release import lmdali_version
-from lmdali.tools.exit_codes import one_line
+from lmdali.tools.exit_codes import one_line, termination_as_exception
 from lmdali.tools.finding import Finding, Verdict, first_line
 from lmdali.tools.package_checks import package_findings
 
@@ -106,7 +106,7 @@ def command(places: tuple[str, ...], trial: bool, as_json: bool) -> None:
          f"{platform.system()} {platform.release()} {platform.machine()}")  # fmt: skip
     findings: list[tuple[str, Finding]] = []
     # Packages say things when they are imported, broken ones above all; the document is to be alone.
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+    with termination_as_exception(), redirect_stdout(sys.stderr) if as_json else nullcontext():
         for topic, checks in all_checks(places, trial=trial).items():
             show(f"\n{topic}")
             for finding in _to_the_end(topic, checks):
