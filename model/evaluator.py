@@ -141,7 +141,9 @@ class _Tally:
         kept: tuple[Tensor | None, Tensor | None] = (None, None)
         if self._keeps:
             probabilities, labels = _of_all_ranks(self._probabilities, self._labels, ranks)
-            kept = probabilities[seen == 1], labels[seen == 1]
+            listed = seen == 1
+            # Those of all records as they are: a copy of ImageNet's takes 5 GB.
+            kept = (probabilities, labels) if bool(listed.all()) else (probabilities[listed], labels[listed])
         loss, top1, top5 = (ranks.sum(self._sums) / self._loader.num_samples).tolist()
         return EvalResult(
             top1_error=top1,

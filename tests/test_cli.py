@@ -196,3 +196,14 @@ def test_a_path_that_is_no_text_is_printed_all_the_same(
         cli_module.main()
     stdout.seek(0)
     assert stdout.buffer.read() == written
+
+
+@pytest.mark.parametrize("verb", [["cache", "ls", "--json"], ["doctor", "--no-trial"]])
+def test_a_reader_of_the_output_that_has_left_is_no_error(verb: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "LMDALI_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", "from lmdali.tools.cli import main; main()", *verb]
+    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -218,20 +218,23 @@ def test_resuming_with_other_options_names_them(tmp_path: Path, changes: dict[st
         assert writer.unfinished() == PLAN.shards()[1:]
 
 
-@pytest.mark.parametrize(
-    ("changes", "different"),
-    [({"num_sources": 11}, "num_sources: 10 then, 11 now"), ({"shard_sources": 5}, "shard size")],
-)
-def test_resuming_a_finished_dataset_with_other_options_is_refused(
-    tmp_path: Path, changes: dict[str, Any], different: str
-) -> None:
+def test_resuming_a_finished_dataset_with_other_options_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "out")
     with (
-        pytest.raises(InputError, match=rf"made with other options \({different}\): use --overwrite"),
-        DatasetWriter(tmp_path / "out", replace(PLAN, **changes)).hold(resume=True, overwrite=False),
+        pytest.raises(InputError, match=r"made with other options \(num_sources: 10 then, 11 now\): use --overwrite"),
+        DatasetWriter(tmp_path / "out", replace(PLAN, num_sources=11)).hold(resume=True, overwrite=False),
     ):
         raise AssertionError
     assert load_manifest(tmp_path / "out").num_records == 8
+
+
+def test_where_one_shard_does_not_say_how_large_it_might_have_been_the_refusal_does(tmp_path: Path) -> None:
+    written(tmp_path / "out", replace(PLAN, shard_sources=10))
+    with (
+        pytest.raises(InputError, match=r"made with other options \(shard size\): use --overwrite"),
+        DatasetWriter(tmp_path / "out", replace(PLAN, shard_sources=20)).hold(resume=True, overwrite=False),
+    ):
+        raise AssertionError
 
 
 @pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ def with_broken(package: str, error: str, *arguments: str) -> subprocess.Complet
     [
         ("cv2", "ImportError('libGL.so.1: not found')", {"opencv-python-headless", "storage checks", "machine checks"}),
         ("pyarrow", "ImportError('undefined symbol')", {"pyarrow", "storage checks"}),
+        ("numpy", "ImportError('numpy: not found')", {"numpy", "machine checks"}),  # cv2 prints what it thinks of it
         ("numba", "OSError('libllvmlite.so: not found')", {"compiled loops"}),
         ("torch", "OSError('libcudart.so: not found')", {"torch"}),
     ],
@@ -163,6 +165,23 @@ def test_it_runs_without_stderr() -> None:
     close = "import os, sys; os.close(2); os.execv(sys.argv[1], sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", close, *command], stdout=subprocess.PIPE, timeout=60, check=False)
     assert done.returncode == 0 and b"0 problems" in done.stdout
+
+
+TERMINATED = """
+import os, signal
+from lmdali.tools import trial
+from lmdali.tools.cli import main
+trial.convert = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGTERM)
+main()
+"""
+
+
+def test_a_termination_leaves_no_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TERMINATED, "doctor", "--json"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "terminated\n")
+    assert not list(tmp_path.glob("lmdali-doctor-*"))
 
 
 def test_a_check_that_fails_ends_its_own_topic_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.evaluate import EvalConfig, command, evaluate_networks
 from lmdali.tools.evaluation_page import save_evaluation_page
-from lmdali.tools.evaluation_report import EvalReport
+from lmdali.tools.evaluation_report import EvalReport, class_rows
 from lmdali.tools.member_probabilities import EvaluationSet, member_probabilities
 from lmdali.tools.train_job import TrainJob, train_dataset
 from lmdali.tools.train_report import TrainReport
@@ -124,6 +124,17 @@ def test_the_command_prints_a_table_or_json(trained: TrainReport, val: Path) -> 
     document = run(val, trained.run_dir, "--json", "--views", 10, "-j", 1)
     values = json.loads(document.stdout)
     assert (values["num_views"], values["num_samples"], values["networks"][0]["step"]) == (10, 12, 3)
+
+
+def test_classes_without_images_are_in_no_table_and_the_worst_come_first(trained: TrainReport, val: Path) -> None:
+    report = evaluate_one(val, trained.run_dir, QUIET)
+    first, second, *others = report.analysis.classes
+    absent = replace(second, num_images=0, top1_error=None, top5_error=None, confidence=None)
+    worst = [replace(entry, top1_error=0.1 * entry.label) for entry in others]
+    classes = (replace(first, top1_error=0.05), absent, *worst)
+    rows = class_rows(replace(report, analysis=replace(report.analysis, classes=classes)))
+    names = report.class_names
+    assert [row[0] for row in rows] == [*(names[entry.label] for entry in reversed(worst)), names[0]]
 
 
 def test_only_one_or_ten_views() -> None:

@@ -114,6 +114,19 @@ def test_a_sample_delivered_twice_is_refused() -> None:
         evaluate(Table(torch.zeros(4, 1, 4)), Repeating(4, batch_size=2, shuffle=False), CPU)
 
 
+class Padded(MarkedLoader):
+    """Delivers every sample, and the first ones again, as samplers do that give all ranks equally many."""
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        batches = list(super().__iter__())
+        yield from [*batches, batches[0]]
+
+
+def test_samples_that_only_fill_up_are_refused() -> None:
+    with pytest.raises(IntegrityError, match=r"0 were not delivered, 2 more than once, such as sample 0"):
+        evaluate(Table(torch.zeros(4, 1, 4)), Padded(4, batch_size=2, shuffle=False), CPU)
+
+
 def test_a_sample_left_out_is_refused() -> None:
     with pytest.raises(IntegrityError, match=r"1 were not delivered, 0 more than once$"):
         evaluate(Table(torch.zeros(5, 1, 4)), MarkedLoader(5, batch_size=2, shuffle=True), CPU)  # drops the last

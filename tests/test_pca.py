@@ -14,6 +14,7 @@ from command_line import run
 
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.errors import InputError, RecordError
+from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.pca import angles_degrees, dataset_moments
 
@@ -106,6 +107,10 @@ def test_statistics_of_another_dataset_are_not_taken(jpeg_dataset: Path, raw_dat
         shutil.copy(raw_dataset / name, copy / name)
     with pytest.raises(InputError, match="belongs to another dataset"):
         dataset_moments(copy, quiet=True)
+    with pytest.raises(InputError, match="its statistics are of another dataset: run `lmdali pca --recompute` on it"):
+        create_loader(LoaderConfig(dataset=copy, batch_size=4))
+    with create_loader(LoaderConfig(dataset=copy, batch_size=4, basis=raw_dataset)) as loader:  # said on purpose
+        assert len(loader) == 15
 
 
 def test_the_table_shows_the_published_constants(jpeg_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,6 +166,12 @@ def workers_of(process: subprocess.Popen[str]) -> list[Path]:
     return found
 
 
+def is_deaf(entry: Path, number: signal.Signals) -> bool:
+    """Whether a process of /proc blocks a signal: what it would say to it depends on the moment."""
+    (blocked,) = [line.split()[1] for line in (entry / "status").read_text().splitlines() if line.startswith("SigBlk")]
+    return bool(int(blocked, 16) >> (number - 1) & 1)
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -182,6 +188,7 @@ def test_workers_end_with_the_run_and_are_quiet_about_it(tmp_path: Path, number:
     )
     try:
         wait_until(lambda: len(workers_of(process)) == 2)
+        assert all(is_deaf(worker, signal.SIGINT) for worker in workers_of(process))
         if number == signal.SIGKILL:
             wait_until(lambda: any(tmp_path.rglob("*.*")))
             process.kill()

@@ -75,6 +75,10 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMDALI_CACHE_DIR", str(tmp_path / "cache"))
     (finding,) = cache_findings()
     assert finding.verdict == "ok" and finding.found.startswith(f"{tmp_path}/cache, ")
+    monkeypatch.setenv("LMDALI_CACHE_BYTES", "40 GB")
+    (finding,) = cache_findings()
+    assert finding.verdict == "caution" and "LMDALI_CACHE_BYTES is '40 GB'" in finding.found
+    monkeypatch.delenv("LMDALI_CACHE_BYTES")
     (tmp_path / "file").touch()
     monkeypatch.setenv("LMDALI_CACHE_DIR", str(tmp_path / "file"))
     (finding,) = cache_findings()

@@ -13,6 +13,7 @@ from page_parts import parse_page
 from profile_document import profile_report
 
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.tools.profile_documents import rate_rows
 from lmdali.tools.profile_page import profile_page
 from lmdali.tools.profiler import command
 
@@ -22,6 +23,14 @@ in_browser = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 def document(**options: Any) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps(profile_report(**options).to_json()))
     return found
+
+
+def test_megabytes_are_told_of_rates_that_move_records() -> None:
+    found = document()
+    moved = {row[0]: row[3] for row in rate_rows(found, lambda path: path) if row[3]}
+    assert moved == {"read": "3,750", "loader": "50"}
+    found["setting"]["mean_record_bytes"] = None  # of a loader that is not ours
+    assert not any(row[3] for row in rate_rows(found))
 
 
 @pytest.fixture(params=["one", "three"])

@@ -147,6 +147,8 @@ def test_a_rank_whose_model_sleeps_is_named_too(job: Reports) -> None:
         assert report["verdict"]["word"] == "STRAGGLER rank 1"
         assert (report["ranks"]["straggler"], report["ranks"]["cause"]) == (1, "compute")
         assert report["setting"]["num_threads"] == 1
+    # Four images in a step that sleeps for 20 ms: what is fed is the step, not the loader alone.
+    assert job.by_compute[1]["together"]["images_per_second"] <= 4 / 0.02
     # Each rank has its half of the 37 samples, in batches of its own.
     assert [report["setting"]["steps_per_epoch"] for report in job.by_compute] == [37 // 8] * 2
 

@@ -138,3 +138,5 @@ def test_a_schedule_without_its_numbers_is_told_the_forms(text: str) -> None:
 def test_a_warm_up_that_is_too_long_is_told_both_ways_out() -> None:
     with pytest.raises(ConfigError, match=r"warm-up of 2 epochs does not fit into a run of 1: take more .* cosine:WAR"):
         create_schedule("cosine:2", epochs=1)
+    with pytest.raises(ConfigError, match=r"warm-up of 2 epochs does not fit into a run of 2"):
+        create_schedule("cosine:2", epochs=2)  # the rate would only rise

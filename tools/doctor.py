@@ -5,9 +5,10 @@ from __future__ import annotations
 import faulthandler
 import json
 import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 
 from lmdali.pipeline.errors import MachineError
 from lmdali.pipeline.release import lmdali_version
-from lmdali.tools.exit_codes import one_line
+from lmdali.tools.exit_codes import one_line, termination_as_exception
 from lmdali.tools.finding import Finding, Verdict, first_line
 from lmdali.tools.package_checks import package_findings
 
@@ -104,11 +105,13 @@ def command(places: tuple[str, ...], trial: bool, as_json: bool) -> None:
     show(f"lmdali {lmdali_version()}, {platform.python_implementation()} {platform.python_version()}, "
          f"{platform.system()} {platform.release()} {platform.machine()}")  # fmt: skip
     findings: list[tuple[str, Finding]] = []
-    for topic, checks in all_checks(places, trial=trial).items():
-        show(f"\n{topic}")
-        for finding in _to_the_end(topic, checks):
-            findings.append((topic, finding))
-            _show(finding, show)
+    # Packages say things when they are imported, broken ones above all; the document is to be alone.
+    with termination_as_exception(), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        for topic, checks in all_checks(places, trial=trial).items():
+            show(f"\n{topic}")
+            for finding in _to_the_end(topic, checks):
+                findings.append((topic, finding))
+                _show(finding, show)
     counts = Counter(finding.verdict for _, finding in findings)
     if as_json:
         click.echo(json.dumps(_document(findings, counts)))

@@ -14,7 +14,7 @@ from lmdali.pipeline.eigenbasis import STATISTICS_FILE
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.filesystem import filesystem_of, network_disk
 from lmdali.pipeline.manifest import MANIFEST_FILE, Manifest, load_manifest
-from lmdali.pipeline.shard_cache import cache_directory
+from lmdali.pipeline.shard_cache import cache_bytes, cache_directory
 from lmdali.tools.finding import Finding, first_line
 from lmdali.tools.machine_checks import available_memory
 from lmdali.tools.report_table import megabytes
@@ -24,6 +24,7 @@ def cache_findings() -> Iterator[Finding]:
     """The cache of datasets at an address."""
     try:
         directory = cache_directory()
+        cache_bytes()  # which may be no number
         require_cache_directory(directory)
         found = f"{directory}, {_disk(directory)}"
     except (LmdaliError, OSError) as error:
