@@ -106,6 +106,8 @@ class PatchCutter:
         self._num_views, self._describe, self._cache, self._timers = spec.num_views, describe, cache, timers
         self._header = np.frombuffer(ppm_header(self._size), np.uint8)
         self._decoder, self._crop_size = JpegDecoder(self._size), spec.crop_size
+        if spec.resized:
+            resize_table(self._size, spec.crop_size)  # made here, or each thread would make it for its first batch
         self._scratch = threading.local()
         planar = spec.layout == "NCHW"
         self._mean: tuple[NDArray[np.float32], bool] | None = None

@@ -33,11 +33,29 @@ def whole_number(name: str, value: Any) -> int:
     raise ConfigError(f"{name} must be a whole number, found {value!r}")
 
 
+def real_number(name: str, value: Any) -> float:
+    """A number as Python's own `float`: JSON takes no float32, whose logarithm would be another one, too.
+
+    Args:
+        name: of the option, for the error.
+        value: any real number, NumPy's too.
+
+    Raises:
+        ConfigError: anything else, True and False among it.
+    """
+    try:
+        if not isinstance(value, bool | np.bool_ | str | bytes):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"{name} must be a number, found {value!r}")
+
+
 def check_fields(config: Any, *, numbers: Sequence[str], switches: Sequence[str]) -> None:
     """In the `__post_init__` of a frozen dataclass: make fields Python's own numbers and switches.
 
     Args:
-        config: the dataclass; fields whose default is None may be None.
+        config: the dataclass; fields whose default is None may be None. Those of type float hold any number.
         numbers: fields that hold whole numbers.
         switches: fields that are True or False.
 
@@ -55,6 +73,9 @@ def check_fields(config: Any, *, numbers: Sequence[str], switches: Sequence[str]
             object.__setattr__(config, name, bool(value))
         else:
             raise ConfigError(f"{name} must be True or False, found {value!r}")
+    for field in dataclasses.fields(config):
+        if field.type in ("float", float):
+            object.__setattr__(config, field.name, real_number(field.name, getattr(config, field.name)))
 
 
 def check_choices(config: Any, choices: Mapping[str, Collection[str]]) -> None:

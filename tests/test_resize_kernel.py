@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guarded_memory import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,3 +66,31 @@ def test_windows_of_planes_are_parts_of_the_whole_image(size: int) -> None:
         inside[y : y + height, x : x + width] = True
         assert (out[image][inside] == whole[image][inside]).all()
         assert (out[image][~inside] == 99).all()
+
+
+def test_nothing_behind_images_planes_and_outputs_is_read_or_written() -> None:
+    """Where memory ends, windows in the last corner, a pixel high or wide, and whole ones."""
+    size = 50
+    for side in (1, 7, 50):
+        table = resize_table(size, side)
+        guarded_table = [
+            guarded(array.view(np.uint8).reshape(-1)).view(array.dtype).reshape(array.shape) for array in table
+        ]
+        for height, width in ((1, 1), (1, size), (size, 1), (3, 8), (17, 33), (size, size)):
+            corner, sides = np.array([[size - height, size - width]]), np.array([[height, width]])
+            image = guarded(np.random.default_rng(side).integers(0, 256, size * size * 3, np.uint8))
+            out = guarded(np.empty((1, side, side, 3), np.uint8))
+            resize_run(image, np.zeros(1, np.int64), size, corner, sides, *guarded_table, out)
+            window = image.reshape(size, size, 3)[size - height :, size - width :]
+            assert (out[0] == resize_window(window, side)).all()
+
+    words = jpeg_kernel.plane_words(size, size)
+    random = np.random.default_rng(0).integers(0, 256, 8 * words, np.uint8)
+    planes, whole = guarded(random).view(np.uint64).reshape(1, words), guarded(np.empty((1, size, size, 3), np.uint8))
+    paint_kernel.paint_whole(planes, whole)
+    for height, width in ((1, 1), (1, size), (size, 1), (3, 9), (size, size)):
+        painted = guarded(np.empty((1, size, size, 3), np.uint8))
+        corner = np.array([[size - height, size - width]])
+        paint_kernel.paint_windows(planes, corner, np.array([[height, width]]), painted)
+        part = np.s_[0, size - height :, size - width :]
+        assert (painted[part] == whole[part]).all()

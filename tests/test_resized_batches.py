@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.order_digest import batch_digest, digest_text
 from lmdali.pipeline.record_codec import decode_stored
+from lmdali.pipeline.resized_crop import _axis_weights, resize_table
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools.cli import cli
 
@@ -95,6 +97,21 @@ def test_decoded_images_in_memory_give_the_same_windows(small_jpeg_dataset: Path
             epochs.append([batch.images for _ in range(3) for batch in loader])
     assert len(epochs[0]) == 12
     assert all(map(torch.equal, *epochs))
+
+
+def test_weights_are_made_once_for_all_threads(small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All threads begin at the same time; the table for images of 4,096 pixels is 143 MB."""
+    made: list[int] = []
+
+    def slow_weights(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        made.append(length)
+        time.sleep(0.001)  # lets other threads run
+        return _axis_weights(length, size)
+
+    monkeypatch.setattr("lmdali.pipeline.resized_crop._axis_weights", slow_weights)
+    resize_table.cache_clear()
+    batches(small_jpeg_dataset, replace(RESIZED, crop_size=39))
+    assert sorted(made) == list(range(1, 49))
 
 
 def test_what_libjpeg_decodes_is_resized_as_well(small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

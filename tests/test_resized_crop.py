@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -114,6 +116,8 @@ def test_parts_keep_their_sides() -> None:
         ({"min_area": float("nan")}, "min_area must be"),
         ({"max_aspect": 0.75}, r"max_aspect must be in 1\.\.100"),
         ({"max_aspect": float("inf")}, r"max_aspect must be in 1\.\.100"),
+        ({"min_area": "0.1"}, "min_area must be a number, found '0.1'"),
+        ({"max_aspect": None}, "max_aspect must be a number, found None"),
         ({"normalize": "mean_image"}, "takes windows of any size, each for itself: set normalize to channel_mean_std"),
         ({"crop_chunk": 32}, "and crop_chunk to 1"),
     ],
@@ -122,6 +126,12 @@ def test_what_has_no_meaning_is_refused(fields: dict[str, object], message: str)
     base = {"crop": "resized", "normalize": "channel_mean", "lighting": "none"}
     with pytest.raises(ConfigError, match=message):
         AugmentConfig(**base | fields)  # type: ignore[arg-type]
+
+
+def test_numpys_numbers_draw_as_their_copies_in_json_do() -> None:
+    """NumPy takes the logarithm of a float32 in float32: resumed from JSON, windows would be others."""
+    given_ = AugmentConfig(crop="resized", normalize="none", lighting="none", max_aspect=np.float32(4 / 3))  # type: ignore[arg-type]
+    assert type(json.loads(json.dumps(asdict(given_)))["max_aspect"]) is type(given_.max_aspect) is float
 
 
 def test_lighting_goes_with_it() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmdali.pipeline.errors import ConfigError
-from lmdali.pipeline.whole_number import check_fields, whole_number
+from lmdali.pipeline.whole_number import check_fields, real_number, whole_number
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Settings:
     size: Any = 1
     limit: Any = None
     flip: Any = True
+    share: float = 0.5
 
     def __post_init__(self) -> None:
         check_fields(self, numbers=("size", "limit"), switches=("flip",))
@@ -35,10 +36,24 @@ def test_anything_else_is_refused_by_name(value: Any) -> None:
         whole_number("size", value)
 
 
+@pytest.mark.parametrize("value", [3, 3.0, np.float32(3), np.int8(3), torch.tensor(3.0)])
+def test_any_number_becomes_pythons(value: Any) -> None:
+    found = real_number("share", value)
+    assert found == 3.0 and type(found) is float
+
+
+@pytest.mark.parametrize("value", [None, True, np.True_, "3", b"3", [3.0], 3j])
+def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ConfigError, match="share must be a number, found"):
+        real_number("share", value)
+
+
 def test_fields_become_pythons_and_only_optional_ones_may_be_none() -> None:
-    settings = Settings(size=np.int64(3), limit=1e9, flip=np.False_)
-    assert [type(value) for value in vars(settings).values()] == [int, int, bool]
-    assert settings == Settings(3, 10**9, False)
+    settings = Settings(size=np.int64(3), limit=1e9, flip=np.False_, share=np.float32(0.25))
+    assert [type(value) for value in vars(settings).values()] == [int, int, bool, float]
+    assert settings == Settings(3, 10**9, False, 0.25)
+    with pytest.raises(ConfigError, match="share must be a number, found 'a half'"):
+        Settings(share="a half")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="size must be a whole number, found None"):
         Settings(size=None)
     with pytest.raises(ConfigError, match="flip must be True or False, found 'no'"):
