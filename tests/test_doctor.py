@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lmdali.pipeline.errors import IntegrityError
@@ -84,6 +87,33 @@ def test_a_conversion_that_fails_ends_the_trial(monkeypatch: pytest.MonkeyPatch)
     (finding,) = trial.trial_findings()
     assert (finding.what, finding.verdict) == ("convert", "problem")
     assert finding.found == "IntegrityError: shard 0 reads back otherwise"
+
+
+def test_records_that_read_back_otherwise_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = SimpleNamespace(problems=["shard 00000: record 3"])
+    monkeypatch.setattr(trial, "verify_dataset", lambda dataset, quiet: damaged)
+    (finding,) = trial.trial_findings()
+    assert (finding.what, finding.verdict) == ("convert", "problem")
+    assert finding.found == "IntegrityError: what was written reads back otherwise: shard 00000: record 3"
+
+
+def test_an_epoch_without_a_record_is_a_problem(small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(list[Any]):
+        num_samples = 3
+
+    batches = Forgetful([SimpleNamespace(indices=torch.tensor([2, 0]))])
+    monkeypatch.setattr("lmdali.pipeline.loader.create_loader", lambda *_, **__: nullcontext(batches))
+    with pytest.raises(IntegrityError, match=r"an epoch of 3 samples delivered \[0, 2\]"):
+        trial._load(small_jpeg_dataset)
+
+
+def test_pixels_that_differ_are_a_problem(small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [SimpleNamespace(form="pixels", largest=0.0, mean=0.0, passed=True)]
+    monkeypatch.setattr("lmdali.pipeline.parity.compare_backends", lambda *_, **__: iter(rows))
+    assert trial._compare(small_jpeg_dataset, "dali", "cpu").startswith("the CPU's batches")
+    rows.append(SimpleNamespace(form="floats", largest=90.0, mean=7.5, passed=False))
+    with pytest.raises(IntegrityError, match=r"floats differ from the CPU's by 90 gray levels, 7.5 in mean"):
+        trial._compare(small_jpeg_dataset, "dali", "cpu")
 
 
 def test_without_torch_the_trial_is_a_conversion(monkeypatch: pytest.MonkeyPatch) -> None:

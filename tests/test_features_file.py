@@ -92,6 +92,18 @@ def test_what_is_no_finished_feature_file_is_named(tmp_path: Path) -> None:
         load_features(tmp_path / "f")
 
 
+def test_a_record_that_is_not_finite_is_named_in_whichever_block_it_is(tmp_path: Path) -> None:
+    rows = np.arange(30, dtype=np.float32).reshape(10, 3)
+    directory = write_features(tmp_path / "f", rows).directory
+    damaged = np.load(directory / "shards" / "00000.npy", mmap_mode="r+")
+    damaged[7, 1] = np.inf
+    damaged.flush()
+    blocks = load_features(directory).finite_blocks(3)
+    assert np.concatenate([next(blocks), next(blocks)]).tolist() == rows[:6].tolist()
+    with pytest.raises(InputError, match="record 7: its features are not finite"):
+        next(blocks)
+
+
 def test_impossible_plans_are_refused() -> None:
     with pytest.raises(ConfigError, match="precision"):
         plan_for(ROWS, precision="float64")

@@ -50,6 +50,13 @@ def test_without_torch_only_the_driver_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert [finding.what for finding in gpu_findings()] == ["NVIDIA driver"]
 
 
+def test_a_gpu_that_computes_something_else_is_a_problem(machine: pytest.MonkeyPatch) -> None:
+    assert found_of("cuda:0").verdict == "ok"
+    machine.setattr(torch, "arange", lambda *arguments, device: torch.zeros(4))
+    finding = found_of("cuda:0")
+    assert (finding.verdict, finding.found) == ("problem", "does not compute: AssertionError: 0.0")
+
+
 def test_the_version_of_the_driver(tmp_path: Path) -> None:
     (tmp_path / "open").write_text(DRIVER)
     (tmp_path / "closed").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 2023\n")

@@ -34,6 +34,9 @@ def test_memory_is_what_the_machine_and_the_container_both_leave(tmp_path: Path)
     assert available_memory(**memory_files(tmp_path, available="40 kB", limit="30000", used="10000")) == 20_000
     assert available_memory(**memory_files(tmp_path, available="4 kB", limit="30000", used="10000")) == 4096
     assert available_memory(**memory_files(tmp_path, available="4 kB", limit="30000", used="40000")) == 0
+    (tmp_path / "memory.stat").write_text("anon 9000\nfile 8000\nactive_file 5000\ninactive_file 1000\nshmem 2000\n")
+    assert available_memory(**memory_files(tmp_path, available="40 kB", limit="30000", used="29000")) == 7000
+    assert available_memory(**memory_files(tmp_path, available="40 kB", limit="30000", used="100")) == 30_000
     assert available_memory(**memory_files(tmp_path, available="nonsense", limit="nonsense")) is None
 
 
@@ -42,6 +45,8 @@ def test_memory_of_a_control_group_of_version_1(tmp_path: Path) -> None:
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("5000\n")
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("2000\n")
     assert available_memory(tmp_path / "none", tmp_path) == 3000
+    (tmp_path / "memory" / "memory.stat").write_text("active_file 1\ntotal_active_file 700\ntotal_inactive_file 50\n")
+    assert available_memory(tmp_path / "none", tmp_path) == 3750
 
 
 def test_a_busy_machine_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,13 +43,13 @@ def test_what_is_declared_is_what_is_looked_at() -> None:
 
 
 def test_a_package_that_is_missing_or_too_old_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_versions(monkeypatch, lmdb="2.2.9", crc32c=None, numpy="2.0", rich="13.0.0rc1")
+    with_versions(monkeypatch, lmdb="2.2.9", crc32c=None, numpy="2", rich="13.0.0rc1")
     findings = list(package_findings())
     old, missing = found_of(findings, "lmdb"), found_of(findings, "crc32c")
     assert (old.verdict, old.found) == ("problem", "lmdb 2.2.9 is older than 2.3")
     assert old.advice == "pip install --force-reinstall 'lmdb>=2.3'"
     assert (missing.verdict, missing.found) == ("problem", "crc32c is not installed")
-    assert "numpy 2.0," in found_of(findings, "always needed").found  # just new enough
+    assert "numpy 2," in found_of(findings, "always needed").found  # just new enough
     assert "lmdb" not in found_of(findings, "always needed").found
 
 

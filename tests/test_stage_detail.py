@@ -15,6 +15,7 @@ from lmdali.pipeline.timing import QueueReading, Recording, StageCall
 from lmdali.tools.measurement import WindowPlan
 from lmdali.tools.profiler import command
 from lmdali.tools.stage_detail import StageDetail, record_stages, write_trace
+from lmdali.tools.step_probes import LoaderProbe
 
 CALLS = [StageCall(7, "read", 10.0 + number, (number + 1) / 1000) for number in range(100)]
 RECORDING = Recording(
@@ -68,6 +69,12 @@ def test_a_trace_begins_at_zero_and_has_a_lane_for_each_thread(tmp_path: Path) -
     assert [event["args"]["ready"] for event in events if event["ph"] == "C"] == [0, 3, 0, 1]
     write_trace(tmp_path / "absent" / "trace.json", RECORDING)
     assert (tmp_path / "absent" / "trace.json").read_bytes() == (tmp_path / "trace.json").read_bytes()
+
+
+def test_a_window_begins_when_the_loaders_queue_is_full(small_jpeg_dataset: Path) -> None:
+    config = LoaderConfig(dataset=small_jpeg_dataset, batch_size=2, augment=AugmentConfig(crop_size=24), prefetch=9)
+    with create_loader(config) as loader:
+        assert LoaderProbe(loader).warmup_steps == 10
 
 
 def test_a_real_loader_is_recorded_only_while_that_is_asked_for(loader: DatasetLoader) -> None:

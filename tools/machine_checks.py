@@ -99,12 +99,24 @@ def _meminfo_available(path: Path) -> int | None:
 
 def _cgroup_left(cgroup: Path) -> int | None:
     """What a container's limit leaves; a limit higher than any memory is none."""
-    for limit, used in (
-        (cgroup / "memory.max", cgroup / "memory.current"),
-        (cgroup / "memory" / "memory.limit_in_bytes", cgroup / "memory" / "memory.usage_in_bytes"),
+    old = cgroup / "memory"
+    for limit, used, statistics, prefix in (
+        (cgroup / "memory.max", cgroup / "memory.current", cgroup / "memory.stat", ""),
+        (old / "memory.limit_in_bytes", old / "memory.usage_in_bytes", old / "memory.stat", "total_"),
     ):
         try:
-            return max(0, int(limit.read_text()) - int(used.read_text()))
+            most = int(limit.read_text())
+            return min(most, max(0, most - int(used.read_text()) + _cached_files(statistics, prefix)))
         except (OSError, ValueError):  # not there, or "max"
             continue
     return None
+
+
+def _cached_files(statistics: Path, prefix: str) -> int:
+    """Bytes of files that a container has in memory, which count as used and make room as soon as some is wanted."""
+    wanted = (f"{prefix}active_file", f"{prefix}inactive_file")
+    try:
+        pairs = [line.split() for line in statistics.read_text().splitlines()]
+        return sum(int(pair[1]) for pair in pairs if pair and pair[0] in wanted)
+    except (OSError, ValueError, IndexError):
+        return 0
