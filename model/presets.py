@@ -45,8 +45,8 @@ class Preset:
             raise ConfigError(f'training takes one view of a sample, crop "{self.augment.crop}" gives several')
         for name, usual in (("min_area", AugmentConfig.min_area), ("max_aspect", AugmentConfig.max_aspect)):
             if self.augment.crop != "resized" and (value := getattr(self.augment, name)) != usual:
-                given = f'{name} {value} with crop "{self.augment.crop}"'
-                raise ConfigError(f'{given}: only windows of crop "resized" have one: take that crop, or leave it out')
+                given = f'{name} {value} changes nothing with crop "{self.augment.crop}"'
+                raise ConfigError(f'{given}: take crop "resized", or leave it at {usual}')
         size = self.augment.crop_size
         found, needed = (layer_plans(self.model, image_size=side)["fc6"].inputs for side in (size, IMAGE_SIZE_PIXELS))
         if found != needed:

@@ -189,7 +189,7 @@ class PatchCutter:
         if part.sides is None:
             self._augment(part, paint)
         else:
-            with self._timers.measure("decode"):
+            with self._timers.measure("augment"):  # as colour is of any crop
                 pixels = self._buffer("pixels", (len(planes), self._size, self._size, 3), np.uint8)
                 paint_kernel.paint_windows(planes, part.crop_yx, part.sides, pixels)
             self._crop_from(part, pixels.reshape(-1), np.arange(len(planes)) * pixels[0].size)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import simplejpeg
 import torch
 
-from lmdali.pipeline import jpeg_decoder, record_kernel
+from lmdali.pipeline import jpeg_decoder, paint_kernel, record_kernel
 from lmdali.pipeline.augment import AugmentConfig, draw_params, pixel_transform
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.dataset_plan import DatasetPlan
@@ -27,9 +28,11 @@ from lmdali.pipeline.records import pack_record
 from lmdali.pipeline.shard_output import ShardContent
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_writer import ShardWriter
+from lmdali.pipeline.timing import StageTimers
 
 SIZE = 64
 CROP = AugmentConfig(crop_size=56, normalize="none", lighting="none")
+RESIZED = replace(CROP, crop="resized", max_aspect=4.0)
 
 
 def pixels(seed: int) -> np.ndarray[Any, Any]:
@@ -78,23 +81,24 @@ def batches(directory: Path, *, epochs: int = 1, **fields: Any) -> list[Any]:
         return [(b.images.clone(), b.indices.clone()) for _ in range(epochs) for b in loader]
 
 
-def expected(directory: Path, indices: torch.Tensor, epoch: int) -> np.ndarray[Any, Any]:
+def expected(directory: Path, indices: torch.Tensor, augment: AugmentConfig) -> np.ndarray[Any, Any]:
     """Batches as the reference makes them of what libjpeg-turbo decodes: (B, 3, S, S) float32."""
     reader = ShardReader(directory, load_manifest(directory))
     stored = np.stack([reader.read(i, lambda record: decode_stored(record.data, SIZE)) for i in indices.tolist()])
-    params = draw_params(CROP, seed=0, epoch=epoch, indices=indices.numpy(), positions=indices.numpy(), image_size=SIZE)
-    return apply_params(stored, params, pixel_transform(CROP, None, SIZE), 56).transpose(0, 3, 1, 2)
+    params = draw_params(augment, seed=0, epoch=0, indices=indices.numpy(), positions=indices.numpy(), image_size=SIZE)
+    return apply_params(stored, params, pixel_transform(augment, None, SIZE), 56).transpose(0, 3, 1, 2)
 
 
 KINDS = ["ours", "4:4:4", "another quality each", "own Huffman tables", "progressive", "restart markers"]
 
 
+@pytest.mark.parametrize("augment", [CROP, RESIZED], ids=["crops", "windows"])
 @pytest.mark.parametrize("kind", [*KINDS, "all mixed"])
-def test_files_of_any_encoder_give_libjpegs_pixels(tmp_path: Path, kind: str) -> None:
+def test_files_of_any_encoder_give_libjpegs_pixels(tmp_path: Path, kind: str, augment: AugmentConfig) -> None:
     kinds = KINDS if kind == "all mixed" else [kind]
     directory = dataset(tmp_path / "d", [jpeg(kinds[n % len(kinds)], n) for n in range(31)])
-    for images, indices in batches(directory):
-        assert np.array_equal(images.numpy(), expected(directory, indices, 0))
+    for images, indices in batches(directory, augment=augment):
+        assert np.array_equal(images.numpy(), expected(directory, indices, augment))
 
 
 def test_ten_views_of_any_encoder(tmp_path: Path) -> None:
@@ -116,12 +120,12 @@ def test_no_more_layouts_are_learnt_than_pay(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("room", [0, 1, 10, 31, 100])
-@pytest.mark.parametrize("kind", ["ours", "all mixed"])
-def test_a_decoded_cache_changes_no_pixel(tmp_path: Path, kind: str, room: int) -> None:
+@pytest.mark.parametrize(("kind", "augment"), [("ours", CROP), ("all mixed", CROP), ("all mixed", RESIZED)])
+def test_a_decoded_cache_changes_no_pixel(tmp_path: Path, kind: str, augment: AugmentConfig, room: int) -> None:
     kinds = KINDS if kind == "all mixed" else [kind]
     directory = dataset(tmp_path / "d", [jpeg(kinds[n % len(kinds)], n) for n in range(31)])
-    plain = batches(directory, epochs=3)
-    cached = batches(directory, epochs=3, decoded_cache_bytes=room * 3 * SIZE * SIZE)
+    plain = batches(directory, epochs=3, augment=augment)
+    cached = batches(directory, epochs=3, augment=augment, decoded_cache_bytes=room * 3 * SIZE * SIZE)
     assert len(plain) == len(cached) == 15
     for (images, indices), (cached_images, cached_indices) in zip(plain, cached, strict=True):
         assert torch.equal(indices, cached_indices)
@@ -142,6 +146,23 @@ def test_from_the_second_epoch_on_cached_images_are_neither_read_nor_decoded(
         assert [batch.labels.tolist() for batch in loader] == labels
         assert loader.stage_seconds()["decode"] == decoding
         assert loader._backend._cache.holds(np.arange(31)).all()  # type: ignore[attr-defined]
+
+
+def test_colours_of_windows_count_as_those_of_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`profile run --help`: decode ends with the planes in the file, augment begins with upsampling."""
+    stage, painted = threading.local(), []
+    measure, paint_windows = StageTimers.measure, paint_kernel.paint_windows
+
+    def named(self: StageTimers, name: str) -> Any:
+        stage.name = name
+        return measure(self, name)
+
+    monkeypatch.setattr(StageTimers, "measure", named)
+    monkeypatch.setattr(
+        paint_kernel, "paint_windows", lambda *arguments: painted.append(stage.name) or paint_windows(*arguments)
+    )
+    batches(dataset(tmp_path / "d", [jpeg("ours", n) for n in range(9)]), augment=RESIZED)
+    assert painted and set(painted) == {"augment"}
 
 
 def test_a_damaged_record_is_named_with_and_without_a_cache(tmp_path: Path) -> None:
