@@ -53,8 +53,8 @@ class ParityRow:
         form: "stored images", "crops and flips", "resized windows", "mean and lighting" or "central mean".
         backend: what was compared, such as "dali on cuda:0"; the reference is "cpu on cpu".
         num_images: images compared.
-        largest: difference of any value, gray levels.
-        mean: difference of all values, gray levels.
+        largest: difference of any value, gray levels; of windows that are resized without the outermost pixels.
+        mean: difference of all these values, gray levels.
         largest_limit: allowed; infinite where only the mean is judged.
         mean_limit: allowed.
     """
