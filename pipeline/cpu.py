@@ -157,9 +157,8 @@ class CpuBackend:
             whole = np.zeros((count, 2), np.int64), None, np.zeros(count, np.bool_), np.zeros((count, 3), np.float32)
             return slice(first, stop), whole
         views = slice(first * self._spec.num_views, stop * self._spec.num_views)
-        params = plan.params
-        sides = None if params.sides is None else params.sides[views]
-        return views, (params.crop_yx[views], sides, params.flip[views], plan.shifts[views])
+        params = plan.params.part(views.start, views.stop)
+        return views, (params.crop_yx, params.sides, params.flip, plan.shifts[views])
 
     def _find(self, indices: NDArray[np.int64]) -> ImageRun:
         """Where images lie, and their labels; of cached ones nothing is read, and where they lie is not said."""

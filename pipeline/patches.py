@@ -106,8 +106,7 @@ class PatchCutter:
         self._num_views, self._describe, self._cache, self._timers = spec.num_views, describe, cache, timers
         self._header = np.frombuffer(ppm_header(self._size), np.uint8)
         self._decoder, self._crop_size = JpegDecoder(self._size), spec.crop_size
-        if spec.resized:
-            resize_table(self._size, spec.crop_size)  # made here, or each thread would make it for its first batch
+        self._table = resize_table(self._size, spec.crop_size) if spec.resized else None
         self._scratch = threading.local()
         planar = spec.layout == "NCHW"
         self._mean: tuple[NDArray[np.float32], bool] | None = None
@@ -219,31 +218,29 @@ class PatchCutter:
             raise RecordError(self._describe(int(part.indices[at]), str(error))) from error
 
     def _crop_from(self, part: Samples, data: NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
-        def crop(few: Samples, at: slice, form: tuple[Any, ...], out: NDArray[Any]) -> None:
-            self._crop(data, starts[at], self._size, self._num_views, few.crop_yx, few.flip, *form, out)
-
         if part.sides is None:
-            self._augment(part, crop)
+            self._crop_images(part, data, starts, self._size)
             return
         for first in range(0, len(starts), _RESIZED_AT_ONCE):
             few = part.part(first, first + _RESIZED_AT_ONCE)
-            self._resize_from(few, data, starts[first : first + _RESIZED_AT_ONCE])
+            patches = self._resized(few, data, starts[first : first + _RESIZED_AT_ONCE])
+            # Images of a patch's size, of which nothing is cut off.
+            few, places = few._replace(crop_yx=np.zeros_like(few.crop_yx), sides=None), np.arange(len(patches))
+            self._crop_images(few, patches.reshape(-1), places * patches[0].size, self._crop_size)
 
-    def _resize_from(self, part: Samples, data: NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
-        """Windows become images of a patch's size, of which nothing is cut off."""
-        assert part.sides is not None
-        count, side = len(starts), self._crop_size
-        with self._timers.measure("augment"):
-            patches = self._buffer("patches", (_RESIZED_AT_ONCE, side, side, 3), np.uint8)[:count]
-            table = resize_table(self._size, side)
-            resize_run(data, starts, self._size, part.crop_yx, part.sides, *table, patches)
-        corners = np.zeros((count, 2), np.int64)
-
+    def _crop_images(self, part: Samples, data: NDArray[np.uint8], starts: NDArray[np.int64], size: int) -> None:
         def crop(few: Samples, at: slice, form: tuple[Any, ...], out: NDArray[Any]) -> None:
-            places = np.arange(at.start, at.start + len(few.indices)) * patches[0].size
-            self._crop(patches.reshape(-1), places, side, 1, corners[at], few.flip, *form, out)
+            self._crop(data, starts[at], size, self._num_views, few.crop_yx, few.flip, *form, out)
 
         self._augment(part, crop)
+
+    def _resized(self, part: Samples, data: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Windows as (n, S, S, 3) uint8 patches, in this thread's memory."""
+        assert self._table is not None and part.sides is not None
+        with self._timers.measure("augment"):
+            patches = self._buffer("patches", (len(starts), self._crop_size, self._crop_size, 3), np.uint8)
+            resize_run(data, starts, self._size, part.crop_yx, part.sides, *self._table, patches)
+        return patches
 
     def _augment(self, part: Samples, fill: Callable[[Samples, slice, tuple[Any, ...], NDArray[Any]], None]) -> None:
         """Let `fill` write the patches of some samples, which lie at a slice of `part`; halve them if asked for."""
