@@ -9,7 +9,7 @@ from typing import Any
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.layer_plan import IMAGE_SIZE_PIXELS, layer_plans
 from lmdali.model.train_config import TrainConfig
-from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.augment import WINDOW_DEFAULTS, AugmentConfig
 from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.errors import ConfigError
 
@@ -43,7 +43,7 @@ class Preset:
             raise ConfigError(f"batch_size must be at least 1, found {self.batch_size}")
         if self.augment.num_views != 1:
             raise ConfigError(f'training takes one view of a sample, crop "{self.augment.crop}" gives several')
-        for name, usual in (("min_area", AugmentConfig.min_area), ("max_aspect", AugmentConfig.max_aspect)):
+        for name, usual in WINDOW_DEFAULTS.items():
             if self.augment.crop != "resized" and (value := getattr(self.augment, name)) != usual:
                 given = f'{name} {value} changes nothing with crop "{self.augment.crop}"'
                 raise ConfigError(f'{given}: take crop "resized", or leave it at {usual}')
@@ -75,7 +75,7 @@ class Preset:
         if augment.get("lighting") == "none":
             augment = {"lighting_rescale": False, "lighting_epochs": None, **augment}
         if augment.get("crop", "resized") != "resized":
-            augment = {"min_area": AugmentConfig.min_area, "max_aspect": AugmentConfig.max_aspect, **augment}
+            augment = {**WINDOW_DEFAULTS, **augment}
         return dataclasses.replace(
             self,
             model=dataclasses.replace(self.model, **(model or {})),

@@ -44,8 +44,7 @@ class AugmentConfig:
         crop: "random" draws uniformly over all offsets (33 x 33 for 224 of 256); "resized" a window of random area and
             aspect, which becomes the patch (`resized_crop`: not the paper's); "center"; "ten" gives the four corners
             and the centre, then the mirror images of these five, as ten adjacent views (section 4.1, test time).
-        min_area: of a "resized" window, 0..1 of the image's.
-        max_aspect: of a "resized" window, width to height or height to width.
+        min_area, max_aspect: of a "resized" window, 0..1 of the image's, and width to height or height to width.
         flip: mirror with probability 1/2; only with crop "random" or "resized".
         crop_chunk: so many consecutive samples of the epoch's global order share one crop offset and flip (32 in the
             2012 code: 4 draws per minibatch of 128); 1 draws for each, as "resized" must. Lighting is always per image.
@@ -147,6 +146,8 @@ class AugmentConfig:
         return self.normalize != "none" or self.lighting != "none"
 
 
+WINDOW_DEFAULTS = {"min_area": AugmentConfig.min_area, "max_aspect": AugmentConfig.max_aspect}  # of "resized" alone
+
 AUGMENTS: dict[str, Callable[[], AugmentConfig]] = {
     "paper": AugmentConfig.paper,
     "original2012": AugmentConfig.original2012,
@@ -166,8 +167,7 @@ class AugmentParams:
         crop_yx: (B * V, 2) int64, top-left corner of each patch, pixels.
         flip: (B * V,) bool.
         alphas: (B * V, 3) float32, a_i of each sample; zeros without lighting.
-        sides: (B * V, 2) int64, height and width of the windows that are resized to patches; None where patches are
-            cut as they are.
+        sides: (B * V, 2) int64, height and width of windows to be resized; None where patches are cut as they are.
     """
 
     crop_yx: NDArray[np.int64]
@@ -219,11 +219,11 @@ def draw_params(
         w0, w1, w2, _ = sample_words(seed, epoch, indices, _CROP_STREAM)
     else:
         w0, w1, w2, _ = sample_words(seed, epoch, positions // config.crop_chunk, _CHUNK_STREAM)
-    sides = None
-    # Multiply and shift: uniform over the offsets to one part in 2**32 / 33.
-    crop_yx = (np.stack([w0, w1], axis=1) * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
     if config.crop == "resized":
         crop_yx, sides = draw_windows(seed, epoch, indices, image_size, config.min_area, config.max_aspect)
+    else:  # multiply and shift: uniform over the offsets to one part in 2**32 / 33
+        crop_yx = (np.stack([w0, w1], axis=1) * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
+        sides = None
     flip = (w2 >> np.uint64(31)).astype(np.bool_) if config.flip else np.zeros(count, np.bool_)
     if config.is_lit(epoch):
         normals = sample_normals(seed, epoch, indices, _LIGHTING_STREAMS)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmdali.pipeline.manifest import Manifest
-from lmdali.pipeline.record_list import RecordList
+from lmdali.pipeline.record_list import RecordList, Records
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class DatasetIdentity:
     def num_samples(self) -> int:
         """Records that an epoch delivers."""
         return self.num_records if self.records is None else len(self.records)
+
+    def listing(self, records: Records | None) -> DatasetIdentity:
+        """The same of which an epoch delivers these records; None means all.
+
+        Raises:
+            InputError: no list of this dataset's records.
+            StorageError: its file cannot be read.
+        """
+        return self if records is None else replace(self, records=RecordList.of(records, self.num_records))
 
     @classmethod
     def of(cls, manifest: Manifest) -> DatasetIdentity:

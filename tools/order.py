@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lmdali.pipeline.augment import AUGMENTS, AugmentConfig
+from lmdali.pipeline.augment import AUGMENTS, WINDOW_DEFAULTS, AugmentConfig
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS
 from lmdali.pipeline.dataset_place import Place, place_shown
 from lmdali.pipeline.sampler import MAX_EPOCH
@@ -68,7 +68,7 @@ def _print(dataset: Place, document: dict[str, Any]) -> None:
 
 def _changed(augment: AugmentConfig, changes: dict[str, Any]) -> AugmentConfig:
     """A named augmentation as a run had it."""
-    if augment.crop != "resized" and {"min_area", "max_aspect"} & set(changes):
+    if augment.crop != "resized" and set(WINDOW_DEFAULTS) & set(changes):
         raise click.UsageError("--min-area and --max-aspect are of windows that are resized: take --augment resized")
     if changes.get("lighting_std") and augment.lighting == "none":
         changes = {"lighting": "roots", **changes}  # its kind says what alphas do to pixels, not which are drawn
@@ -123,7 +123,7 @@ def command(
     """
     if (digest or quality) and (step or limit):
         raise click.UsageError("--digest and --quality are about a whole epoch: leave out --step and --limit")
-    drawn = ("crop_size", "min_area", "max_aspect", "lighting_std")
+    drawn = ("crop_size", *WINDOW_DEFAULTS, "lighting_std")
     changes = {name: value for name in drawn if (value := options.pop(name)) is not None}
     augment = _changed(AUGMENTS[options.pop("augment")](), changes)
     epoch = options.pop("epoch")

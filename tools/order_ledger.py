@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
+from lmdali.pipeline.augment import WINDOW_DEFAULTS, AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, OrderName, create_order, drops_last, order_nodes
+from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest
 from lmdali.pipeline.errors import ConfigError, IntegrityError
 from lmdali.pipeline.manifest import RECORDS_FILE, RecordIndex
 from lmdali.pipeline.order_digest import digest_text, epoch_digest
-from lmdali.pipeline.record_list import RecordList, Records
+from lmdali.pipeline.record_list import Records
 from lmdali.pipeline.sampler import MAX_EPOCH, RankSlice
 from lmdali.pipeline.shuffle_quality import ideal_quality, shuffle_quality
 from lmdali.pipeline.table_reader import take_rows
@@ -81,9 +82,8 @@ class OrderLedger:
             IntegrityError: its manifest is damaged.
         """
         manifest = place_manifest(dataset)
-        records = None if config.records is None else RecordList.of(config.records, manifest.num_records)
-        count = manifest.num_records if records is None else len(records)
-        shard_sizes = [shard.num_records for shard in manifest.shards]
+        identity = DatasetIdentity.of(manifest).listing(config.records)
+        count, shard_sizes = identity.num_samples, identity.shard_sizes
         self._config, self._manifest, self._dataset = config, manifest, dataset
         self._slice, self._shard_sizes, self._index = config.rank_slice(count), shard_sizes, RecordIndex(manifest)
         if not 0 <= config.start <= count:
@@ -96,7 +96,7 @@ class OrderLedger:
             shard_sizes=shard_sizes,
             block_shards=config.block_shards,
             block_nodes=config.block_nodes,
-            records=records,
+            records=identity.records,
         )
 
     @cached_property
@@ -108,7 +108,7 @@ class OrderLedger:
         """The run that was asked for and its number of steps, JSON-able."""
         config = {name: value for name, value in vars(self._config).items() if name != "augment"}
         augment = self._config.augment
-        windows = ("min_area", "max_aspect") if augment.crop == "resized" else ()
+        windows = WINDOW_DEFAULTS if augment.crop == "resized" else ()
         names = ("crop", "crop_size", *windows, "crop_chunk", "flip", "lighting_std")
         drawn = {name: getattr(augment, name) for name in names}
         drawn["lighting_std"] *= augment.is_lit(self._config.epoch)
