@@ -102,8 +102,7 @@ def command(places: tuple[str, ...], trial: bool, as_json: bool) -> None:
     with suppress(OSError, RuntimeError):  # there is no stderr
         faulthandler.enable()
     show = (lambda line: None) if as_json else click.echo
-    show(f"lmdali {lmdali_version()}, {platform.python_implementation()} {platform.python_version()}, "
-         f"{platform.system()} {platform.release()} {platform.machine()}")  # fmt: skip
+    show(f"lmdali {lmdali_version()}, {platform.python_implementation()} {platform.python_version()}, {_system()}")
     findings: list[tuple[str, Finding]] = []
     # Packages say things when they are imported, broken ones above all; the document is to be alone.
     with termination_as_exception(), redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -134,11 +133,15 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def _system() -> str:
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
 def _document(findings: list[tuple[str, Finding]], counts: Counter[Verdict]) -> dict[str, Any]:
     return {
         "lmdali": lmdali_version(),
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": _system(),
         "problems": counts["problem"],
         "cautions": counts["caution"],
         "notes": counts["note"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -81,8 +81,8 @@ def _compiled_loops() -> Iterator[Finding]:
         yield Finding("compiled loops", f"{vectors}; kept in {statistics.cache_path}")
 
 
-def _ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    found = {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if environment.get(name)}
+def _ranks() -> Iterator[Finding]:
+    found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if os.environ.get(name)}
     if found:
         said = ", ".join(f"{name}={value}" for name, value in found.items())
         advice = "unset them, unless torchrun set them"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import requires
 
@@ -25,7 +25,7 @@ EXTRAS = {
 """What the extras are for that anybody may want; those of DALI go with a GPU."""
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
-_MODULES = {"opencv-python-headless": "cv2", "faiss-cpu": "faiss"}
+_MODULES = {"opencv-python-headless": "cv2"}
 _NEEDS = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?\s*>=\s*([\d.]+)")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 
@@ -33,13 +33,9 @@ Needs = dict[str, str]
 """Package -> the lowest version."""
 
 
-def package_findings(needs: Mapping[str, Needs] | None = None) -> Iterator[Finding]:
-    """Packages that every command needs, then extras.
-
-    Args:
-        needs: as `needed_packages`; None asks it.
-    """
-    needs = needed_packages() if needs is None else needs
+def package_findings() -> Iterator[Finding]:
+    """Packages that every command needs, then extras."""
+    needs = needed_packages()
     yield from _base(needs[""])
     yield from _opencv()
     for extra, purpose in EXTRAS.items():
