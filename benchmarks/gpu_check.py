@@ -13,7 +13,6 @@ a table, and the last line of the output is JSON.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import signal
 import subprocess
@@ -32,6 +31,7 @@ import gpu_training
 import torch
 
 from lmdali.pipeline.backend import BackendName
+from lmdali.pipeline.release import has_dali
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.machine import machine_facts
@@ -128,8 +128,7 @@ def all_parts(arguments: argparse.Namespace, datasets: list[Path]) -> dict[str, 
     """Name -> rows, in the order they are run."""
     device, batch_size = torch.device(arguments.device), arguments.batch_size
     on_gpu, plan = device.type == "cuda", WindowPlan(seconds=arguments.seconds)
-    has_dali = all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali"))
-    backends: list[BackendName] = ["cpu", "dali"] if has_dali else ["cpu"]
+    backends: list[BackendName] = ["cpu", "dali"] if has_dali() else ["cpu"]
     limits: gpu_rates.Ceilings = {}
 
     def of_each(part: Callable[[Path], Iterator[Row]], which: list[Path] = datasets) -> Part:
@@ -159,7 +158,7 @@ def all_parts(arguments: argparse.Namespace, datasets: list[Path]) -> dict[str, 
         del parts["tests"], parts["kernel tests"]
     if not on_gpu:
         del parts["network"], parts["towers"]
-    if not has_dali:
+    if not has_dali():
         parts["decode all"] = _dali_is_missing
     return {name: part for name, part in parts.items() if not arguments.only or name in arguments.only}
 

@@ -11,7 +11,6 @@ rounds of windows beside each other. The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.release import has_dali
 from lmdali.pipeline.resized_crop import draw_windows
 from lmdali.tools.ceilings import ThreadedProbe, sample_records
 from lmdali.tools.machine import machine_facts
@@ -80,7 +80,7 @@ def run_benchmark(config: LoaderConfig, plan: WindowPlan) -> dict[str, Rate]:
     resized = replace(AugmentConfig.resized(), normalize="none")
     probes: dict[str, Probe] = {}
     backends: list[BackendName] = ["cpu"]
-    if all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali")):
+    if has_dali():
         backends.append("dali")
     with ExitStack() as stack:
         for backend in backends:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
@@ -18,8 +17,7 @@ from lmdali.pipeline.errors import ConfigError, InputError, MachineError, Missin
 from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
 from lmdali.pipeline.loader_state import STATE_VERSION
 from lmdali.pipeline.readahead import Readahead
-from lmdali.pipeline.record_list import RecordList
-from lmdali.pipeline.release import lmdali_version
+from lmdali.pipeline.release import has_dali, lmdali_version
 from lmdali.pipeline.sampler import RankSlice
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.shard_windows import needed_bytes
@@ -73,8 +71,7 @@ def create_loader(
             config.dataset, cache_dir=config.cache_dir, room_bytes=config.cache_bytes, fetches=config.fetches
         )
     identity = _synthetic_identity(config) if reader is None else DatasetIdentity.of(reader.manifest)
-    if config.records is not None:
-        identity = replace(identity, records=RecordList.of(config.records, identity.num_records))
+    identity = identity.listing(config.records)
     own_rank, num_ranks = rank_and_world_size()
     rank_slice = RankSlice(
         identity.num_samples,
@@ -166,10 +163,11 @@ def _choose_backend(
 ) -> Choice:
     """The backend to use, and the reason in words."""
     raw = reader is not None and reader.manifest.encoding == "raw"
-    has_dali = device.type == "cuda" and all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali"))
     # Cached images are those of CPU threads: there is nothing to choose.
     decode: Decode = "cpu" if config.decoded_cache_bytes else config.decode
-    choice = fixed_choice(config.backend, decode, device=str(device), raw=raw, has_dali=has_dali)
+    choice = fixed_choice(
+        config.backend, decode, device=str(device), raw=raw, has_dali=device.type == "cuda" and has_dali()
+    )
     if choice is not None:
         return choice
     assert reader is not None, "only the synthetic backend does without, and that was asked for"

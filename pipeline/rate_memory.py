@@ -10,11 +10,11 @@ from typing import Any
 
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.files import canonical_digest, read_json, write_json
-from lmdali.pipeline.release import installed_version
+from lmdali.pipeline.release import DALI_PACKAGES, installed_version
 from lmdali.pipeline.shard_cache import user_cache
 
 _MEMORY_VERSION = 1
-_PACKAGES = ("lmdali", "torch", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
+_PACKAGES = ("lmdali", "torch", *DALI_PACKAGES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+"""What pip knows DALI as, by the major version of CUDA; `nvidia-dali` is a placeholder."""
 
 
 def lmdali_version() -> str:
@@ -16,3 +20,8 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def has_dali() -> bool:
+    """Whether DALI is here; it is not imported for that, which takes a second."""
+    return all(find_spec(name) for name in ("nvidia", "nvidia.dali"))

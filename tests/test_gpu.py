@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.gpu_kernels import has_gpu_kernels
 from lmdali.pipeline.host_to_device import upload_together
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.release import has_dali
 
 ARITHMETIC = [replace(AugmentConfig.original2012(), mean_window=window) for window in ("aligned", "center")]
 """Everything at once: a mean image or its window, lighting and a scale."""
 
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = has_dali()
 NEEDS_DALI = [pytest.mark.dali, pytest.mark.skipif(not HAS_DALI, reason="no nvidia-dali wheel here")]
 BACKENDS = ["cpu", pytest.param("dali", marks=NEEDS_DALI)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +22,9 @@ from lmdali.pipeline.parity import (
     ParityRow,
     compare_backends,
 )
+from lmdali.pipeline.release import has_dali
 
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = has_dali()
 NEEDS_DALI = pytest.mark.skipif(not HAS_DALI, reason="no nvidia-dali wheel here")
 
 

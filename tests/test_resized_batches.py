@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import time
@@ -24,6 +23,7 @@ from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.order_digest import batch_digest, digest_text
 from lmdali.pipeline.record_codec import decode_stored
+from lmdali.pipeline.release import has_dali
 from lmdali.pipeline.resized_crop import _axis_weights, resize_table
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools.cli import cli
@@ -32,7 +32,7 @@ RESIZED = replace(AugmentConfig.resized(), crop_size=40)
 LIT = replace(RESIZED, normalize="channel_mean", lighting="eigenvalues", min_area=0.3, max_aspect=2.0)
 PIXELS = replace(RESIZED, normalize="none")
 
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = has_dali()
 NEEDS_DALI = pytest.mark.skipif(not HAS_DALI, reason="no nvidia-dali wheel here")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmdali.pipeline.errors import install_line
-from lmdali.pipeline.release import installed_version
+from lmdali.pipeline.release import DALI_PACKAGES, installed_version
 from lmdali.tools.finding import Finding, first_line
 from lmdali.tools.report_table import megabytes
 
@@ -19,13 +19,13 @@ DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
 
 _ENOUGH_SHARED_BYTES = 512_000_000
-DALI = {"12": ("dali-cuda12", "nvidia-dali-cuda120"), "13": ("dali-cuda13", "nvidia-dali-cuda130")}
-"""Major version of CUDA -> the extra, and its package."""
+_EXTRAS = {"12": "dali-cuda12", "13": "dali-cuda13"}
+"""Major version of CUDA -> the extra that brings DALI."""
 
 
 def gpu_findings() -> Iterator[Finding]:
     """Driver and torch, each GPU, then DALI."""
-    driver = driver_version()
+    driver = driver_version(DRIVER)
     if installed_version("torch") is None:
         yield Finding("NVIDIA driver", driver or "none")
         return
@@ -44,14 +44,14 @@ def gpu_findings() -> Iterator[Finding]:
     yield from _dali(torch, driver)
 
 
-def driver_version(path: Path | None = None) -> str | None:
+def driver_version(path: Path) -> str | None:
     """Version of NVIDIA's kernel driver; None where there is none.
 
     Args:
-        path: where the driver says it; None means `DRIVER`.
+        path: where the driver says it.
     """
     try:
-        found = re.search(r"Kernel Module.*?(?<![\w.])(\d+(?:\.\d+)+)", (path or DRIVER).read_text())
+        found = re.search(r"Kernel Module.*?(?<![\w.])(\d+(?:\.\d+)+)", path.read_text())
     except OSError:
         return None
     return found[1] if found else "of unknown version"
@@ -112,8 +112,8 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 def _dali(torch: Any, driver: str | None) -> Iterator[Finding]:
-    needed = DALI.get((torch.version.cuda or "").partition(".")[0], DALI["13"])[0]
-    found = [f"{package} {version}" for _, package in DALI.values() if (version := installed_version(package))]
+    needed = _EXTRAS.get((torch.version.cuda or "").partition(".")[0], "dali-cuda13")
+    found = [f"{package} {version}" for package in DALI_PACKAGES if (version := installed_version(package))]
     if not found:
         placeholder = installed_version("nvidia-dali")
         if placeholder is not None:

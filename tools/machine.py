@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
-from lmdali.pipeline.release import installed_version
+from lmdali.pipeline.release import DALI_PACKAGES, installed_version
 
 _PACKAGES = (
     "lmdali",
@@ -19,8 +19,7 @@ _PACKAGES = (
     "lmdb",
     "simplejpeg",
     "opencv-python-headless",
-    "nvidia-dali-cuda120",
-    "nvidia-dali-cuda130",
+    *DALI_PACKAGES,
 )
 
 

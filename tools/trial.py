@@ -11,12 +11,11 @@ from time import perf_counter
 
 from lmdali.pipeline.backend import BackendName
 from lmdali.pipeline.errors import IntegrityError
-from lmdali.pipeline.release import installed_version
+from lmdali.pipeline.release import has_dali
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.dataset_check import verify_dataset
 from lmdali.tools.finding import Finding, first_line
-from lmdali.tools.gpu_checks import DALI
 from lmdali.tools.pictures import write_dataset
 from lmdali.tools.sources import open_source
 
@@ -52,13 +51,12 @@ def _can_load() -> bool:
 def _with_torch(dataset: Path) -> Iterator[Finding]:
     import torch
 
-    has_dali = any(installed_version(package) for _, package in DALI.values())
     yield _attempt("load on cpu", partial(_load, dataset))
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     for device in devices:
         if device != "cpu":
             yield _attempt(f"load on {device}", partial(_compare, dataset, "cpu", device))
-        if has_dali:
+        if has_dali():
             yield _attempt(f"load by DALI on {device}", partial(_compare, dataset, "dali", device))
         yield _attempt(f"train on {device}", partial(_train, dataset, device))
 
