@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lmdali.pipeline.errors import LockedError, RemoteError
+from lmdali.pipeline.file_store import FileStore
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig, TransientError
-from lmdali.pipeline.remote_store import FileStore, WritableStore
+from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.s3_store import Claimed, S3Store
 
 WHOLE_LOCK = f"{STAGING_DIRECTORY}/lock"

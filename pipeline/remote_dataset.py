@@ -17,8 +17,8 @@ from lmdali.pipeline.files import MAX_JSON_BYTES, file_sha256, storage_errors, w
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, parse_manifest
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import RetryConfig
-from lmdali.pipeline.remote_store import open_store
 from lmdali.pipeline.shard_header import DATA_FILE
+from lmdali.pipeline.stores import open_store
 
 _MAX_TABLE_BYTES = 2_000_000_000
 """ImageNet's table of records takes 100 MB."""

@@ -1,17 +1,13 @@
-"""Where remote files are: one small interface, over HTTP, local folders and what fsspec knows (S3, GCS, ...)."""
+"""What a place of remote files can do: one small interface, whatever is behind the address."""
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from lmdali.pipeline.errors import ConfigError, RemoteError
-from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
-from lmdali.pipeline.remote_address import file_address_path, is_remote, redacted, scheme_of
-from lmdali.pipeline.remote_retry import Attempts, RetryConfig, TransientError
+from lmdali.pipeline.errors import RemoteError
+from lmdali.pipeline.remote_retry import Attempts
 
 CHUNK_BYTES = 1 << 20
 
@@ -108,49 +104,6 @@ class WritableStore(Store, Protocol):
         ...
 
 
-def open_store(address: str, config: RetryConfig | None = None) -> Store:
-    """The store of an address: http(s) and file need no package, others what fsspec asks for.
-
-    Raises:
-        MissingExtraError: fsspec, or its package for this scheme, is not installed.
-        InputError: nobody knows the scheme.
-    """
-    if scheme_of(address) in ("http", "https"):
-        from lmdali.pipeline.http_store import HttpStore
-
-        return HttpStore(address, config or RetryConfig())
-    return open_writable_store(address, config)
-
-
-def open_writable_store(address: str, config: RetryConfig | None = None) -> WritableStore:
-    """The store of an address, to write to.
-
-    Raises:
-        ConfigError: it is one of http(s).
-        MissingExtraError, InputError: as of `open_store`.
-    """
-    scheme, patience = scheme_of(address), config or RetryConfig()
-    if scheme in ("http", "https"):
-        raise ConfigError(
-            f"{redacted(address)}: plain HTTP cannot be written to: give the bucket behind it (s3://bucket/folder), or "
-            "a path"
-        )
-    if scheme == "file":
-        return FileStore(file_address_path(address))
-    if scheme in ("s3", "s3a"):
-        from lmdali.pipeline.s3_store import S3Store
-
-        return S3Store(address, patience)
-    from lmdali.pipeline.fsspec_store import FsspecStore
-
-    return FsspecStore(address, patience)
-
-
-def store_of(dataset: str, config: RetryConfig | None = None) -> Store:
-    """The store of a dataset that is given by its address or by its path."""
-    return open_store(dataset, config) if is_remote(dataset) else FileStore(Path(dataset).absolute())
-
-
 def not_found(shown: str) -> RemoteError:
     """The error for a file that is not there."""
     error = RemoteError(f"{shown}: not found: check the address, and that the upload has finished")
@@ -161,78 +114,3 @@ def not_found(shown: str) -> RemoteError:
 def not_allowed(shown: str, why: str) -> RemoteError:
     """The error for a file that this user may not see."""
     return RemoteError(f"{shown}: access denied ({why}): check the credentials of this machine")
-
-
-class FileStore:
-    """A local folder, as `file://` names it.
-
-    Args:
-        folder: where the files are.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shown = f"file://{folder}"
-
-    def open(self, name: str, start: int) -> Body:
-        """The file's bytes from `start` on."""
-        path = self.folder / name
-        try:
-            size = path.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise not_found(f"{self.shown}/{name}") from None
-        except PermissionError as error:
-            raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None
-        return Body(start, size, self._chunks(path, start))
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file aside and rename it."""
-        path = self.folder / name
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-
-    def stat(self, name: str) -> RemoteStat | None:
-        """The size of a file."""
-        try:
-            return RemoteStat((self.folder / name).stat().st_size)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except PermissionError as error:
-            raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None
-
-    def put_file(self, name: str, path: Path, sha256: str, attempts: Attempts) -> None:
-        """Copy a file aside, sync it and rename it. A disk that refuses is not asked again."""
-        final = self.folder / name
-        aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
-        with storage_errors(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with path.open("rb") as source, aside.open("xb") as copy:
-                    while chunk := source.read(CHUNK_BYTES):
-                        copy.write(chunk)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                aside.replace(final)
-            finally:
-                aside.unlink(missing_ok=True)
-            sync_directory(final.parent)
-        attempts.received(final.stat().st_size)
-
-    def remove(self, name: str) -> None:
-        """Remove a file, and its folder where that is empty then."""
-        path = self.folder / name
-        with storage_errors(path):
-            path.unlink(missing_ok=True)
-            if path.parent != self.folder and path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
-
-    @staticmethod
-    def _chunks(path: Path, start: int) -> Iterator[bytes]:
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                while chunk := file.read(CHUNK_BYTES):
-                    yield chunk
-        except OSError as error:
-            raise TransientError(str(error.strerror)) from None

@@ -18,8 +18,8 @@ from lmdali.pipeline import address_lock
 from lmdali.pipeline.address_lock import WHOLE_LOCK, hold_address
 from lmdali.pipeline.errors import LockedError
 from lmdali.pipeline.remote_retry import RetryConfig
-from lmdali.pipeline.remote_store import open_writable_store
 from lmdali.pipeline.s3_store import S3Store
+from lmdali.pipeline.stores import open_writable_store
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from s3_server import SECRET, S3Server
 
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.remote_retry import RetryConfig
-from lmdali.pipeline.remote_store import open_store
+from lmdali.pipeline.stores import open_store
 from lmdali.tools.dataset_upload import upload_dataset
 
 QUICK = RetryConfig(tries=3, first_pause_seconds=0.01)

@@ -8,7 +8,7 @@ import click
 import pytest
 from command_line import run
 
-from lmdali.pipeline.remote_store import open_writable_store
+from lmdali.pipeline.stores import open_writable_store
 from lmdali.tools.dataset_upload import upload_dataset
 from lmdali.tools.merge_at_address import merge_at_address
 from lmdali.tools.output_argument import Output

@@ -13,8 +13,9 @@ from remote_server import Fault, RemoteServer, serving
 from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.remote_file import FetchStopped, FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import Clock, RetryConfig
-from lmdali.pipeline.remote_store import WritableStore, open_store
+from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.remote_upload import FileUpload
+from lmdali.pipeline.stores import open_store
 
 CONTENT = bytes(n * n % 251 for n in range(200_000))
 PATIENCE = RetryConfig(tries=4, first_pause_seconds=1, longest_pause_seconds=8, read_timeout_seconds=5)

@@ -21,10 +21,11 @@ from lmdali.pipeline.files import write_atomic
 from lmdali.pipeline.manifest import MANIFEST_FILE, RECORDS_FILE, REJECTS_FILE
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, part_lock_name
 from lmdali.pipeline.remote_retry import RetryConfig
-from lmdali.pipeline.remote_store import WritableStore, open_writable_store
+from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.remote_upload import FileUpload
 from lmdali.pipeline.shard_cache import cache_directory
 from lmdali.pipeline.shard_publisher import ShardPublisher, read_remote, refuse_content_at
+from lmdali.pipeline.stores import open_writable_store
 from lmdali.tools.conversion import ConvertConfig, make_plan, shard_jobs
 from lmdali.tools.conversion_part import PartSummary, summarize_part
 from lmdali.tools.conversion_report import ConvertSummary, summarize

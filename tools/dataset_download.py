@@ -18,6 +18,7 @@ from time import perf_counter
 from lmdali.pipeline.dataset_files import side_files
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, RemoteError, ShardError, StorageError
+from lmdali.pipeline.file_store import FileStore
 from lmdali.pipeline.files import (
     MAX_JSON_BYTES,
     file_sha256,
@@ -31,7 +32,7 @@ from lmdali.pipeline.output_check import refuse_foreign
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
-from lmdali.pipeline.remote_store import FileStore, Store, store_of
+from lmdali.pipeline.remote_store import Store
 from lmdali.pipeline.shard_cache import cache_directory
 from lmdali.pipeline.shard_check import check_data_file
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES
@@ -40,6 +41,7 @@ from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE
 from lmdali.pipeline.shard_walk import kept_offsets_fit
+from lmdali.pipeline.stores import store_of
 from lmdali.tools.output_argument import refuse_overlap
 from lmdali.tools.parallel_files import run_all, stoppable_clock
 from lmdali.tools.progress import progress_bar

@@ -13,13 +13,15 @@ from typing import Any
 from lmdali.pipeline.address_lock import hold_address
 from lmdali.pipeline.dataset_files import DatasetFile, shard_files, side_files
 from lmdali.pipeline.errors import InputError, StorageError
+from lmdali.pipeline.file_store import FileStore
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, load_manifest
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
-from lmdali.pipeline.remote_store import FileStore, WritableStore, open_writable_store
+from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.remote_upload import FileUpload
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_publisher import STAGED_PLAN, read_remote
+from lmdali.pipeline.stores import open_writable_store
 from lmdali.tools.output_argument import refuse_overlap
 from lmdali.tools.parallel_files import run_all, stoppable_clock
 from lmdali.tools.progress import progress_bar

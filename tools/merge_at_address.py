@@ -13,8 +13,8 @@ from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.manifest import MANIFEST_FILE
 from lmdali.pipeline.remote_retry import RetryConfig
-from lmdali.pipeline.remote_store import open_writable_store
 from lmdali.pipeline.shard_publisher import STAGED_PLAN, read_remote
+from lmdali.pipeline.stores import open_writable_store
 from lmdali.tools.conversion_upload import Destination, begun_at
 from lmdali.tools.part_merge import MergeSummary, named_shards, summarize_merge
 

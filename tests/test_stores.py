@@ -12,7 +12,8 @@ import pytest
 from lmdali.pipeline.errors import ConfigError, InputError, MissingExtraError, RemoteError
 from lmdali.pipeline.fsspec_store import FsspecStore
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
-from lmdali.pipeline.remote_store import WritableStore, open_store, open_writable_store
+from lmdali.pipeline.remote_store import WritableStore
+from lmdali.pipeline.stores import open_store, open_writable_store
 
 
 def test_a_folder_is_a_store(tmp_path: Path) -> None:

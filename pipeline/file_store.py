@@ -1,0 +1,87 @@
+"""A local folder as a store, which `file://` names."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
+from lmdali.pipeline.remote_retry import Attempts, TransientError
+from lmdali.pipeline.remote_store import CHUNK_BYTES, Body, RemoteStat, not_allowed, not_found
+
+
+class FileStore:
+    """The files below a local folder.
+
+    Args:
+        folder: where the files are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shown = f"file://{folder}"
+
+    def open(self, name: str, start: int) -> Body:
+        """The file's bytes from `start` on."""
+        path = self.folder / name
+        try:
+            size = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise not_found(f"{self.shown}/{name}") from None
+        except PermissionError as error:
+            raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None
+        return Body(start, size, self._chunks(path, start))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file aside and rename it."""
+        path = self.folder / name
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+
+    def stat(self, name: str) -> RemoteStat | None:
+        """The size of a file."""
+        try:
+            return RemoteStat((self.folder / name).stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None
+
+    def put_file(self, name: str, path: Path, sha256: str, attempts: Attempts) -> None:
+        """Copy a file aside, sync it and rename it. A disk that refuses is not asked again."""
+        final = self.folder / name
+        aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
+        with storage_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with path.open("rb") as source, aside.open("xb") as copy:
+                    while chunk := source.read(CHUNK_BYTES):
+                        copy.write(chunk)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                aside.replace(final)
+            finally:
+                aside.unlink(missing_ok=True)
+            sync_directory(final.parent)
+        attempts.received(final.stat().st_size)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, and its folder where that is empty then."""
+        path = self.folder / name
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
+            if path.parent != self.folder and path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+    @staticmethod
+    def _chunks(path: Path, start: int) -> Iterator[bytes]:
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                while chunk := file.read(CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise TransientError(str(error.strerror)) from None
