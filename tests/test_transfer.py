@@ -74,9 +74,7 @@ def test_closing_waits_for_what_is_left_and_for_what_still_comes(held: HeldMemor
     assert EVENTS[1].waited and len(held) == 0
 
 
-def test_memory_is_still_there_while_its_event_is_waited_for(
-    held: HeldMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_still_there_while_its_event_is_waited_for(held: HeldMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     monkeypatch.setattr(FakeEvent, "synchronize", lambda event: seen.append(alive() is not None))
     memory = Memory()
