@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError
@@ -203,6 +204,26 @@ def test_a_loader_is_not_copied_or_sent_and_its_config_is(small_jpeg_dataset: Pa
                     send(thing)
         assert len(list(loader)) == len(loader)
     assert pickle.loads(pickle.dumps(asked)) == copy.deepcopy(asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({"batch_size": None}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({"num_workers": 1}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({"num_workers": 1, "multiprocessing_context": "spawn"}, "needs no torch.utils.data.DataLoader around it"),
+    ],
+    ids=str,
+)
+def test_a_torch_data_loader_around_a_loader_is_told_to_go(
+    options: dict[str, Any], expected: str, small_jpeg_dataset: Path
+) -> None:
+    with create_loader(config(small_jpeg_dataset)) as loader:
+        outer: DataLoader[Any] = DataLoader(loader, **options)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=expected):
+            next(iter(outer))
+        assert len(list(loader)) == len(loader)
 
 
 def in_forked_child(work: Any) -> bytes:
