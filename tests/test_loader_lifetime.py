@@ -8,12 +8,14 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.cpu import CpuBackend
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.patches import PatchCutter, Samples
@@ -136,6 +140,37 @@ def test_another_thread_may_close_a_loader_that_is_iterated(small_jpeg_dataset: 
     thread.join(20)
     assert not thread.is_alive()
     assert errors == ["this loader was closed: make another with create_loader"]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_signal_handler_may_close_the_loader_that_it_interrupts(
+    small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """It runs in the thread that waits for a batch: that one comes to its end, and no other."""
+    threads_before = set(threading.enumerate())
+    loader, finish = create_loader(config(small_jpeg_dataset)), CpuBackend.finish
+    taken: list[Batch] = []
+
+    def handle(*_: object) -> None:
+        loader.close()
+        if ends:
+            sys.exit(3)
+
+    def interrupted(self: CpuBackend, pending: Any) -> Batch:
+        signal.raise_signal(signal.SIGUSR1)
+        return finish(self, pending)
+
+    monkeypatch.setattr(CpuBackend, "finish", interrupted)
+    handled_before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with pytest.raises(SystemExit) if ends else nullcontext():
+            taken += loader
+    finally:
+        signal.signal(signal.SIGUSR1, handled_before)
+    assert len(taken) == (0 if ends else 1)
+    assert set(threading.enumerate()) <= threads_before
+    with pytest.raises(ConfigError, match="this loader was closed"):
+        iter(loader)
 
 
 def test_threads_share_an_iteration_and_each_batch_goes_to_one(small_jpeg_dataset: Path) -> None:
