@@ -235,7 +235,7 @@ class DatasetLoader(ProcessBound):
             self._stream.fetcher.pause()
 
     def close(self) -> None:
-        """Stop threads and release shards: twice, by any thread, in a signal handler. A forked child has none to stop."""
+        """Stop threads and release shards: twice, by any thread or signal handler. A forked child has none to stop."""
         was_closed, self._closed = self._closed, True
         if was_closed or not self._is_own_process():
             return
