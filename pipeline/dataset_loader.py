@@ -165,7 +165,8 @@ class DatasetLoader(ProcessBound):
             if place.position == 0:
                 self._digest = 0
             self._queue.open(place)
-            self._active = BatchIterator(self._walk(place, self._walk_number), self._alone, self._give_up)
+            walk = self._walk(place, self._walk_number)
+            self._active = BatchIterator(walk, self._alone, self._give_up, self._release_if_closed)
             return self._active
 
     def set_epoch(self, epoch: int) -> None:
@@ -234,20 +235,15 @@ class DatasetLoader(ProcessBound):
             self._stream.fetcher.pause()
 
     def close(self) -> None:
-        """Stop threads and release shards: twice, and by any thread, if need be. A forked child has nothing to stop."""
+        """Stop threads and release shards: twice, by any thread or signal handler. A forked child has none to stop."""
         was_closed, self._closed = self._closed, True
         if was_closed or not self._is_own_process():
             return
         if self._stream is not None:  # or whoever waits for a shard would wait on
             self._stream.fetcher.stop()
         with self._alone():
-            if self._active is not None:
-                self._active.close()
-                self._active = None
-            self._queue.cancel()
-            if self._readahead is not None:  # first: it would map again what the backend lets go of
-                self._readahead.close()
-            self._backend.close()
+            if self._active is None or not self._active.is_running:  # else a batch is interrupted: behind it
+                self._release_if_closed()
 
     def __enter__(self) -> Self:
         return self
@@ -301,6 +297,16 @@ class DatasetLoader(ProcessBound):
             raise
         if walk_number == self._walk_number:
             self._go_to(place.epoch + 1, 0)
+
+    def _release_if_closed(self) -> None:
+        if self._closed and self._is_own_process():
+            if self._active is not None:
+                self._active.close()
+                self._active = None
+            self._queue.cancel()
+            if self._readahead is not None:  # first: it would map again what the backend lets go of
+                self._readahead.close()
+            self._backend.close()
 
     def _give_up(self, ended: BatchIterator) -> None:
         """Whoever closes an iterator wants nothing more to run; unless the next one takes what was started for it."""

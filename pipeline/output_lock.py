@@ -7,11 +7,12 @@ holds `lock` exclusively. A part holds it shared, and `part-00002-of-00008.lock`
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
 from typing import IO
@@ -24,6 +25,7 @@ STAGING_DIRECTORY = ".staging"
 LOCK_FILE = "lock"
 _PART_TRIES, _PAUSE_SECONDS = 5, 0.05
 """Whoever asks which parts are running holds their locks for a moment, which must not stop one that begins."""
+_OPEN_TRIES = 20
 
 _PART_LOCK = re.compile(r"part-([0-9]{5})-of-([0-9]{5})\.lock")
 
@@ -40,10 +42,10 @@ def hold_whole(directory: Path, *, writable: bool = True) -> Iterator[None]:
         LockedError: another run holds it.
         StorageError: it cannot be written, or not be locked.
     """
-    if not writable and not (directory / STAGING_DIRECTORY / LOCK_FILE).exists():
-        yield  # a copy without its locks, which nobody can have begun to write to
-        return
-    lock = _take(directory, LOCK_FILE, fcntl.LOCK_EX, create=writable)
+    try:
+        lock = _take(directory, LOCK_FILE, fcntl.LOCK_EX, create=writable)
+    except FileNotFoundError:
+        lock = io.StringIO()  # a copy without its locks, which nobody can have begun to write to
     if lock is None:
         raise LockedError(f"{directory}: another run is writing here ({_holders(directory)}): wait for it or stop it")
     with lock:
@@ -109,13 +111,15 @@ def part_lock_name(part: Part) -> str:
 def _take(
     directory: Path, name: str, how: int, *, wait: bool = False, tries: int = 1, create: bool = True
 ) -> IO[str] | None:
-    """An open, locked file; None where another holds it."""
+    """An open, locked file; None where another holds it.
+
+    Raises:
+        FileNotFoundError: there is none, and none is to be made.
+        StorageError: the disk refuses, or knows no locks.
+    """
     path = directory / STAGING_DIRECTORY / name
     while True:
-        with storage_errors(path):
-            if create:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.open("a+" if create or os.access(path, os.W_OK) else "r")
+        lock = _opened(path, create=create)
         try:
             fcntl.flock(lock, how if wait else how | fcntl.LOCK_NB)
             # Whoever finishes a dataset removes `.staging/`, perhaps between our opening and our locking.
@@ -136,6 +140,20 @@ def _take(
                 f"{directory}: this filesystem cannot lock files ({error.strerror}): write to a local disk"
             ) from error
         lock.close()
+
+
+def _opened(path: Path, *, create: bool) -> IO[str]:
+    """A lock file; made where that is wanted, again and again where `.staging/` is removed before it is in there."""
+    with storage_errors(path):
+        for left in reversed(range(_OPEN_TRIES if create else 1)):
+            try:
+                if create:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                return path.open("a+" if create or os.access(path, os.W_OK) else "r")
+            except (FileNotFoundError, FileExistsError):
+                if create and not left:  # not removed meanwhile, but a link to nowhere
+                    raise
+    raise FileNotFoundError(path)
 
 
 def _sign(lock: IO[str], directory: Path) -> None:
@@ -164,9 +182,10 @@ def _holders(directory: Path) -> str:
 def _running(directory: Path, parts: list[Part]) -> list[Part]:
     running = []
     for part in parts:
-        lock = _take(directory, part_lock_name(part), fcntl.LOCK_SH, create=False)
-        if lock is None:
-            running.append(part)
-        else:
-            lock.close()
+        with suppress(FileNotFoundError):  # removed since it was listed, by a run that is done
+            lock = _take(directory, part_lock_name(part), fcntl.LOCK_SH, create=False)
+            if lock is None:
+                running.append(part)
+            else:
+                lock.close()
     return running

@@ -7,6 +7,9 @@ cut out of that one, for as long as it lives.
 
 from __future__ import annotations
 
+import atexit
+import concurrent.futures.thread  # noqa: F401  # what it has to do at the end of a program comes behind ours: see below
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +56,7 @@ class StreamedReader(ShardReader):
         self.cache = cache
         self._by_name = {info.name: info for info in manifest.shards}
         self.fetcher = ShardFetcher(manifest.shards, cache, fetch, let_go=self._unmap, num_threads=num_threads)
+        _streams.add(self)
 
     def check_files(self) -> None:
         """Nothing: each shard is checked when it comes, and when it is mapped."""
@@ -157,3 +161,17 @@ class StreamedReader(ShardReader):
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a reader of a remote dataset cannot be sent to another process: open the dataset there")
+
+
+_streams: weakref.WeakSet[StreamedReader] = weakref.WeakSet()
+
+
+def _stop_fetching() -> None:
+    """The program ends, with a loader that nobody has closed: nobody in it shall wait for a shard any more."""
+    for reader in list(_streams):
+        reader.fetcher.stop()
+
+
+# A pool's threads are joined before atexit's functions are called: those that wait for a server would be waited for.
+# What the pools themselves use has no public name; its functions are called in reverse order.
+getattr(threading, "_register_atexit", atexit.register)(_stop_fetching)

@@ -61,11 +61,9 @@ class HeldMemory:
 
     def hold(self, memory: object, event: Event | None = None) -> None:
         """Keep `memory` until the device has passed `event`; None means what its current stream was given so far."""
-        event = event or self._record(self._device)
-        if self._closed:  # nobody would ever let go of it
-            event.synchronize()
-        else:
-            self._held.append((event, memory))
+        self._held.append((event or self._record(self._device), memory))
+        if self._closed:  # looked at last: where another thread closes meanwhile, one of the two drops it
+            self._drop_all()
 
     def let_go(self) -> None:
         """Drop what the device is done with."""
@@ -75,8 +73,16 @@ class HeldMemory:
     def close(self) -> None:
         """Wait for the device and drop everything; what comes later is waited for one by one."""
         self._closed = True
-        while self._held:
-            self._held.popleft()[0].synchronize()
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        while True:
+            try:
+                event, memory = self._held.popleft()
+            except IndexError:  # another thread may have taken the last one
+                return
+            event.synchronize()
+            del memory  # not before: the device may be reading it
 
 
 class DeviceTransfer:

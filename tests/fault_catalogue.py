@@ -422,6 +422,8 @@ FAULTS: dict[int, Fault] = {
         "a consumer stops early",
         """
         loader_lifetime: a_hundred_aborted_loaders_leave_no_thread_and_no_descriptor
+            another_thread_may_close_a_loader_that_is_iterated
+            a_signal_handler_may_close_the_loader_that_it_interrupts
         loader_contract: an_exception_in_the_loop_leaves_a_usable_loader
             a_loader_that_is_dropped_unclosed_lets_its_threads_end
         """,
@@ -454,6 +456,7 @@ FAULTS: dict[int, Fault] = {
         """
         remote_file: a_server_that_is_too_slow_is_left_for_another_try a_stalled_read_ends
         streamed_reader: closing_does_not_wait_for_a_server_that_hangs
+            a_program_ends_while_its_server_says_nothing
         """,
     ),
     71: Fault(

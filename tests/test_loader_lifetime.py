@@ -8,19 +8,24 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.cpu import CpuBackend
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.patches import PatchCutter, Samples
@@ -137,6 +142,37 @@ def test_another_thread_may_close_a_loader_that_is_iterated(small_jpeg_dataset: 
     assert errors == ["this loader was closed: make another with create_loader"]
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_signal_handler_may_close_the_loader_that_it_interrupts(
+    small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """It runs in the thread that waits for a batch: that one comes to its end, and no other."""
+    threads_before = set(threading.enumerate())
+    loader, finish = create_loader(config(small_jpeg_dataset)), CpuBackend.finish
+    taken: list[Batch] = []
+
+    def handle(*_: object) -> None:
+        loader.close()
+        if ends:
+            sys.exit(3)
+
+    def interrupted(self: CpuBackend, pending: Any) -> Batch:
+        signal.raise_signal(signal.SIGUSR1)
+        return finish(self, pending)
+
+    monkeypatch.setattr(CpuBackend, "finish", interrupted)
+    handled_before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with pytest.raises(SystemExit) if ends else nullcontext():
+            taken += loader
+    finally:
+        signal.signal(signal.SIGUSR1, handled_before)
+    assert len(taken) == (0 if ends else 1)
+    assert set(threading.enumerate()) <= threads_before
+    with pytest.raises(ConfigError, match="this loader was closed"):
+        iter(loader)
+
+
 def test_threads_share_an_iteration_and_each_batch_goes_to_one(small_jpeg_dataset: Path) -> None:
     with create_loader(config(small_jpeg_dataset)) as loader:
         expected = sorted(index for batch in loader for index in batch.indices.tolist())
@@ -203,6 +239,26 @@ def test_a_loader_is_not_copied_or_sent_and_its_config_is(small_jpeg_dataset: Pa
                     send(thing)
         assert len(list(loader)) == len(loader)
     assert pickle.loads(pickle.dumps(asked)) == copy.deepcopy(asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({"batch_size": None}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({"num_workers": 1}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({"num_workers": 1, "multiprocessing_context": "spawn"}, "needs no torch.utils.data.DataLoader around it"),
+    ],
+    ids=str,
+)
+def test_a_torch_data_loader_around_a_loader_is_told_to_go(
+    options: dict[str, Any], expected: str, small_jpeg_dataset: Path
+) -> None:
+    with create_loader(config(small_jpeg_dataset)) as loader:
+        outer: DataLoader[Any] = DataLoader(loader, **options)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=expected):
+            next(iter(outer))
+        assert len(list(loader)) == len(loader)
 
 
 def in_forked_child(work: Any) -> bytes:

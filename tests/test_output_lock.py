@@ -11,7 +11,7 @@ import pytest
 
 from lmdali.pipeline import output_lock
 from lmdali.pipeline.dataset_plan import Part
-from lmdali.pipeline.errors import LockedError
+from lmdali.pipeline.errors import LockedError, StorageError
 from lmdali.pipeline.output_lock import hold_part, hold_plan, hold_whole, parts_seen
 
 ME = rf"pid {os.getpid()} on "
@@ -68,6 +68,36 @@ def test_a_lock_file_that_was_removed_meanwhile_holds_nothing(tmp_path: Path, mo
         assert (tmp_path / ".staging/lock").read_text().startswith("pid ")
         with pytest.raises(LockedError), hold_whole(tmp_path):
             raise AssertionError
+
+
+def test_a_lock_that_goes_while_it_is_looked_at_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is done removes `.staging/`: where others open what is in there, and where they begin anew in it."""
+    staging, opened = tmp_path / ".staging", Path.open
+    going = {"part-00001-of-00003.lock"}
+
+    def open_later(path: Path, *args: object) -> object:
+        if path.name in going:
+            going.remove(path.name)
+            shutil.rmtree(staging, ignore_errors=True)
+        return opened(path, *args)  # type: ignore[call-overload]
+
+    with hold_part(tmp_path, Part(1, 3)):
+        pass
+    monkeypatch.setattr(Path, "open", open_later)
+    with hold_part(tmp_path, Part(2, 4)):  # part 1/3 was begun here: is it running?
+        assert not going
+    going.add("lock")
+    with hold_whole(tmp_path, writable=False):
+        assert not staging.exists()
+    going.add("lock")
+    with hold_whole(tmp_path):
+        assert (staging / "lock").exists()
+
+
+def test_a_link_to_nowhere_in_place_of_the_locks_is_no_race(tmp_path: Path) -> None:
+    (tmp_path / ".staging").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="File exists"), hold_whole(tmp_path):
+        raise AssertionError
 
 
 def test_a_directory_that_is_only_read_is_not_written_to(tmp_path: Path) -> None:

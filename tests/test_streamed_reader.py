@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -100,6 +102,27 @@ def test_a_second_run_fetches_nothing(server: RemoteServer, tmp_path: Path) -> N
     before = len(server.shards_asked())
     assert equal(delivered(config(server.address, tmp_path / "cache")), first)
     assert len(server.shards_asked()) == before
+
+
+@pytest.mark.parametrize("end", ["raise ValueError", "del batches, loader"])
+def test_a_program_ends_while_its_server_says_nothing(end: str, server: RemoteServer, tmp_path: Path) -> None:
+    """As after any error, where nobody has closed the loader: its threads wait for a shard, and must not be awaited."""
+    for number in range(2, 5):
+        server.always(f"shards/{number:05d}/data.mdb", Fault(pause_seconds=1000))
+    script = f"""
+import sys
+from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.loader import LoaderConfig, create_loader
+
+loader = create_loader(LoaderConfig(dataset=sys.argv[1], batch_size=4, augment=AugmentConfig(crop_size=40),
+                                    backend="cpu", num_threads=2, cache_dir=sys.argv[2], order="sequential"))
+batches = iter(loader)
+print(len(next(batches).labels))
+{end}
+"""
+    command = [sys.executable, "-c", script, server.address, str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "4\n" and done.returncode == (1 if end.startswith("raise") else 0), done.stderr
 
 
 def test_a_synthetic_loader_fetches_no_shard(server: RemoteServer, tmp_path: Path) -> None:

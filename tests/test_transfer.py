@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +72,30 @@ def test_closing_waits_for_what_is_left_and_for_what_still_comes(held: HeldMemor
     assert EVENTS[0].waited and len(held) == 0
     held.hold(Memory())
     assert EVENTS[1].waited and len(held) == 0
+
+
+def test_memory_is_still_there_while_its_event_is_waited_for(held: HeldMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(FakeEvent, "synchronize", lambda event: seen.append(alive() is not None))
+    memory = Memory()
+    alive = weakref.ref(memory)
+    held.hold(memory)
+    del memory
+    held.close()
+    assert seen == [True] and alive() is None
+
+
+def test_memory_that_comes_while_another_thread_closes_is_not_left_behind(held: HeldMemory) -> None:
+    class Interrupted(deque[Any]):
+        """Where the other thread closes: after this one has looked whether it is closed, before it adds its memory."""
+
+        def append(self, item: Any) -> None:
+            held.close()
+            super().append(item)
+
+    held._held = Interrupted()
+    held.hold(Memory())
+    assert EVENTS[0].waited and len(held) == 0
 
 
 class FakeStream:
