@@ -36,6 +36,7 @@ class GraphedStep:
         self._work, self._settings = work, settings
         self._built_in: Hashable = None
         self._shapes: dict[Hashable, _GraphOfShape] = {}  # the one used last is the last one
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step; the figures are the caller's own."""
@@ -43,8 +44,12 @@ class GraphedStep:
         if built_in != self._built_in:
             self._built_in = built_in
             self._shapes.clear()
+        if self._stream is None:
+            # torch's own stream for captures is of the GPU that was current when the first was made: on another one
+            # nothing would be captured, and a replay would train nothing. And graphs share memory on one stream only.
+            self._stream = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
         key = (images.shape, images.stride(), images.dtype, labels.shape)
-        graph = self._shapes.pop(key, None) or _GraphOfShape(self._work, images, labels)
+        graph = self._shapes.pop(key, None) or _GraphOfShape(self._work, images, labels, self._stream)
         if len(self._shapes) == _MAX_SHAPES:
             del self._shapes[next(iter(self._shapes))]
         others = [other for other in self._shapes.values() if other.pool is not None]
@@ -59,13 +64,15 @@ class _GraphOfShape:
         work: see `GraphedStep`.
         images: of such a batch.
         labels: likewise.
+        stream: where steps run before the capture, and are captured; of the GPU that has the images.
     """
 
-    def __init__(self, work: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
-        self._work = work
+    def __init__(
+        self, work: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor, stream: torch.cuda.Stream
+    ) -> None:
+        self._work, self._stream = work, stream
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream: torch.cuda.Stream | None = None
         self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
         self._figures = torch.empty(0)
 
@@ -91,7 +98,8 @@ class _GraphOfShape:
                 return self._on_side_stream()
             graph = torch.cuda.CUDAGraph()
             # Of this thread: those of a loader that decodes on the GPU go on calling the driver meanwhile.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"), _no_collections():
+            capture = torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local")
+            with torch.cuda.device(self._images.device), capture, _no_collections():
                 self._figures = self._work(self._images, self._labels)
             self._graph = graph
         self._graph.replay()
@@ -99,8 +107,6 @@ class _GraphOfShape:
 
     def _on_side_stream(self) -> Tensor:
         """As a capture will run: autograd must first have seen these tensors on a stream that is not the default."""
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self._images.device)  # type: ignore[no-untyped-call]
         current = torch.cuda.current_stream(self._images.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

@@ -240,19 +240,20 @@ def test_a_step_as_one_graph_is_the_step(preset: str) -> None:
 
     recipe = PRESETS[preset].changed(model={"width": 1 / 8, "num_classes": 10})
     generator = torch.Generator().manual_seed(0)
+    device = torch.device("cuda", torch.cuda.device_count() - 1)  # where there are several, not the current one
     batch = Batch(
-        (torch.randn(16, 3, 224, 224, generator=generator) * 70).cuda(),
-        torch.randint(0, 10, (16,), generator=generator).cuda(),
+        (torch.randn(16, 3, 224, 224, generator=generator) * 70).to(device),
+        torch.randint(0, 10, (16,), generator=generator).to(device),
         torch.arange(16),
     )
     found = []
     for graph in (False, True):
-        model = AlexNet(recipe.model, seed=1).to(device="cuda:0", memory_format=torch.channels_last).train()
+        model = AlexNet(recipe.model, seed=1).to(device=device, memory_format=torch.channels_last).train()
         optimizer = PaperSGD(parameter_groups(model, recipe.train), 0.001)
         step = TrainStep(
             model,
             optimizer,
-            device=torch.device("cuda:0"),
+            device=device,
             precision=PRECISIONS[recipe.train.precision],
             cuda_graph=graph,
         )

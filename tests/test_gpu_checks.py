@@ -74,6 +74,13 @@ def test_a_gpu_that_computes(machine: pytest.MonkeyPatch) -> None:
     assert "built for CUDA 13.0; NVIDIA driver 580.95.05" in found_of("torch").found
 
 
+def test_a_gpu_whose_driver_is_not_in_proc_has_one_all_the_same(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine.setattr(gpu_checks, "DRIVER", tmp_path / "none")
+    assert found_of("torch").found.endswith("built for CUDA 13.0; NVIDIA driver of unknown version")
+    machine.setattr(torch.cuda, "is_available", lambda: False)
+    assert found_of("torch").found.endswith("no NVIDIA driver here")
+
+
 def test_a_torch_for_cpus_beside_a_driver_is_a_problem(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cuda, "is_available", lambda: False)
     machine.setattr(torch.version, "cuda", None)
@@ -135,6 +142,7 @@ def test_missing_dali_is_a_note_where_there_is_a_gpu(machine: pytest.MonkeyPatch
     machine.setattr(torch.version, "cuda", "12.6")
     assert "dali-cuda12" in found_of("DALI").advice
     machine.setattr(gpu_checks, "DRIVER", Path("/nonexistent"))
+    machine.setattr(torch.cuda, "is_available", lambda: False)
     assert found_of("DALI").verdict == "ok"
 
 

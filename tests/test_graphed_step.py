@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from lmdali.model.graphed_step import GraphedStep
 
 
 class FakeStream:
-    def __init__(self, device: object = None) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def wait_stream(self, other: object) -> None:
@@ -35,12 +35,15 @@ class FakeGraph:
 
 
 class Trace:
-    """What was done: sizes of batches that ran, captured or not, and the pools of captures."""
+    """What was done: sizes of batches that ran, captured or not; pools and streams of captures; other streams."""
 
     def __init__(self) -> None:
         self.ran: list[int] = []
         self.captured: list[int] = []
         self.pools: list[object] = []
+        self.capture_streams: list[FakeStream] = []
+        self.other_streams: list[FakeStream] = []
+        self.devices: list[torch.device] = []
         self._capturing = False
 
     def work(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -48,12 +51,21 @@ class Trace:
         return images.sum()
 
     @contextmanager
-    def capture(self, graph: FakeGraph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
+    def capture(self, graph: FakeGraph, *, pool: object, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
         self.pools.append(pool)
+        self.capture_streams.append(stream)
         graph._pool = pool or f"pool {len(self.pools)}"
         self._capturing = True
         yield
         self._capturing = False
+
+    def stream(self, stream: FakeStream) -> AbstractContextManager[None]:
+        self.other_streams.append(stream)
+        return nullcontext()
+
+    def device(self, device: torch.device) -> AbstractContextManager[None]:
+        self.devices.append(device)
+        return nullcontext()
 
 
 @pytest.fixture
@@ -63,7 +75,8 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph", trace.capture)
     monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", trace.stream)
+    monkeypatch.setattr(torch.cuda, "device", trace.device)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
     return trace
 
@@ -76,6 +89,18 @@ def run(step: GraphedStep, sizes: list[int]) -> None:
 def test_three_steps_run_and_the_fourth_is_captured(trace: Trace) -> None:
     run(GraphedStep(trace.work), [8] * 7)
     assert trace.ran == [8, 8, 8] and trace.captured == [8]
+
+
+def test_all_of_it_is_on_one_stream_of_the_device_that_has_the_images(trace: Trace) -> None:
+    """Another GPU may be the current one, and memory is shared by captures of one stream only."""
+    elsewhere = torch.device("meta")
+    step = GraphedStep(trace.work)
+    for _ in range(4):
+        for size in (8, 3):
+            step(torch.ones(size, 3, device=elsewhere), torch.ones(size, device=elsewhere))
+    (stream,) = {*trace.capture_streams, *trace.other_streams}
+    assert stream.device == elsewhere and trace.devices == [elsewhere, elsewhere]
+    assert len(trace.capture_streams) == 2 and len(trace.other_streams) == 6
 
 
 def test_nothing_is_collected_inside_a_capture(trace: Trace) -> None:

@@ -35,6 +35,8 @@ def gpu_findings() -> Iterator[Finding]:
         advice = "pip install --force-reinstall torch; one for CUDA has its line at pytorch.org/get-started"
         yield Finding("torch", f"cannot be imported: {first_line(error)}", "problem", advice)
         return
+    if driver is None and torch.cuda.is_available():
+        driver = "of unknown version"  # a sandbox may hide the driver's files, and not the driver
     yield _torch(torch, driver)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -108,14 +108,14 @@ def _compare(dataset: Path, backend: BackendName, device: str) -> str:
 def _train(dataset: Path, device_name: str) -> str:
     import torch
 
-    from lmdali.model.alexnet import AlexNet, AlexNetConfig
     from lmdali.pipeline.loader import LoaderConfig, create_loader
-    from lmdali.tools.profiled_model import training_step
+    from lmdali.tools.profiled_model import place_model, training_step
 
     device = torch.device(device_name)
     config = LoaderConfig(dataset=dataset, batch_size=_BATCH)
     with create_loader(config, device, rank=0, world_size=1) as loader:
-        model = AlexNet(AlexNetConfig(num_classes=10, width=0.125)).to(device).train()
+        model = place_model("alexnet", num_classes=10, width=0.125, device=device)
+        assert model is not None
         step = training_step(model, dtype="float32", device=device)
         steps = 0
         while steps < _TRAINING_STEPS:
