@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, get_args
 
 import click
 
-from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType, Layout
 from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.decode_choice import Decode
@@ -130,11 +129,6 @@ class EpochOptions(LoaderOptions):
     block_shards: int = LoaderConfig.block_shards
     block_nodes: int = LoaderConfig.block_nodes
     decoded_cache_bytes: int = LoaderConfig.decoded_cache_bytes
-
-
-def augment_for(dtype: DType) -> AugmentConfig:
-    """What a measurement does to images where nobody says: the paper's way, and to uint8 pixels what they allow."""
-    return AugmentConfig.pixels() if dtype == "uint8" else AugmentConfig.paper()
 
 
 def loader_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -20,6 +21,7 @@ from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.tools.augment_options import augment_options, draw_options, take_augment
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.output_argument import OUTPUT_FILE
@@ -49,6 +51,7 @@ def draw_preview(
     out: Path,
     *,
     augment: str = "paper",
+    drawn: AugmentConfig | None = None,
     rows: int = 4,
     columns: int = 6,
     seed: int = 0,
@@ -62,6 +65,7 @@ def draw_preview(
         dataset: made by `lmdali convert`.
         out: picture file to write; its suffix names the format.
         augment: a name in `AUGMENTS`; with "ten" a row holds the ten views of one sample.
+        drawn: what a run has that differs from it; None is what it names.
         rows: of pictures.
         columns: of pictures, except with "ten".
         seed: of the run to look into.
@@ -75,7 +79,7 @@ def draw_preview(
     """
     _check(out, augment, rows, columns)
     directory = place_directory(dataset)
-    config, manifest = AUGMENTS[augment](), load_manifest(directory)
+    config, manifest = drawn or AUGMENTS[augment](), load_manifest(directory)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
     order = PRESETS[augment].order if augment in PRESETS else LoaderConfig.order
     batch = _load(dataset, config, order, count, seed, epoch)
@@ -165,27 +169,21 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 @click.command("preview")
 @click.argument("dataset", type=DATASET)
 @click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp.")
-@click.option(
-    "--augment",
-    type=click.Choice(list(AUGMENTS)),
-    default="paper",
-    show_default=True,
-    help="What is drawn: training crops of a preset, or as stored; the evaluation's central one or ten.",
-)
+@augment_options("What is drawn: training crops of a preset, or as stored; the evaluation's central one or ten.")
+@draw_options
 @click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True, help="Rows of samples.")
 @click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True, help="Samples in a row.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the run to look into.")
 @click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch of that run, from 0.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(
-    dataset: Place, out: Path, augment: str, rows: int, columns: int, seed: int, epoch: int, as_json: bool
-) -> None:
+def command(dataset: Place, out: Path, as_json: bool, **options: Any) -> None:
     """Draw the first samples of an epoch of DATASET as the trainer will see them.
 
     The mean is added back, so that the pictures can be recognised; crops, flips and lighting are as delivered. Under
     each: its class, record number, and the corner of its crop.
     """
-    summary = draw_preview(dataset, out, augment=augment, rows=rows, columns=columns, seed=seed, epoch=epoch)
+    augment = options["augment"]
+    summary = draw_preview(dataset, out, augment=augment, drawn=take_augment(options), **options)
     if as_json:
         print_json(
             {"out": str(out), "width": summary.width, "height": summary.height, "indices": list(summary.indices)}
