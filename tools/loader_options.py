@@ -146,6 +146,17 @@ def form_options(function: Callable[..., None]) -> Callable[..., None]:
     return _decorate(function, _FORM)
 
 
+def cache_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command that reads records by number with `--cache-dir` and `--cache-bytes`."""
+    return _decorate(function, {name: _LOADER[name] for name in ("cache_dir", "cache_bytes")})
+
+
+def cache_dir_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command that reads manifest, statistics and tables, but no shard, with `--cache-dir`."""
+    flags, kind, _ = _LOADER["cache_dir"]
+    return _decorate(function, {"cache_dir": (flags, kind, "Of a dataset at an address: where its tables are kept.")})
+
+
 def swept_options(defaults: Mapping[str, tuple[Any, ...]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a click command with `-b` and the loader's options, without the decoded cache; some take several values.
 

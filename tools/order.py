@@ -13,6 +13,7 @@ from lmdali.pipeline.shuffle_quality import MEASURES
 from lmdali.pipeline.tables import printable
 from lmdali.tools.augment_options import augment_options, draw_options, take_augment
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_dir_option
 from lmdali.tools.order_ledger import MAX_SEED, OrderConfig, OrderLedger
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
@@ -94,6 +95,7 @@ _MEASURED = {
 @click.option("--limit", type=click.IntRange(1), help=f"Samples to list.  [default: {_SHOWN_ROWS}, or the step's]")
 @click.option("--digest", is_flag=True, help="Print the digest of the epoch.")
 @click.option("--quality", is_flag=True, help="Print how well the epoch is mixed, beside a full permutation.")
+@cache_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     dataset: Place, step: int | None, limit: int | None, digest: bool, quality: bool, as_json: bool, **options: Any
@@ -106,11 +108,11 @@ def command(
     """
     if (digest or quality) and (step or limit):
         raise click.UsageError("--digest and --quality are about a whole epoch: leave out --step and --limit")
-    augment, epoch = take_augment(options), options.pop("epoch")
-    ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch or 0, **options))
+    augment, epoch, cache_dir = take_augment(options), options.pop("epoch"), options.pop("cache_dir")
+    ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch or 0, **options), cache_dir=cache_dir)
     if step is not None and epoch is None and not options["start"]:
         epoch, step = ledger.in_run(step)
-        ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch, **options))
+        ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch, **options), cache_dir=cache_dir)
     document = ledger.describe()
     if digest:
         document["digest"] = ledger.digest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.model.presets import PRESETS
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch
-from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.dataset_place import Place, place_directory, place_name
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
@@ -24,6 +23,7 @@ from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.tools.augment_options import augment_options, draw_options, take_augment
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_options
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.report_table import print_json
@@ -56,6 +56,8 @@ def draw_preview(
     columns: int = 6,
     seed: int = 0,
     epoch: int = 0,
+    cache_dir: Place | None = None,
+    cache_bytes: int | None = None,
 ) -> PreviewSummary:
     """Draw the first samples of an epoch, in a preset's order, cropped, flipped and lit as the loader delivers them.
 
@@ -70,6 +72,7 @@ def draw_preview(
         columns: of pictures, except with "ten".
         seed: of the run to look into.
         epoch: of that run.
+        cache_dir, cache_bytes: for a dataset at an address, as of `LoaderConfig`.
 
     Raises:
         ConfigError: an argument is out of range, or the format is unknown.
@@ -78,11 +81,12 @@ def draw_preview(
         StorageError: `out` cannot be written.
     """
     _check(out, augment, rows, columns)
-    directory = place_directory(dataset)
+    directory = place_directory(dataset, cache_dir=cache_dir)
     config, manifest = drawn or AUGMENTS[augment](), load_manifest(directory)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
     order = PRESETS[augment].order if augment in PRESETS else LoaderConfig.order
-    batch = _load(dataset, config, order, count, seed, epoch)
+    loader = LoaderConfig(dataset=dataset, batch_size=count, seed=seed, augment=config, order=order)
+    batch = _load(replace(loader, cache_dir=cache_dir, cache_bytes=cache_bytes), epoch)
     params = draw_params(
         config,
         seed=seed,
@@ -133,18 +137,9 @@ def _check(out: Path, augment: str, rows: int, columns: int) -> None:
     check_suffix(out)
 
 
-def _load(dataset: Place, augment: AugmentConfig, order: OrderName, count: int, seed: int, epoch: int) -> Batch:
-    config = LoaderConfig(
-        dataset=dataset,
-        batch_size=count,
-        seed=seed,
-        augment=augment,
-        order=order,
-        backend="cpu",
-        layout="NHWC",
-        prefetch=1,
-    )
-    with create_loader(config, rank=0, world_size=1) as loader:
+def _load(config: LoaderConfig, epoch: int) -> Batch:
+    """The first batch of an epoch."""
+    with create_loader(replace(config, backend="cpu", layout="NHWC", prefetch=1), rank=0, world_size=1) as loader:
         loader.set_epoch(epoch)
         return next(iter(loader))
 
@@ -175,6 +170,7 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 @click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True, help="Samples in a row.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the run to look into.")
 @click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch of that run, from 0.")
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(dataset: Place, out: Path, as_json: bool, **options: Any) -> None:
     """Draw the first samples of an epoch of DATASET as the trainer will see them.
