@@ -50,6 +50,7 @@ def profile_report(*, loader: float = 2000.0, step: float = 800.0, **setting: An
         device="cuda:0",
         dtype="float32",
         layout="NCHW",
+        augment="random crops of 224, normalize mean_image, lighting eigenvalues",
         model="AlexNet",
         num_parameters=62_378_344,
     )

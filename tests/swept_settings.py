@@ -49,6 +49,7 @@ def sweep_report(*settings: SweptSetting, **changes: Any) -> SweepReport:
             "dtype": "float32",
             "layout": "NCHW",
             "seed": 0,
+            "augment": "random crops of 224, normalize mean_image, lighting eigenvalues",
         },
         "told": (),
         "target": None,

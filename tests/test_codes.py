@@ -179,7 +179,7 @@ def test_the_options_of_codes_are_frozen() -> None:
         "train": {"features", "encoder", "--bits", "--epochs", "-b", "--batch-size", "--lr", "--seed", *run_options},
         "encode": {"features", "encoder", "out", *run_options},
         "search": {"codes", "query", "-k", "--count", "--queries", "--checkpoint", "--device", "--basis", "--dataset",
-                   "--encoder", "--json"},
-        "compare": {"features", "codes", "-k", "--num-queries", "--faiss", "--by-class", "--dataset", "--out",
-                    "--json"},
+                   "--cache-dir", "--encoder", "--json"},
+        "compare": {"features", "codes", "-k", "--num-queries", "--faiss", "--by-class", "--dataset", "--cache-dir",
+                    "--out", "--json"},
     }  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from remote_server import RemoteServer, serving
@@ -17,6 +18,7 @@ from lmdali.model.presets import PRESETS
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.shard_cache import CACHE_DIR_VARIABLE
 from lmdali.tools.cli import cli
+from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.train_job import TrainJob, train_dataset
 
 
@@ -59,6 +61,50 @@ def test_an_address_is_as_good_as_a_directory(
     assert not server.shards_asked(), "small files say it all"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("info",),
+        ("pca",),
+        ("order", "--crop-size", 32, "--batch-size", 8),
+        ("audit", "--quiet"),
+        ("preview", "--crop-size", 32, "--out"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_is_fetched_goes_where_it_is_told(
+    command: tuple[object, ...], server: RemoteServer, tmp_path: Path
+) -> None:
+    out = [tmp_path / "sheet.png"] if command[-1] == "--out" else []
+    document(command[0], server.address, *command[1:], *out, "--cache-dir", tmp_path / "told")
+    assert [*(tmp_path / "told").rglob("manifest.json")]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_all_commands_that_take_an_address_are_told_the_cache() -> None:
+    commands = dict(every_command(cli, ()))
+    taking = {
+        name
+        for name, command in commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, DatasetArgument) and parameter.type._local_because is None
+    }
+    assert {"train", "search", "codes search", "figure predictions", "profile au", "order"} <= taking
+    for name in sorted(taking):
+        assert "cache_dir" in {parameter.name for parameter in commands[name].params}, name
+
+
+def every_command(found: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(found, click.Group):
+        yield " ".join(words), found
+        return
+    context = click.Context(found)
+    for word in found.list_commands(context):
+        command = found.get_command(context, word)
+        assert command is not None
+        yield from every_command(command, (*words, word))
+
+
 def test_features_name_the_address_and_searches_find_it(
     server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path
 ) -> None:
@@ -69,8 +115,11 @@ def test_features_name_the_address_and_searches_find_it(
     local = document("features", small_jpeg_dataset, "pixels", tmp_path / "local", *options)
     assert remote["digest"] == local["digest"]
     assert remote["dataset"] == server.address
-    found = document("search", tmp_path / "remote", 3, "-k", 2)
+    found = document("search", tmp_path / "remote", 3, "-k", 2, "--cache-dir", tmp_path / "c")
     assert found["queries"][0]["neighbours"][0]["key"] is not None
+    out = ("--out", tmp_path / "near.png", "--cache-dir", tmp_path / "c", "--cache-bytes", 10**9)
+    document("figure", "neighbours", tmp_path / "remote", 3, "-k", 2, "--quiet", *out)
+    assert not (tmp_path / "cache").exists(), "all of it is where it was told"
 
 
 @pytest.mark.parametrize(

@@ -238,5 +238,5 @@ def test_the_options_of_search_are_frozen() -> None:
     options = {name for parameter in search_command.params for name in parameter.opts}
     assert options == {
         "features", "query", "-k", "--count", "--index", "--queries", "--checkpoint", "--device", "--basis",
-        "--dataset", "--json",
+        "--dataset", "--cache-dir", "--json",
     }  # fmt: skip

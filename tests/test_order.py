@@ -124,6 +124,22 @@ def test_lighting_counts_as_the_run_had_it(small_raw_dataset: Path, capsys: pyte
     assert len({digest(), digest("--lighting-std", 0), digest("--lighting-std", 0.2)}) == 3
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_end_of_lighting_and_shared_crops_count_too(
+    epoch: int, jpeg_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    augment = AugmentConfig(crop_size=32, crop_chunk=3, flip=False, lighting="roots", lighting_epochs=2)
+    asked = ["--crop-size", 32, "--crop-chunk", 3, "--no-flip", "--lighting-epochs", 2, "-b", 4, "--seed", 5]
+    assert run("order", jpeg_dataset, *asked, "--epoch", epoch, "--digest", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    config = LoaderConfig(dataset=jpeg_dataset, seed=5, augment=augment, batch_size=4, backend="cpu", num_threads=1)
+    with create_loader(config) as loader:
+        loader.set_epoch(epoch)
+        assert sum(len(batch.labels) for batch in loader) == said["digest"]["num_samples"]
+        assert digest_text(loader.epoch_digest or 0) == said["digest"]["digest"]
+    assert said["augment"]["lighting_std"] == (0.1 if epoch < 2 else 0)
+
+
 def test_one_step_is_shown_whole(order: Any) -> None:
     everything = order("--epoch", 1, "--world-size", 2, "--limit", 1000)["rows"]
     for step in (1, 2):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from command_line import run
 
 from lmdali.model.pen import Pen
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, draw_params, pixel_transform
@@ -15,7 +16,9 @@ from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.resized_crop import resize_window
+from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools.contact_sheet import GAP, MARGIN, Tile, draw_sheet
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_run import convert
@@ -159,6 +162,22 @@ def test_another_seed_or_epoch_gives_another_sheet_and_the_same_one_the_same_byt
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1]
     assert len(set(pictures)) == 3
+
+
+def test_windows_are_of_the_size_that_was_asked_for(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = ["--augment", "resized", "--min-area", "1", "--max-aspect", "1", "--no-flip", "--rows", "1"]
+    arguments = ["preview", dataset, "--columns", "1", *whole, "--crop-size", "128", "--json"]
+    assert run(*arguments, "--out", tmp_path / "sheet.png") == 0
+    (index,) = json.loads(capsys.readouterr().out)["indices"]
+    sheet = cv2.cvtColor(cv2.imread(str(tmp_path / "sheet.png")), cv2.COLOR_BGR2RGB)
+    stored = ShardReader(dataset, load_manifest(dataset)).read(index, lambda record: bytes(record.data))
+    image = np.frombuffer(stored[-256 * 256 * 3 :], np.uint8).reshape(256, 256, 3)
+    shown = sheet[MARGIN + 68 :, MARGIN:][:128, :128].astype(int)
+    assert np.abs(shown - resize_window(image, 128)).max() <= 1
+    assert run("preview", dataset, "--out", tmp_path / "sheet.png", "--min-area", "0.5") == 2
+    assert "take --augment resized" in capsys.readouterr().err
 
 
 def test_ten_views_fill_a_row_each(dataset: Path, tmp_path: Path) -> None:

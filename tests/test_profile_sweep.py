@@ -107,7 +107,7 @@ def test_options_are_the_fields_of_the_config_with_their_defaults() -> None:
     options = {name: None if default is unset else default for name, default in defaults.items()}
     for field in fields(SweepConfig):
         assert options[field.name] == field.default, field.name
-    own = {"datasets", "write", "html", "as_json", "quiet"}
+    own = {"datasets", "write", "html", "as_json", "quiet", "augment", "crop_size", "min_area", "max_aspect"}
     assert set(options) - {field.name for field in fields(SweepConfig)} == own
 
 
@@ -119,6 +119,11 @@ def test_the_command_writes_what_it_found_and_a_target_out_of_reach_ends_with_9(
     arguments += ["--device", "cpu", "--quiet"]
     assert run(*arguments, "--html", html, "--write", config, "--json") == 0
     document = json.loads(capsys.readouterr().out)
+    windows = ["--augment", "resized", "--min-area", "0.5", "--crop-size", "160"]
+    assert run(*arguments, *windows, "--json") == 0
+    resized = json.loads(capsys.readouterr().out)["shared"]["augment"]
+    assert document["shared"]["augment"] == "random crops of 224, normalize none, lighting none"
+    assert resized == "windows of 0.5 to 1 of the area, aspect to 1.33, made 160, normalize none, lighting none"
     assert [each["num_threads"] for each in document["settings"]] == [1, 2]
     assert "Sweep of 2 loaders" in html.read_text()
     assert run("train", "--config", config, "--print-config", "--json") == 0

@@ -308,7 +308,7 @@ def test_an_epoch_of_a_few_batches_is_measured_and_judged_invalid(jpeg: Path) ->
     assert report.verdict.bound == "INVALID"
     assert report.loader.images_per_second > 0
     with pytest.raises(ConfigError, match="fewer than one global batch"):
-        profile_dataset(jpeg, replace(QUICK, batch_size=65), augment=AUGMENT, quiet=True)
+        profile_dataset(jpeg, replace(QUICK, batch_size=65), model=None, augment=AUGMENT, quiet=True)
 
 
 def test_the_models_weights_and_the_callers_random_numbers_stay(jpeg: Path) -> None:
@@ -411,10 +411,12 @@ def test_the_command_runs_alexnet_on_pictures_of_full_size(tmp_path: Path) -> No
         cv2.imwrite(str(folder / f"{number}.png"), picture)
     convert(open_source(tmp_path / "source"), tmp_path / "set", ConvertConfig(), workers=1, quiet=True)
     arguments = ["run", str(tmp_path / "set"), "-b", "2", "--steps", "10", "--width", "0.05", "--json"]
+    arguments += ["--augment", "resized", "--min-area", "0.5"]
     result = CliRunner().invoke(command, [*arguments, "--device", "cpu"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["setting"]["model"] == "AlexNet"
+    assert document["setting"]["augment"].startswith("windows of 0.5 to 1 of the area")
     assert document["verdict"]["bound"] in ("INPUT-BOUND", "COMPUTE-BOUND", "BALANCED", "INVALID")
 
 
@@ -424,6 +426,8 @@ def test_a_directory_without_a_dataset_is_refused(tmp_path: Path) -> None:
 
 
 def test_several_views_of_an_image_are_no_training_step(jpeg: Path) -> None:
+    with pytest.raises(ConfigError, match=r"an AlexNet takes crops of 224, found crop_size 160: .* --no-model"):
+        profile_dataset(jpeg, QUICK, augment=AugmentConfig(crop_size=160), quiet=True)
     with pytest.raises(ConfigError, match="take one view of an image, found 10"):
         profile_dataset(jpeg, QUICK, augment=AugmentConfig.ten_crop())
 

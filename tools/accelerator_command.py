@@ -28,8 +28,9 @@ from lmdali.tools.accelerator_use import (
     check_rules,
     emulate_epoch,
 )
+from lmdali.tools.augment_options import WHAT_IS_DONE, augment_for, augment_options, take_augment
 from lmdali.tools.dataset_argument import DATASET
-from lmdali.tools.loader_options import EpochOptions, augment_for, epoch_options, form_options, loader_options
+from lmdali.tools.loader_options import EpochOptions, epoch_options, form_options, loader_options
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
@@ -93,7 +94,7 @@ def measure_au(
     Args:
         dataset: made by `lmdali convert`.
         config: how; None takes the defaults.
-        augment: what the loader does to the images; None is the paper's way, or plain pixels where dtype is uint8.
+        augment: what the loader does to the images, but for mean and lighting of uint8 pixels; None is the paper's way.
         clock: None is the system's.
         quiet: no progress.
 
@@ -113,7 +114,7 @@ def measure_au(
         dataset=dataset,
         batch_size=workload.batch_size,
         seed=secrets.randbits(31) if config.seed is None else config.seed,
-        augment=augment or augment_for(config.dtype),
+        augment=augment_for(config.dtype, augment),
         **config.loader_arguments(),
     )
     with create_loader(loader_config, device, rank=0, world_size=1) as loader:
@@ -194,6 +195,7 @@ def print_au(dataset: Place, report: AuReport) -> None:
 @loader_options
 @epoch_options
 @form_options
+@augment_options(WHAT_IS_DONE)
 @click.option("--device", default=AuConfig.device, show_default=True, help="Of the batches: auto, cpu or cuda:N.")
 @click.option("--seed", type=int, help="Of order and draws; without it one is drawn.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -204,7 +206,8 @@ def au_command(dataset: Place, as_json: bool, quiet: bool, **options: Any) -> No
     A step is a batch and a sleep as long as the accelerator computes. A loader that does nothing is measured first, and
     must reach 99 %. All of our loader runs, decoding too; MLPerf's own program decodes nothing.
     """
-    report = measure_au(dataset, AuConfig(**options), quiet=quiet)
+    augment = take_augment(options)
+    report = measure_au(dataset, AuConfig(**options), augment=augment, quiet=quiet)
     if as_json:
         print_json(report.to_json())
     else:

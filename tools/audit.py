@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +16,7 @@ from lmdali.tools.audit_report import audit_facts, duplicate_rows, pairs_sheet, 
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.duplicates import DISTANCE, find_duplicates
 from lmdali.tools.hash_search import MAX_DISTANCE
+from lmdali.tools.loader_options import cache_options
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.record_catalog import RecordCatalog
 from lmdali.tools.report_table import print_json
@@ -38,6 +40,7 @@ from lmdali.tools.report_table import print_json
 @click.option("--out", type=OUTPUT_FILE, help="Parquet file to write: one row per pair.")
 @click.option("--sheet", type=OUTPUT_FILE, help="Picture to draw of the first groups.")
 @click.option("-j", "--workers", type=click.IntRange(1), help="Threads.  [default: every usable CPU]")
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(
@@ -48,6 +51,8 @@ def command(
     out: Path | None,
     sheet: Path | None,
     workers: int | None,
+    cache_dir: Place | None,
+    cache_bytes: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -58,7 +63,8 @@ def command(
     Nothing is written to a dataset.
     """
     _check(datasets, out, sheet)
-    catalog = RecordCatalog(datasets, workers=workers, quiet=quiet)
+    cache: dict[str, Any] = {"cache_dir": cache_dir, "cache_bytes": cache_bytes}
+    catalog = RecordCatalog(datasets, workers=workers, **cache, quiet=quiet)
     try:
         found = find_duplicates(catalog, distance=distance, mirrored=mirrored, workers=workers, quiet=quiet)
         if out is not None:

@@ -23,6 +23,7 @@ from lmdali.pipeline.manifest import RECORDS_FILE, load_manifest
 from lmdali.pipeline.table_reader import read_integers
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.feature_encoder import PIXELS
+from lmdali.tools.loader_options import cache_dir_option
 from lmdali.tools.neighbour_list import dataset_at
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.record_pictures import spread_indices
@@ -56,6 +57,7 @@ def compare_codes(
     num_queries: int = 200,
     with_faiss: bool = False,
     dataset: Place | None = None,
+    cache_dir: Place | None = None,
 ) -> Comparison:
     """Search features exactly and codes by Hamming distance, for some records of their own.
 
@@ -66,6 +68,7 @@ def compare_codes(
         num_queries: records at even distances, at most all.
         with_faiss: also search the features with faiss.
         dataset: where the dataset is; None means where it was.
+        cache_dir: for a dataset at an address, as of `LoaderConfig`.
 
     Raises:
         ConfigError: k or the number of queries is too small, or there are not so many neighbours.
@@ -81,10 +84,10 @@ def compare_codes(
     plan = features.plan
     if k >= len(features):
         raise ConfigError(f"k is {k}, and a record of {directory} has {len(features) - 1} others: give a smaller -k")
-    place = dataset_at(plan.dataset, plan.dataset_digest, dataset, directory)
+    place = dataset_at(plan.dataset, plan.dataset_digest, dataset, directory, cache_dir=cache_dir)
     if place is None:
         raise InputError(f"{plan.dataset}: the dataset is no longer there, and its labels are needed: give --dataset")
-    home = place_directory(place, tables=True)
+    home = place_directory(place, tables=True, cache_dir=cache_dir)
     labels = read_integers(home / RECORDS_FILE, "label")
     queries = np.array(spread_indices(num_queries, len(features)), np.int64)
     exact, quality = measure_exact(features, queries, k, labels)
@@ -111,6 +114,7 @@ def _require_same_dataset(features: Features, codes: Codes) -> None:
 @click.option("--faiss", "with_faiss", is_flag=True, help="Also search FEATURES with faiss, an extra.")
 @click.option("--by-class", is_flag=True, help="Also a table of label precision by class.")
 @click.option("--dataset", type=DATASET, help="Where the dataset is.  [default: where it was]")
+@cache_dir_option
 @click.option("--out", type=OUTPUT_FILE, help="Picture to draw of bits and precision; and .json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def compare_command(
@@ -121,6 +125,7 @@ def compare_command(
     with_faiss: bool,
     by_class: bool,
     dataset: Place | None,
+    cache_dir: Place | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -132,7 +137,8 @@ def compare_command(
     """
     if out is not None:
         check_suffix(out)
-    found = compare_codes(features, codes, k=k, num_queries=num_queries, with_faiss=with_faiss, dataset=dataset)
+    where: dict[str, Any] = {"dataset": dataset, "cache_dir": cache_dir}
+    found = compare_codes(features, codes, k=k, num_queries=num_queries, with_faiss=with_faiss, **where)
     document = {"features": str(features), **found.to_json()}
     if out is not None:
         save_code_plot(found.searches, k, out)

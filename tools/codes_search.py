@@ -17,6 +17,7 @@ from lmdali.model.exact_search import Neighbours
 from lmdali.model.hamming import pack_codes, search_hamming
 from lmdali.pipeline.errors import InputError
 from lmdali.tools.feature_encoder import open_encoder, require_encoder
+from lmdali.tools.loader_options import cache_dir_option
 from lmdali.tools.neighbour_list import dataset_at, describe_neighbours, picture_recipe, print_neighbours
 from lmdali.tools.record_pictures import read_picture_file
 from lmdali.tools.report_table import print_json
@@ -72,10 +73,12 @@ def search_codes(codes: Codes, texts: Sequence[str], config: CodesSearchConfig |
 
 def _encode(codes: Codes, files: Sequence[Path], config: CodesSearchConfig) -> NDArray[np.uint64]:
     info = codes.info
-    recipe = picture_recipe(info.dataset, info.dataset_digest, config.dataset, codes.directory)
+    where, cache_dir = codes.directory, config.cache_dir
+    recipe = picture_recipe(info.dataset, info.dataset_digest, config.dataset, where, cache_dir=cache_dir)
     pictures = np.stack([read_picture_file(path, info.image_size, recipe) for path in files])
-    source = open_encoder(config.checkpoint or info.source, info.image_size, device=config.device, basis=config.basis)
-    require_encoder(source, info.source_digest, codes.directory)
+    own = {"basis": config.basis, "cache_dir": cache_dir}
+    source = open_encoder(config.checkpoint or info.source, info.image_size, device=config.device, **own)
+    require_encoder(source, info.source_digest, where)
     directory = config.encoder or Path(info.encoder)
     network, trained = load_encoder(directory, source.device)
     if trained.weights_sha256 != info.encoder_digest:
@@ -99,6 +102,7 @@ def _encode(codes: Codes, files: Sequence[Path], config: CodesSearchConfig) -> N
     help="Neighbours of each.",
 )
 @query_options
+@cache_dir_option
 @click.option("--encoder", type=click.Path(path_type=Path), help="For pictures.  [default: the one that made CODES]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def search_command(codes: Path, query: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -108,10 +112,11 @@ def search_command(codes: Path, query: tuple[str, ...], as_json: bool, **options
     order.
     """
     config, opened = CodesSearchConfig(**options), load_codes(codes)
-    dataset = dataset_at(opened.info.dataset, opened.info.dataset_digest, config.dataset, codes)
+    info, cache_dir = opened.info, config.cache_dir
+    dataset = dataset_at(info.dataset, info.dataset_digest, config.dataset, codes, cache_dir=cache_dir)
     found = search_codes(opened, query, config)
-    described = describe_neighbours(dataset, query, found)
+    described = describe_neighbours(dataset, query, found, cache_dir=cache_dir)
     if as_json:
-        print_json({"codes": str(codes), "bits": opened.info.bits, "queries": described})
+        print_json({"codes": str(codes), "bits": info.bits, "queries": described})
     else:
         print_neighbours(described, "bits")

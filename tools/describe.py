@@ -12,19 +12,20 @@ from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.manifest import FORMAT_VERSION, Manifest, load_manifest
 from lmdali.pipeline.tables import printable
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_dir_option
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 
 _SHOWN_CLASSES = 8
 
 
-def dataset_facts(dataset: Place) -> dict[str, Any]:
-    """Facts about a dataset, JSON-able.
+def dataset_facts(dataset: Place, *, cache_dir: Place | None = None) -> dict[str, Any]:
+    """Facts about a dataset, JSON-able; `cache_dir` is for one at an address, as of `LoaderConfig`.
 
     Raises:
         InputError: not a finished dataset.
         IntegrityError: manifest or statistics are damaged.
     """
-    directory = place_directory(dataset)
+    directory = place_directory(dataset, cache_dir=cache_dir)
     manifest = load_manifest(directory)
     facts: dict[str, Any] = {
         "directory": place_shown(dataset),
@@ -56,14 +57,15 @@ def dataset_facts(dataset: Place) -> dict[str, Any]:
 
 @click.command("info")
 @click.argument("dataset", type=DATASET)
+@cache_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(dataset: Place, as_json: bool) -> None:
+def command(dataset: Place, cache_dir: Place | None, as_json: bool) -> None:
     """Say what DATASET holds. Reads no shard; `lmdali verify` does."""
-    facts = dataset_facts(dataset)
+    facts = dataset_facts(dataset, cache_dir=cache_dir)
     if as_json:
         print_json(facts)
         return
-    manifest = place_manifest(dataset)
+    manifest = place_manifest(dataset, cache_dir=cache_dir)
     recipe = manifest.recipe
     pairs: list[tuple[str, object]] = [
         ("records", f"{manifest.num_records:,} of {manifest.image_size} x {manifest.image_size} RGB, "

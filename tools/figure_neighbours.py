@@ -22,6 +22,7 @@ from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_options
 from lmdali.tools.neighbour_list import dataset_at, describe_neighbours
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.progress import progress_bar
@@ -43,12 +44,14 @@ class NeighboursConfig(SearchConfig):
     Attributes:
         query_dataset: where the dataset of `queries` is; None means where it was.
         names: synset file, see `readable_classes`.
+        cache_bytes: of the cache for datasets at an address, as of `LoaderConfig`.
         pixels: compare with pixel distances, which reads every image of the dataset once.
         quiet: no progress.
     """
 
     query_dataset: Place | None = None
     names: Path | None = None
+    cache_bytes: int | None = None
     pixels: bool = True
     quiet: bool = False
 
@@ -204,6 +207,7 @@ def _note(near: dict[str, Any]) -> str:
 @query_options
 @click.option("--query-dataset", type=DATASET, help="The dataset of --queries.")
 @click.option("--names", type=click.Path(path_type=Path), help="Synset file: lines of CLASS NAME, SYNONYM, ...")
+@cache_options
 @click.option("--pixels/--no-pixels", default=True, show_default=True, help="Compare with distances of raw pixels.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -19,6 +19,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.files import write_json
 from lmdali.tools.checkpoint_network import CheckpointNetwork, open_network
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_options
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.record_pictures import RecordPictures, central_crop, central_views, read_records, spread_indices
@@ -37,6 +38,8 @@ def figure_predictions(
     names: Path | None = None,
     device: str = "auto",
     basis: Place | None = None,
+    cache_dir: Place | None = None,
+    cache_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Draw some records with the five labels that a network finds most probable, from the central crop.
 
@@ -49,6 +52,7 @@ def figure_predictions(
         names: synset file, see `readable_classes`.
         device: auto, cpu or cuda:N.
         basis: directory with the training set's statistics; None means the run's own copy.
+        cache_dir, cache_bytes: for datasets at an address, as of `LoaderConfig`.
 
     Returns:
         The JSON document.
@@ -59,11 +63,12 @@ def figure_predictions(
         IntegrityError: the checkpoint or the dataset is damaged.
     """
     check_suffix(out)
-    manifest = place_manifest(val)
-    network = open_network(checkpoint, device=device, basis=basis)
+    manifest = place_manifest(val, cache_dir=cache_dir)
+    network = open_network(checkpoint, device=device, basis=basis, cache_dir=cache_dir)
     network.require_classes(manifest.class_names, val)
     readable = readable_classes(manifest.class_names, names)
-    records = read_records(val, spread_indices(count, manifest.num_records) if indices is None else indices)
+    indices = spread_indices(count, manifest.num_records) if indices is None else indices
+    records = read_records(val, indices, cache_dir=cache_dir, cache_bytes=cache_bytes)
     if not records.indices:
         raise ConfigError(f"{place_shown(val)}: no record to draw: give --count or --indices")
     crops = central_crop(records.pixels, network.augment().crop_size)
@@ -139,6 +144,7 @@ def parse_indices(context: click.Context, parameter: click.Parameter, value: str
     type=DATASET,
     help="Directory with the training set's statistics.json.  [default: the run's copy]",
 )
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def predictions_command(val: Place, checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Draw records of VAL with the five labels that CHECKPOINT finds most probable (figure 4, left).

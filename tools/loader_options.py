@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, get_args
 
 import click
 
-from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BackendName, DType, Layout
 from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.decode_choice import Decode
@@ -132,11 +131,6 @@ class EpochOptions(LoaderOptions):
     decoded_cache_bytes: int = LoaderConfig.decoded_cache_bytes
 
 
-def augment_for(dtype: DType) -> AugmentConfig:
-    """What a measurement does to images where nobody says: the paper's way, and to uint8 pixels what they allow."""
-    return AugmentConfig.pixels() if dtype == "uint8" else AugmentConfig.paper()
-
-
 def loader_options(function: Callable[..., None]) -> Callable[..., None]:
     """Decorate a click command with the fields of `LoaderOptions`."""
     return _decorate(function, _LOADER)
@@ -150,6 +144,17 @@ def epoch_options(function: Callable[..., None]) -> Callable[..., None]:
 def form_options(function: Callable[..., None]) -> Callable[..., None]:
     """Decorate a click command with `--dtype` and `--layout`."""
     return _decorate(function, _FORM)
+
+
+def cache_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command that reads records by number with `--cache-dir` and `--cache-bytes`."""
+    return _decorate(function, {name: _LOADER[name] for name in ("cache_dir", "cache_bytes")})
+
+
+def cache_dir_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a click command that reads manifest, statistics and tables, but no shard, with `--cache-dir`."""
+    flags, kind, _ = _LOADER["cache_dir"]
+    return _decorate(function, {"cache_dir": (flags, kind, "Of a dataset at an address: where its tables are kept.")})
 
 
 def swept_options(defaults: Mapping[str, tuple[Any, ...]]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import click
 
-from lmdali.pipeline.augment import AUGMENTS, WINDOW_DEFAULTS, AugmentConfig
 from lmdali.pipeline.block_order import DEFAULT_BLOCK_SHARDS, ORDERS
 from lmdali.pipeline.dataset_place import Place, place_shown
 from lmdali.pipeline.sampler import MAX_EPOCH
 from lmdali.pipeline.shuffle_quality import MEASURES
 from lmdali.pipeline.tables import printable
+from lmdali.tools.augment_options import augment_options, draw_options, take_augment
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_dir_option
 from lmdali.tools.order_ledger import MAX_SEED, OrderConfig, OrderLedger
 from lmdali.tools.report_table import print_json, print_pairs, print_table
 
@@ -66,15 +66,6 @@ def _print(dataset: Place, document: dict[str, Any]) -> None:
         _print_rows(title, document["rows"])
 
 
-def _changed(augment: AugmentConfig, changes: dict[str, Any]) -> AugmentConfig:
-    """A named augmentation as a run had it."""
-    if augment.crop != "resized" and set(WINDOW_DEFAULTS) & set(changes):
-        raise click.UsageError("--min-area and --max-aspect are of windows that are resized: take --augment resized")
-    if changes.get("lighting_std") and augment.lighting == "none":
-        changes = {"lighting": "roots", **changes}  # its kind says what alphas do to pixels, not which are drawn
-    return replace(augment, **changes)
-
-
 _MEASURED = {
     "displacement": "mean distance from the place in storage, of N",
     "rank_correlation": "rank correlation with storage",
@@ -95,15 +86,8 @@ _MEASURED = {
 @click.option("--rank", type=click.IntRange(0), help="Only what this rank gets.  [default: all ranks]")
 @click.option("--start", type=click.IntRange(0), default=0, help="Position that a resumed run went on from.")
 @click.option("--drop-last/--keep-last", default=None, help="Its last, smaller batch.  [default: keep if sequential]")
-@click.option("--augment", type=click.Choice(list(AUGMENTS)), default="paper", help="What is drawn.")
-@click.option("--crop-size", type=click.IntRange(1), help="Side of the crops, pixels.  [default: 224]")
-@click.option("--min-area", type=float, help="Of a resized window, share of the image's.  [default: 0.08]")
-@click.option("--max-aspect", type=float, help="Of a resized window, a side to the other.  [default: 4/3]")
-@click.option(
-    "--lighting-std",
-    type=click.FloatRange(0),
-    help="Standard deviation of the alphas; 0 for none.  [default: as --augment]",
-)
+@augment_options("What is drawn.")
+@draw_options
 @click.option(
     "--records", type=click.Path(exists=True, dir_okay=False), help="File of the run's records, one number a line."
 )
@@ -111,6 +95,7 @@ _MEASURED = {
 @click.option("--limit", type=click.IntRange(1), help=f"Samples to list.  [default: {_SHOWN_ROWS}, or the step's]")
 @click.option("--digest", is_flag=True, help="Print the digest of the epoch.")
 @click.option("--quality", is_flag=True, help="Print how well the epoch is mixed, beside a full permutation.")
+@cache_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     dataset: Place, step: int | None, limit: int | None, digest: bool, quality: bool, as_json: bool, **options: Any
@@ -123,14 +108,11 @@ def command(
     """
     if (digest or quality) and (step or limit):
         raise click.UsageError("--digest and --quality are about a whole epoch: leave out --step and --limit")
-    drawn = ("crop_size", *WINDOW_DEFAULTS, "lighting_std")
-    changes = {name: value for name in drawn if (value := options.pop(name)) is not None}
-    augment = _changed(AUGMENTS[options.pop("augment")](), changes)
-    epoch = options.pop("epoch")
-    ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch or 0, **options))
+    augment, epoch, cache_dir = take_augment(options), options.pop("epoch"), options.pop("cache_dir")
+    ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch or 0, **options), cache_dir=cache_dir)
     if step is not None and epoch is None and not options["start"]:
         epoch, step = ledger.in_run(step)
-        ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch, **options))
+        ledger = OrderLedger(dataset, OrderConfig(augment=augment, epoch=epoch, **options), cache_dir=cache_dir)
     document = ledger.describe()
     if digest:
         document["digest"] = ledger.digest()

@@ -73,18 +73,23 @@ class OrderConfig:
 class OrderLedger:
     """The order of one epoch of a dataset, and what follows from it."""
 
-    def __init__(self, dataset: Place, config: OrderConfig) -> None:
+    def __init__(self, dataset: Place, config: OrderConfig, *, cache_dir: Place | None = None) -> None:
         """Read the manifest.
+
+        Args:
+            dataset: made by `lmdali convert`.
+            config: which run, and what of it.
+            cache_dir: for a dataset at an address, as of `LoaderConfig`.
 
         Raises:
             ConfigError: options that do not fit each other or the dataset.
             InputError: not a finished dataset, or a list of records of another one.
             IntegrityError: its manifest is damaged.
         """
-        manifest = place_manifest(dataset)
+        manifest = place_manifest(dataset, cache_dir=cache_dir)
         identity = DatasetIdentity.of(manifest).listing(config.records)
         count, shard_sizes = identity.num_samples, identity.shard_sizes
-        self._config, self._manifest, self._dataset = config, manifest, dataset
+        self._config, self._manifest, self._dataset, self._cache_dir = config, manifest, dataset, cache_dir
         self._slice, self._shard_sizes, self._index = config.rank_slice(count), shard_sizes, RecordIndex(manifest)
         if not 0 <= config.start <= count:
             raise ConfigError(f"start is position {config.start} of an epoch of {count} samples")
@@ -102,7 +107,7 @@ class OrderLedger:
     @cached_property
     def _path(self) -> Path:
         """The table of records, which is brought here where the dataset is at an address."""
-        return place_directory(self._dataset, tables=True) / RECORDS_FILE
+        return place_directory(self._dataset, tables=True, cache_dir=self._cache_dir) / RECORDS_FILE
 
     def describe(self) -> dict[str, Any]:
         """The run that was asked for and its number of steps, JSON-able."""

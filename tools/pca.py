@@ -34,6 +34,7 @@ from lmdali.pipeline.shard_header import DATA_FILE, read_header
 from lmdali.pipeline.shard_walk import iterate_lmdb
 from lmdali.tools.caffe_lmdb import image_file
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_dir_option
 from lmdali.tools.output_argument import OUTPUT_DIRECTORY
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json, print_pairs, print_table
@@ -45,19 +46,22 @@ PUBLISHED_EIGENVECTORS = np.array([[0.5675, 0.7192, 0.4009], [0.5808, -0.0045, -
 _CHUNK = 64
 
 
-def dataset_moments(dataset: Place, *, recompute: bool = False, quiet: bool = False) -> tuple[Moments, str]:
+def dataset_moments(
+    dataset: Place, *, recompute: bool = False, cache_dir: Place | None = None, quiet: bool = False
+) -> tuple[Moments, str]:
     """Moments of a dataset of ours or of a plain Caffe LMDB, and the manifest digest ("" for the latter).
 
     Args:
         dataset: directory or address of one, or a directory with a `data.mdb`.
         recompute: decode every record even where `statistics.json` has the moments.
+        cache_dir: for a dataset at an address, as of `LoaderConfig`.
         quiet: no progress.
 
     Raises:
         InputError: neither a dataset nor an LMDB directory.
         IntegrityError: a shard or record is damaged.
     """
-    directory = place_directory(dataset)
+    directory = place_directory(dataset, cache_dir=cache_dir)
     if (directory / MANIFEST_FILE).exists() or (directory / SHARDS_DIRECTORY).exists():
         manifest = load_manifest(directory)
         if not recompute and (directory / STATISTICS_FILE).exists():
@@ -142,9 +146,17 @@ def _chunk_moments(chunk: list[tuple[bytes, Record]]) -> Moments:
 @click.argument("datasets", nargs=-1, required=True, type=DATASET)
 @click.option("--out", type=OUTPUT_DIRECTORY, help="Directory to write statistics.json and mean.npy to.")
 @click.option("--recompute", is_flag=True, help="Decode every record instead of reading the stored moments.")
+@cache_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(datasets: tuple[Place, ...], out: Path | None, recompute: bool, as_json: bool, quiet: bool) -> None:
+def command(
+    datasets: tuple[Place, ...],
+    out: Path | None,
+    recompute: bool,
+    cache_dir: Place | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Mean and RGB covariance eigenbasis of one or more DATASETS together.
 
     A DATASET is a directory made by `lmdali convert`, or any Caffe LMDB directory. With one dataset of ours whose
@@ -154,9 +166,10 @@ def command(datasets: tuple[Place, ...], out: Path | None, recompute: bool, as_j
     completed = own if isinstance(own, Path) and _lacks_statistics(own, recompute) else None
     if completed is not None:
         try_to_write(completed)
-    total, digest = dataset_moments(datasets[0], recompute=recompute, quiet=quiet)
-    for directory in datasets[1:]:
-        total.merge(dataset_moments(directory, recompute=recompute, quiet=quiet)[0])
+    found = [dataset_moments(each, recompute=recompute, cache_dir=cache_dir, quiet=quiet) for each in datasets]
+    total, digest = found[0]
+    for moments, _ in found[1:]:
+        total.merge(moments)
     digest = digest if len(datasets) == 1 else ""
     basis = solve(total, digest)
     if out is not None:

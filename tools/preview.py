@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -14,14 +15,15 @@ from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.model.presets import PRESETS
 from lmdali.pipeline.augment import AUGMENTS, AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
 from lmdali.pipeline.batch import Batch
-from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.dataset_place import Place, place_directory, place_name
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.tools.augment_options import augment_options, draw_options, take_augment
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.dataset_argument import DATASET
+from lmdali.tools.loader_options import cache_options
 from lmdali.tools.output_argument import OUTPUT_FILE
 from lmdali.tools.readable_names import readable_classes
 from lmdali.tools.report_table import print_json
@@ -49,10 +51,13 @@ def draw_preview(
     out: Path,
     *,
     augment: str = "paper",
+    drawn: AugmentConfig | None = None,
     rows: int = 4,
     columns: int = 6,
     seed: int = 0,
     epoch: int = 0,
+    cache_dir: Place | None = None,
+    cache_bytes: int | None = None,
 ) -> PreviewSummary:
     """Draw the first samples of an epoch, in a preset's order, cropped, flipped and lit as the loader delivers them.
 
@@ -62,10 +67,12 @@ def draw_preview(
         dataset: made by `lmdali convert`.
         out: picture file to write; its suffix names the format.
         augment: a name in `AUGMENTS`; with "ten" a row holds the ten views of one sample.
+        drawn: what a run has that differs from it; None is what it names.
         rows: of pictures.
         columns: of pictures, except with "ten".
         seed: of the run to look into.
         epoch: of that run.
+        cache_dir, cache_bytes: for a dataset at an address, as of `LoaderConfig`.
 
     Raises:
         ConfigError: an argument is out of range, or the format is unknown.
@@ -74,11 +81,12 @@ def draw_preview(
         StorageError: `out` cannot be written.
     """
     _check(out, augment, rows, columns)
-    directory = place_directory(dataset)
-    config, manifest = AUGMENTS[augment](), load_manifest(directory)
+    directory = place_directory(dataset, cache_dir=cache_dir)
+    config, manifest = drawn or AUGMENTS[augment](), load_manifest(directory)
     count = min(rows if config.num_views > 1 else rows * columns, manifest.num_records)
     order = PRESETS[augment].order if augment in PRESETS else LoaderConfig.order
-    batch = _load(dataset, config, order, count, seed, epoch)
+    loader = LoaderConfig(dataset=dataset, batch_size=count, seed=seed, augment=config, order=order)
+    batch = _load(replace(loader, cache_dir=cache_dir, cache_bytes=cache_bytes), epoch)
     params = draw_params(
         config,
         seed=seed,
@@ -129,18 +137,9 @@ def _check(out: Path, augment: str, rows: int, columns: int) -> None:
     check_suffix(out)
 
 
-def _load(dataset: Place, augment: AugmentConfig, order: OrderName, count: int, seed: int, epoch: int) -> Batch:
-    config = LoaderConfig(
-        dataset=dataset,
-        batch_size=count,
-        seed=seed,
-        augment=augment,
-        order=order,
-        backend="cpu",
-        layout="NHWC",
-        prefetch=1,
-    )
-    with create_loader(config, rank=0, world_size=1) as loader:
+def _load(config: LoaderConfig, epoch: int) -> Batch:
+    """The first batch of an epoch."""
+    with create_loader(replace(config, backend="cpu", layout="NHWC", prefetch=1), rank=0, world_size=1) as loader:
         loader.set_epoch(epoch)
         return next(iter(loader))
 
@@ -165,27 +164,22 @@ def _tiles(batch: Batch, params: AugmentParams, transform: PixelTransform, manif
 @click.command("preview")
 @click.argument("dataset", type=DATASET)
 @click.option("--out", type=OUTPUT_FILE, required=True, help="Picture to write: .png, .jpg or .webp.")
-@click.option(
-    "--augment",
-    type=click.Choice(list(AUGMENTS)),
-    default="paper",
-    show_default=True,
-    help="What is drawn: training crops of a preset, or as stored; the evaluation's central one or ten.",
-)
+@augment_options("What is drawn: training crops of a preset, or as stored; the evaluation's central one or ten.")
+@draw_options
 @click.option("--rows", type=click.IntRange(1, 100), default=4, show_default=True, help="Rows of samples.")
 @click.option("--columns", type=click.IntRange(1, 100), default=6, show_default=True, help="Samples in a row.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the run to look into.")
 @click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch of that run, from 0.")
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(
-    dataset: Place, out: Path, augment: str, rows: int, columns: int, seed: int, epoch: int, as_json: bool
-) -> None:
+def command(dataset: Place, out: Path, as_json: bool, **options: Any) -> None:
     """Draw the first samples of an epoch of DATASET as the trainer will see them.
 
     The mean is added back, so that the pictures can be recognised; crops, flips and lighting are as delivered. Under
     each: its class, record number, and the corner of its crop.
     """
-    summary = draw_preview(dataset, out, augment=augment, rows=rows, columns=columns, seed=seed, epoch=epoch)
+    augment = options["augment"]
+    summary = draw_preview(dataset, out, augment=augment, drawn=take_augment(options), **options)
     if as_json:
         print_json(
             {"out": str(out), "width": summary.width, "height": summary.height, "indices": list(summary.indices)}

@@ -12,7 +12,8 @@ from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.nvtx_ranges import NvtxRanges, find_nvtx
-from lmdali.tools.loader_options import BACKENDS, EpochOptions, augment_for
+from lmdali.tools.augment_options import augment_for
+from lmdali.tools.loader_options import BACKENDS, EpochOptions
 from lmdali.tools.measurement import WindowPlan
 from lmdali.tools.what_if import Case
 
@@ -76,11 +77,11 @@ class ProfileConfig(EpochOptions):
         return WindowPlan(seconds=self.seconds, steps=self.steps)
 
     def loader_config(self, dataset: Path | str, augment: AugmentConfig | None) -> LoaderConfig:
-        """The loader to be profiled."""
+        """The loader to be profiled; `augment` None is the paper's way, and of uint8 pixels only what they allow."""
         return LoaderConfig(
             dataset=dataset,
             batch_size=self.batch_size,
             seed=self.seed,
-            augment=augment or augment_for(self.dtype),
+            augment=augment_for(self.dtype, augment),
             **self.loader_arguments(),
         )

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.manifest import Manifest
+from lmdali.tools.augment_options import describe_augment
 from lmdali.tools.cold_run import CacheState, ColdRun
 from lmdali.tools.lock_wait import LockWait, lock_caution, with_lock_wait
 from lmdali.tools.measurement import Probe, Rate, WindowPlan
@@ -36,6 +38,7 @@ def setting_of(
     loader: DatasetLoader,
     device: torch.device,
     model: nn.Module | None,
+    augment: AugmentConfig,
 ) -> Setting:
     """What is profiled."""
     return Setting(
@@ -57,6 +60,7 @@ def setting_of(
         device=str(device),
         dtype=config.dtype,
         layout=config.layout,
+        augment=describe_augment(augment),
         model=None if model is None else type(model).__name__,
         num_parameters=None if model is None else sum(weights.numel() for weights in model.parameters()),
     )

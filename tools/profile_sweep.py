@@ -22,6 +22,7 @@ from lmdali.pipeline.errors import ConfigError, ThresholdError
 from lmdali.pipeline.loader import LoaderConfig
 from lmdali.pipeline.manifest import Manifest, load_manifest
 from lmdali.pipeline.output_file import write_output
+from lmdali.tools.augment_options import WHAT_IS_DONE, augment_for, augment_options, describe_augment, take_augment
 from lmdali.tools.cold_run import CacheState
 from lmdali.tools.dataset_argument import DatasetArgument
 from lmdali.tools.loader_options import swept_options
@@ -126,7 +127,7 @@ def sweep_datasets(
     Args:
         datasets: made by `lmdali convert`: the same pictures in several forms.
         config: which loaders, and how long; None takes the defaults.
-        augment: what loaders do to images; None is the paper's way, or plain pixels where the dtype is uint8.
+        augment: what loaders do to images, but for mean and lighting of uint8 pixels; None is the paper's way.
         quiet: no progress.
 
     Raises:
@@ -157,6 +158,8 @@ def sweep_datasets(
             probe.resident_bytes.clear()  # what a process allocates once was in those
         rates = measure_on(device, named, plan, quiet=quiet)
     elapsed = perf_counter() - start
+    shared = {name: getattr(config, name) for name in _SHARED}
+    shared["augment"] = describe_augment(augment_for(config.dtype, augment))
     settings = tuple(
         SweptSetting(
             dataset=str(dataset),
@@ -173,7 +176,7 @@ def sweep_datasets(
     )
     return SweepReport(
         settings=settings,
-        shared={name: getattr(config, name) for name in _SHARED},
+        shared=shared,
         told=config.told(),
         target=config.target,
         machine=machine,
@@ -239,6 +242,7 @@ def _cautions(
     required=True,
 )
 @swept_options({name: getattr(SweepConfig, name) for name in ("batch_size", "num_threads", "prefetch", "decode")})
+@augment_options(WHAT_IS_DONE)
 @click.option("--device", default=SweepConfig.device, show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--seconds", default=SweepConfig.seconds, show_default=True, help="Seconds for everything together.")
 @click.option("--target", type=float, metavar="IMAGES_PER_SECOND", help="Find the cheapest that reaches this.")
@@ -257,7 +261,8 @@ def sweep_command(
     machine down slows all of them. The best takes the fewest CPU seconds per image of those within noise of the fastest
     (or of those that reach --target; exit code 9 if none does). The Pareto front is of rate, CPU seconds and memory.
     """
-    report = sweep_datasets(datasets, SweepConfig(**options), quiet=quiet)
+    augment = take_augment(options)
+    report = sweep_datasets(datasets, SweepConfig(**options), augment=augment, quiet=quiet)
     if as_json:
         print_json(report.to_json())
     else:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
+from lmdali.model.layer_plan import layer_plans
 from lmdali.model.optim import PaperSGD, parameter_groups
 from lmdali.model.parallel import Notice, Ranks, SharedFigures
 from lmdali.model.train_config import TrainConfig
@@ -28,14 +29,21 @@ AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """What a step computes in, by the dtype of its images; float32 for others."""
 
 
-def require_one_view(model: object, augment: AugmentConfig | None) -> None:
-    """Views are for evaluation: a training step has one label an image.
+def require_trainable(model: object, augment: AugmentConfig | None) -> None:
+    """A training step has one label an image, and an AlexNet patches of its size.
 
     Raises:
-        ConfigError: a model and several views.
+        ConfigError: a model, and images that it cannot be trained on.
     """
-    if model is not None and augment is not None and augment.num_views > 1:
-        raise ConfigError(f"training steps take one view of an image, found {augment.num_views}: use model=None")
+    if model is None or augment is None:
+        return
+    otherwise = "measure the loader only, with --no-model (model=None in Python)"
+    if augment.num_views > 1:
+        raise ConfigError(f"training steps take one view of an image, found {augment.num_views}: {otherwise}")
+    sides = (augment.crop_size, CROP_SIZE)
+    found, needed = (layer_plans(AlexNetConfig(), image_size=side)["fc6"].inputs for side in sides)
+    if not isinstance(model, nn.Module) and found != needed:
+        raise ConfigError(f"an AlexNet takes crops of {CROP_SIZE}, found crop_size {augment.crop_size}: {otherwise}")
 
 
 def place_model(

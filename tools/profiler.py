@@ -22,6 +22,7 @@ from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.nvtx_ranges import marked
 from lmdali.pipeline.remote_address import redacted
 from lmdali.tools.accelerator_command import au_command
+from lmdali.tools.augment_options import WHAT_IS_DONE, augment_options, take_augment
 from lmdali.tools.ceiling_probes import ceiling_probes
 from lmdali.tools.cold_run import CacheState, measure_cold
 from lmdali.tools.dali_operators import measure_operators
@@ -48,7 +49,7 @@ from lmdali.tools.profile_facts import (
 )
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
-from lmdali.tools.profiled_model import place_model, require_one_view, training_step
+from lmdali.tools.profiled_model import place_model, require_trainable, training_step
 from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
@@ -78,7 +79,7 @@ def profile_dataset(
         config: how; None takes the defaults.
         model: trains on the batches: a module, which is moved to the device and whose weights stay nearly what they
             are; "alexnet" of `config.width`; or None to measure the loader only.
-        augment: what the loader does to the images; None is the paper's way, or plain pixels where the dtype is uint8.
+        augment: what the loader does to the images, but for mean and lighting of uint8 pixels; None is the paper's way.
         try_suggestion: measure what the report suggests, too.
         trace: file for a trace of the loader alone, in Chrome's format, which Perfetto reads.
         quiet: no progress.
@@ -90,7 +91,7 @@ def profile_dataset(
         MachineError: the device or a package is missing, or another rank is gone.
     """
     config = config or ProfileConfig()
-    require_one_view(model, augment)
+    require_trainable(model, augment)
     place = torchrun_place(config.parallel)
     if try_suggestion and place.world_size > 1:
         raise ConfigError("--try measures a loader while all else is quiet: profile one process without torchrun")
@@ -145,7 +146,7 @@ def _profile(
         is_dali = loader.backend_name == "dali"
         operators = measure_operators(loader_config, device, plan, quiet=quiet) if is_dali else None
         inside, lock = look_inside(loader, plan, idle, trace)
-        setting = setting_of(dataset, manifest, config, loader, device, trained)
+        setting = setting_of(dataset, manifest, config, loader, device, trained, loader_config.augment)
         evidence = evidence_of(own, setting, place.num_cpus)
         verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
         cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
@@ -215,6 +216,7 @@ command.add_command(sweep_command)
 @loader_options
 @epoch_options
 @form_options
+@augment_options(WHAT_IS_DONE)
 @click.option("--device", default=ProfileConfig.device, show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
     "--parallel",
@@ -268,7 +270,7 @@ def run(
     file (entropy decoding, IDCT), augment from these or from raw pixels to the batch (upsampling, colour, crop, flip,
     normalisation). Pages that are not in memory are paid for by the stage that touches them first.
     """
-    config = ProfileConfig(**options)
+    augment, config = take_augment(options), ProfileConfig(**options)
     model: Literal["alexnet"] | None = None if no_model else "alexnet"
     if (dataset is None) == (factory is None):
         raise click.UsageError("give either a DATASET or --loader MODULE:FUNCTION")
@@ -279,10 +281,11 @@ def run(
     elif isinstance(dataset, str):
         if try_it:
             raise click.UsageError("--try needs the dataset on this machine: bring it here with `lmdali stage`")
-        report = profile_address(dataset, config, model=model, trace=trace, quiet=quiet)
+        report = profile_address(dataset, config, model=model, augment=augment, trace=trace, quiet=quiet)
     else:
         assert dataset is not None
-        report = profile_dataset(dataset, config, model=model, try_suggestion=try_it, trace=trace, quiet=quiet)
+        asked: dict[str, Any] = {"augment": augment, "try_suggestion": try_it, "trace": trace}
+        report = profile_dataset(dataset, config, model=model, **asked, quiet=quiet)
     if torchrun_place(config.parallel).rank:
         return  # the first one has it all
     if as_json:

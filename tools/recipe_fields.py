@@ -14,6 +14,7 @@ from lmdali.model.train_config import PRECISIONS, TrainConfig
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
+from lmdali.tools.augment_options import AUGMENT_HELP
 from lmdali.tools.loader_options import OPTION_HELP
 
 NONE = "none"
@@ -66,20 +67,7 @@ _HELP: dict[str, dict[str, str]] = {
         "keep_checkpoints": "Newest checkpoints kept, besides the best.",
         "tensorboard": "Write TensorBoard events too.",
     },
-    "augment": {
-        "crop_size": "Side of the patch, pixels; 224, or Caffe's 227.",
-        "crop": "Where patches lie; resized: a window of random area and aspect becomes the patch.",
-        "min_area": "Of a resized window, share of the image's.",
-        "max_aspect": "Of a resized window, width to height or height to width.",
-        "flip": "Mirror half of the patches.",
-        "crop_chunk": "Consecutive samples that share a crop and a flip; 32 in the 2012 code.",
-        "normalize": "What is subtracted from pixels, and divided by.",
-        "mean_window": "Part of the mean image that a patch loses: its own, or always the central one.",
-        "lighting": "PCA noise: the paper's eigenvalues, or the 2012 code's roots.",
-        "lighting_std": "Standard deviation of the lighting's coefficients.",
-        "lighting_rescale": "Divide by 1 + --lighting-std, as the 2012 code does.",
-        "lighting_epochs": "Epochs with lighting; none for all.",
-    },
+    "augment": AUGMENT_HELP,
     "loader": {
         "batch_size": "Samples per step.",
         "drop_last": "Leave out an epoch's last, smaller batch; none: unless the order is sequential.",

@@ -37,16 +37,30 @@ class RecordCatalog:
         was_hashed: for each dataset, whether its hashes were not in its tables and had to be computed from its pixels.
     """
 
-    def __init__(self, places: Sequence[Place], *, workers: int | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        *,
+        workers: int | None = None,
+        cache_dir: Place | None = None,
+        cache_bytes: int | None = None,
+        quiet: bool = False,
+    ) -> None:
         """Read manifests and tables; where a dataset was made before hashes were kept, also its pixels.
+
+        Args:
+            places: the datasets.
+            workers: threads; None means every CPU this process may use.
+            cache_dir, cache_bytes: for datasets at an address, as of `LoaderConfig`.
+            quiet: no progress.
 
         Raises:
             InputError: not a finished dataset.
             IntegrityError: a table is damaged or of another dataset; or a record is, where hashes are computed.
         """
         self.places = tuple(places)
-        self.directories = [place_directory(place, tables=True) for place in self.places]
-        self._readers = [open_reader(place) for place in self.places]
+        self.directories = [place_directory(place, tables=True, cache_dir=cache_dir) for place in self.places]
+        self._readers = [open_reader(place, cache_dir=cache_dir, room_bytes=cache_bytes) for place in self.places]
         self.manifests = tuple(reader.manifest for reader in self._readers)
         self.first = np.cumsum([0, *(manifest.num_records for manifest in self.manifests)], dtype=np.int64)
         known: dict[str, int] = {}

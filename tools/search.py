@@ -13,6 +13,7 @@ from lmdali.model.exact_search import SEARCH_RECORDS, Neighbours, search_exact
 from lmdali.model.faiss_search import needs_index, search_faiss
 from lmdali.model.features_file import Features, load_features
 from lmdali.pipeline.errors import ConfigError
+from lmdali.tools.loader_options import cache_dir_option
 from lmdali.tools.neighbour_list import dataset_at, describe_neighbours, print_neighbours
 from lmdali.tools.progress import progress_bar
 from lmdali.tools.report_table import print_json
@@ -97,6 +98,7 @@ _DEFAULTS = SearchConfig()
     help="faiss, an extra, builds an index beside FEATURES where there are more than 100,000, and may miss some.",
 )
 @query_options
+@cache_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(features: Path, query: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Find the records of FEATURES that are nearest to each QUERY, by Euclidean distance.
@@ -105,9 +107,10 @@ def command(features: Path, query: tuple[str, ...], as_json: bool, **options: An
     order; with --index exact the answer is that of a full sort of float64 distances.
     """
     config, opened = SearchConfig(**options), load_features(features)
-    dataset = dataset_at(opened.plan.dataset, opened.plan.dataset_digest, config.dataset, features)
+    plan, cache_dir = opened.plan, config.cache_dir
+    dataset = dataset_at(plan.dataset, plan.dataset_digest, config.dataset, features, cache_dir=cache_dir)
     queries, found = search_features(opened, query, config)
-    described = describe_neighbours(dataset, queries.texts, found)
+    described = describe_neighbours(dataset, queries.texts, found, cache_dir=cache_dir)
     if as_json:
         print_json({"features": str(features), "index": config.index, "queries": described})
         return

@@ -31,8 +31,7 @@ class QueryOptions:
         device: auto, cpu or cuda:N, for the same.
         basis: directory with the training set's statistics, for the same.
         dataset: where the searched dataset is; None means where it was.
-        cache_dir, cache_bytes: for datasets at an address, as of `LoaderConfig`; no options, their commands take the
-            user's cache.
+        cache_dir: for datasets at an address, as of `LoaderConfig`.
     """
 
     queries: Path | None = None
@@ -41,7 +40,6 @@ class QueryOptions:
     basis: Place | None = None
     dataset: Place | None = None
     cache_dir: Place | None = None
-    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +117,7 @@ def _encode(features: Features, pictures: Sequence[Pixels], options: QueryOption
 
 
 def query_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a click command with the fields of `QueryOptions`."""
+    """Decorate a click command with the fields of `QueryOptions`, but for `--cache-dir`."""
     path = click.Path(path_type=Path)
     for option in (
         click.option("--dataset", type=DATASET, help="Where the searched dataset is.  [default: where it was]"),

@@ -25,7 +25,7 @@ from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Rate
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, look_inside, setting_of
-from lmdali.tools.profiled_model import place_model, require_one_view, training_step
+from lmdali.tools.profiled_model import place_model, require_trainable, training_step
 from lmdali.tools.step_probes import LoaderProbe, Step, first_batch, measure_on, step_probes
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.verdict import judge
@@ -80,7 +80,7 @@ def profile_address(
             f"{place_shown(address)}: cold, what_if and parallel need the dataset on this machine: bring it here with "
             "`lmdali stage`, or leave them out"
         )
-    require_one_view(model, augment)
+    require_trainable(model, augment)
     device = pick_device(config.device)
     machine, idle = machine_facts(device), idle_lock_wait()
     manifest = place_manifest(address, cache_dir=config.cache_dir)
@@ -100,7 +100,7 @@ def profile_address(
         rates = {name: _with_fetch(rate) for name, rate in rates.items()}
         counts = loader.fetch_counts
         inside, lock = look_inside(loader, config.window_plan(), idle, trace)
-        setting = setting_of(place_shown(address), manifest, config, loader, device, trained)
+        setting = setting_of(place_shown(address), manifest, config, loader, device, trained, loader_config.augment)
     assert counts is not None, "the dataset is at an address"
     figures = FetchFigures.of(
         counts,

@@ -81,6 +81,7 @@ def _facts(report: SweepReport) -> Iterator[tuple[str, str]]:
     shared = report.shared
     form = f"{shared['dtype']} {shared['layout']}, order {shared['order'] or 'shuffled'}, verify {shared['verify']}"
     yield "all loaders", ", ".join([*fixed, form])
+    yield "images", shared["augment"]
     windows = len(first.rate.per_window)
     yield "measured", f"{windows} windows of each in turn, {report.elapsed_seconds:.0f} s together"
 

@@ -58,7 +58,8 @@ class SweepReport:
 
     Attributes:
         settings: in the order in which they took turns; at least one.
-        shared: options of all loaders, by field of `LoaderConfig`; of these `to_config` writes those in `told`.
+        shared: options of all loaders, by field of `LoaderConfig`, of which `to_config` writes those in `told`; and
+            what they do to images, in words.
         told: names of the options that are not the loader's own defaults.
         target: images/s that are wanted, or None.
         machine: where this was measured.

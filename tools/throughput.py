@@ -43,6 +43,7 @@ class Setting:
         device: of the batches and the model.
         dtype: of the batches.
         layout: of the batches.
+        augment: what the loader does to images, in words.
         model: class name, None without a model.
         num_parameters: of the model.
     """
@@ -65,6 +66,7 @@ class Setting:
     device: str
     dtype: str
     layout: str
+    augment: str | None = None
     model: str | None
     num_parameters: int | None
 

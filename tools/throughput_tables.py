@@ -85,6 +85,7 @@ def _ours(setting: Setting) -> list[tuple[str, object]]:
         ("loader", f"{setting.backend} ({setting.backend_reason}), {setting.num_threads} threads"),
         ("", f"order {setting.order}, prefetch {setting.prefetch}, CRC {setting.verify}"),
         ("", f"{_sized('readahead', setting.readahead_bytes)}, {_sized('decoded cache', setting.decoded_cache_bytes)}"),
+        ("images", setting.augment),
     ]
 
 
