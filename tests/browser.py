@@ -47,7 +47,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert BROWSER is not None
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # chromium refuses to have one as root
     command = [BROWSER, "--headless", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr", *sandbox]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100, check=True)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=250, check=True)
 
 
 def measure_page(page: str, scratch: Path, widths: tuple[int, ...] = (380, 1000)) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def kill_script(script: str, root: Path, *words: str) -> None:
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20, "the audit hook saw too little to mean anything"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -71,25 +70,23 @@ class RankedLoader(MemoryLoader):
 
 
 def start_ranks(
-    world_size: int, work: Callable[..., None], *arguments: object, timeout_seconds: float = 40, meet: bool = True
+    world_size: int, work: Callable[..., None], *arguments: object, timeout_seconds: float = 200, meet: bool = True
 ) -> list[int | None]:
     """Exit codes of processes that do `work(ranks, *arguments)`, by rank, in the environment that torchrun makes.
 
-    With meet=False they do `work(*arguments)` and meet by themselves, in a store that outlives them, like torchrun's.
+    With meet=False they do `work(*arguments)` and meet by themselves. Either way in a store of this process, which
+    outlives them, like torchrun's: nobody else can take its port before they come, as one that was only looked for.
     """
     # Forked from a process that has torch but never used it: a start costs nothing, and no thread is lost.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lmdali.model.trainer", "torch._dynamo"])  # the optimiser imports the second
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store = None if meet else distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-    job = (world_size, port, timeout_seconds if meet else None, work, arguments)
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    job = (world_size, store.port, timeout_seconds if meet else None, work, arguments)
     processes = [context.Process(target=_be_rank, args=(rank, *job)) for rank in range(world_size)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(250)
         process.kill()
     del store
     return [process.exitcode for process in processes]
@@ -110,11 +107,11 @@ def _be_rank(
         "LOCAL_RANK": str(rank),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 
     def main() -> None:
         if timeout_seconds is None:
-            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
             work(*arguments)
             return
         with process_group(torchrun_place("ddp"), CPU, timeout_seconds=timeout_seconds) as ranks:

@@ -19,6 +19,9 @@ from urllib.parse import unquote
 _PIECE_BYTES = 4096
 """Sent at once where the rate is limited."""
 
+_TCP = Path("/proc/net/tcp")
+"""Connections of this machine: their ends, and how many bytes wait at each to be acknowledged and to be read."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -113,6 +116,18 @@ def serving(folder: Path) -> Iterator[RemoteServer]:
         server.close()
 
 
+def _wait_until_read(connection: socket.socket) -> None:
+    """Until the other side, which is on this machine, has read all that was sent: a reset drops what it has not."""
+    ends = {f"0100007F:{port:04X}" for _, port in (connection.getsockname(), connection.getpeername())}
+    for _ in range(10_000):
+        time.sleep(0.001)
+        rows = [line.split() for line in _TCP.read_text().splitlines()[1:]]
+        # Of our end what is not acknowledged, of theirs what is not read.
+        queues = [row[4] for row in rows if {row[1], row[2]} == ends]
+        if all(queue == "00000000:00000000" for queue in queues):
+            return
+
+
 def _handler(server: RemoteServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -162,8 +177,7 @@ def _handler(server: RemoteServer) -> type[BaseHTTPRequestHandler]:
                 if fault.reset_after is not None:
                     self.wfile.write(body[: fault.reset_after])
                     self.wfile.flush()
-                    # Data that is on its way is not lost: the other side has read it before the reset comes.
-                    time.sleep(0.02)
+                    _wait_until_read(self.connection)
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
                 elif fault.pause_seconds:

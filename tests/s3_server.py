@@ -73,7 +73,7 @@ class S3Server:
         def wait() -> None:
             if once.acquire(blocking=False):
                 held.reached.set()
-                held.release.wait(30)
+                held.release.wait(100)
 
         with self._lock:
             self._planned.append((method, part, wait))

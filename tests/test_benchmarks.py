@@ -122,7 +122,7 @@ def test_a_contestant_answers_from_a_process_of_its_own_and_a_missing_package_is
     jpeg_dataset: Path, tmp_path: Path
 ) -> None:
     task = task_for(jpeg_dataset, tmp_path, "uint8")
-    assert contestant_process.ask("convert", find("thread-pool"), task, timeout_seconds=60) == {"version": ""}
+    assert contestant_process.ask("convert", find("thread-pool"), task, timeout_seconds=250) == {"version": ""}
     assert (tmp_path / "copy" / "data.mdb").is_file()
     late = contestant_process.ask("measure", find("thread-pool"), task, "9", timeout_seconds=0.01)
     assert "no answer within" in late["error"]
@@ -131,7 +131,7 @@ def test_a_contestant_answers_from_a_process_of_its_own_and_a_missing_package_is
     if not absent:
         pytest.skip("all peers are installed here")
     key = next(contestant.key for contestant in CONTESTANTS if contestant.name == absent[0])
-    answer = contestant_process.ask("convert", find(key), task, timeout_seconds=60)
+    answer = contestant_process.ask("convert", find(key), task, timeout_seconds=250)
     assert f"No module named '{absent[0]}'" in answer["error"]
 
 
@@ -319,14 +319,16 @@ def test_resized_windows_are_told_beside_crops_and_libraries(
 def test_threads_that_sleep_in_kernels_are_no_faster_than_that(
     jpeg_dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--threads", "2", "4", "--batch-size", "16", "--microseconds", "1000", "--seconds", "0.2"]
-    many_threads.main([str(jpeg_dataset), *arguments])
+    # Few images in flight: where the consumer is kept waiting, they are ready when a window of 0.1 s begins.
+    arguments = ["--threads", "2", "4", "--batch-size", "4", "--prefetch", "1", "--microseconds", "1000"]
+    many_threads.main([str(jpeg_dataset), *arguments, "--seconds", "0.5"])
     rows = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["rows"]
     assert [(row["threads"], row["consumer"]) for row in rows] == [
         (threads, consumer) for threads in (2, 4) for consumer in ("trains on the CPU", "sends to a GPU")
     ]
     # Of 1 ms an image no thread makes more than 1,000 a second.
-    assert all(0 < row["images_per_second"] <= 1000 * row["threads"] for row in rows)
+    in_flight = 2 * 4
+    assert all(0 < row["images_per_second"] <= 1000 * row["threads"] + in_flight / 0.1 for row in rows)
 
 
 # Cold storage.

@@ -190,7 +190,7 @@ def train_chain(chain_file: Path, run_dir: Path) -> None:
     """What each rank does; the second comes late, when the first would have begun to write without it."""
     if os.environ["RANK"] == "1":
         time.sleep(0.5)
-    given = {"run_dir": run_dir, "device": "cpu", "parallel": "ddp", "rank_timeout": 20.0}
+    given = {"run_dir": run_dir, "device": "cpu", "parallel": "ddp", "rank_timeout": 90.0}
     report = run_chain(load_stages(chain_file)[:2], given)
     assert [done.state for done in report.outcomes] == ["finished"] * 2
 

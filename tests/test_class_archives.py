@@ -86,7 +86,7 @@ def test_archives_and_folders_are_converted_to_the_same_bytes(
     tmp_path: Path, places: dict[str, Path], make_dataset: Callable[..., Path]
 ) -> None:
     command = [sys.executable, "-m", "lmdali.tools", "convert", str(places["tar"]), str(tmp_path / "tar"), "-j2"]
-    done = subprocess.run([*command, "--size", "16"], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*command, "--size", "16"], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert "ilsvrc-train: 24 images, 4 classes" in done.stdout
     folder = make_dataset(places["folder"], tmp_path / "folder", size=16)

@@ -178,7 +178,7 @@ def test_options_of_convert_are_the_fields_of_its_config_with_their_defaults() -
 def test_the_module_and_the_script_are_one_program() -> None:
     outputs = []
     for command in ([sys.executable, "-m", "lmdali.tools"], [os.path.join(os.path.dirname(sys.executable), "lmdali")]):  # noqa: PTH118, PTH120
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=250)
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
@@ -204,6 +204,6 @@ def test_a_reader_of_the_output_that_has_left_is_no_error(verb: list[str], tmp_p
     os.close(reading)
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "LMDALI_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", "from lmdali.tools.cli import main; main()", *verb]
-    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, timeout=250, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")

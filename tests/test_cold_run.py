@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,11 +100,15 @@ def test_a_run_is_cold_only_if_everything_that_is_told_says_so(
     assert found is None if problem is None else problem in (found or "")
 
 
+@pytest.fixture
+def unmapped(small_jpeg_dataset: Path, tmp_path: Path) -> Path:
+    """A dataset of which no loader that another test has left behind holds a page."""
+    return Path(shutil.copytree(small_jpeg_dataset, tmp_path / "set"))
+
+
 @pytest.mark.usefixtures("droppable")
-def test_a_cold_run_is_measured_beside_the_warm_one(
-    small_jpeg_dataset: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report = profile(small_jpeg_dataset)
+def test_a_cold_run_is_measured_beside_the_warm_one(unmapped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = profile(unmapped)
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
     cold = document["cold"]
     assert cold["problem"] is None and cold["cache"]["resident_before"] == 0
@@ -122,14 +127,14 @@ def test_a_cold_run_is_measured_beside_the_warm_one(
 
 
 def test_a_cache_that_could_not_be_dropped_makes_the_report_invalid(
-    small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+    unmapped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in data_files(small_jpeg_dataset):
+    for path in data_files(unmapped):
         path.read_bytes()
     ignored: list[Any] = []
     monkeypatch.setattr(cold_run, "evict", ignored.append)
-    report = profile(small_jpeg_dataset)
+    report = profile(unmapped)
     assert ignored
     assert report.verdict.word == "INVALID"
     assert "the cold run was not cold" in report.verdict.reason
-    assert profile(small_jpeg_dataset, replace(QUICK, cold=False)).cold is None
+    assert profile(unmapped, replace(QUICK, cold=False)).cold is None

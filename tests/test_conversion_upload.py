@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on(
         [sys.executable, "-m", "lmdali.tools", *map(str, command)], env=os.environ | s3.environment
     )
     try:
-        assert held.reached.wait(50), "it did not come so far"
+        assert held.reached.wait(100), "it did not come so far"
         assert run(*command, "--resume") == 6
         assert f"pid {process.pid} on " in capsys.readouterr().err
     finally:

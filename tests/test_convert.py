@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.table_reader import read_rows
 from lmdali.tools.cli import cli
-from lmdali.tools.conversion import ConvertConfig
+from lmdali.tools.conversion import ConvertConfig, ShardJob
 from lmdali.tools.conversion_run import convert
 from lmdali.tools.exit_codes import run_command
+from lmdali.tools.shard_making import make_shard
 from lmdali.tools.sources import open_source
 
 COMMAND = [sys.executable, "-m", "lmdali.tools", "convert"]
@@ -34,7 +37,7 @@ RAW = ["--size", "64", "--encoding", "raw", "--shard-bytes", "1000000"]  # shard
 
 def lmdali(*arguments: object, prefix: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
     command = [*prefix, *COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, **options)
 
 
 @pytest.fixture
@@ -75,7 +78,9 @@ def whole(photos: Path) -> Path:
 def test_a_conversion_reports_what_it_did_and_leaves_its_source_alone(tmp_path: Path, photos: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in photos.rglob("*")}
     content = hashes(photos)
+    began = time.monotonic()
     done = lmdali(photos, tmp_path / "out", *RAW, "-j3", "--json")
+    was_quick = time.monotonic() - began < 10
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     manifest = load_manifest(tmp_path / "out")
@@ -88,7 +93,8 @@ def test_a_conversion_reports_what_it_did_and_leaves_its_source_alone(tmp_path: 
     assert summary["payload_bytes"] == 198 * (64 * 64 * 3 + 13)
     assert summary["images_per_second"] > 0
     assert (summary["num_classes"], summary["ignored"]) == (2, {})
-    assert done.stderr == "", "no progress where it is done in less than ten seconds, and nothing else"
+    told = [line for line in done.stderr.splitlines() if was_quick or not line.startswith("convert: ")]
+    assert not told, "no progress where it is done in less than ten seconds, and nothing else"
     assert summary["source"] == "folder"
     assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in photos.rglob("*")} == before
     assert hashes(photos) == content
@@ -245,11 +251,21 @@ def started(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 100.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+@contextmanager
+def halted(process: subprocess.Popen[str]) -> Iterator[None]:
+    """All of a command stands still meanwhile: a slow machine may not let it end before something is done to it."""
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
 
 
 def session_of(process: subprocess.Popen[str]) -> list[int]:
@@ -289,13 +305,13 @@ def test_signals_end_a_run_cleanly_and_it_can_be_resumed(
     wait_until(lambda: (out / "shards").exists() and any(out.glob("shards/[0-9]*")))
     # As a terminal does it: to the whole group.
     os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == code, errors
     # Progress comes first where the machine is slow; click puts an empty line after a terminal's ^C.
     *_, hint, word = [line for line in errors.splitlines() if line]
     assert "--resume" in hint
     assert word == {130: "interrupted", 143: "terminated"}[code]
-    wait_until(lambda: not session_of(process), 5)
+    wait_until(lambda: not session_of(process))
     assert not list((out / "shards").glob(".*")), "a half-written shard stayed"
     assert not (out / "manifest.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in out.glob("shards/*/data.mdb")}
@@ -316,9 +332,10 @@ def test_signals_at_any_time_leave_no_process_and_nothing_that_cannot_be_resumed
         time.sleep(dice.uniform(0.2, 2.5))
         number = dice.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL))
         os.killpg(process.pid, number)
-        process.communicate(timeout=30)
-        assert process.returncode in (0, 130, 143, -number)
-        wait_until(lambda: not session_of(process), 5)  # noqa: B023
+        _, errors = process.communicate(timeout=100)
+        # Ctrl-C before Python had read its own modules is 1, whatever program it was to be.
+        assert process.returncode in (0, 130, 143, -number) or "init_import_site" in errors, errors
+        wait_until(lambda: not session_of(process))  # noqa: B023
         if (out / "manifest.json").exists():
             shutil.rmtree(out)
     assert lmdali(many, out, *MANY, "--resume", "--quiet").returncode == 0
@@ -340,8 +357,8 @@ def test_a_run_killed_outright_at_any_time_is_resumed_to_the_same_bytes(
         wait_until(lambda: (out / ".staging" / "plan.json").exists() or (out / "manifest.json").exists())
         time.sleep(dice.uniform(0, 0.6) if round_number else 0.0)
         process.kill()
-        process.communicate(timeout=30)
-        wait_until(lambda p=process: not session_of(p), 10)  # type: ignore[misc]
+        process.communicate(timeout=100)
+        wait_until(lambda p=process: not session_of(p))  # type: ignore[misc]
     done = lmdali(photos, out, *RAW, "-j2", "--resume", "--quiet")
     assert done.returncode == 0, done.stderr
     assert hashes(out) == hashes(whole)
@@ -353,25 +370,26 @@ def test_a_second_converter_is_told_who_holds_the_output(tmp_path: Path, many: P
     first = started(many, out, *MANY)
     try:
         wait_until(lambda: (out / ".staging" / "plan.json").exists())
-        refused(
-            lmdali(many, out, *MANY, "--resume"), 6, "LockedError", f"pid {first.pid} on ", "wait for it or stop it"
-        )
+        with halted(first):
+            second = lmdali(many, out, *MANY, "--resume")
+        refused(second, 6, "LockedError", f"pid {first.pid} on ", "wait for it or stop it")
     finally:
         first.terminate()
-        first.communicate(timeout=30)
+        first.communicate(timeout=100)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_shows(tmp_path: Path, many: Path) -> None:
     out = tmp_path / "out"
     process = started(many, out, *MANY, "--json", "--quiet")
     wait_until(lambda: (out / "shards").exists() and any(out.glob("shards/.*")))
-    command_lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_of(process)}
-    os.kill(min(pid for pid, line in command_lines.items() if b"spawn_main" in line), signal.SIGKILL)
-    output, errors = process.communicate(timeout=60)
+    with halted(process):
+        command_lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_of(process)}
+        os.kill(min(pid for pid, line in command_lines.items() if b"spawn_main" in line), signal.SIGKILL)
+    output, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, "")
     assert json.loads(output)["rejected"] == {"truncated": 20}, "what is killed from outside is no bad image"
     assert not list(out.rglob(".*")), "nothing is left of the killed worker's shard"
-    wait_until(lambda: not session_of(process), 5)
+    wait_until(lambda: not session_of(process))
 
 
 # Disks.
@@ -397,7 +415,7 @@ exit $code
 """
     command = [*COMMAND, str(photos), str(disk / "out"), *RAW, "-j1", "--quiet", "--json"]
     done = subprocess.run(
-        ["unshare", "-Urm", "sh", "-c", script, "sh", *command], capture_output=True, text=True, timeout=100
+        ["unshare", "-Urm", "sh", "-c", script, "sh", *command], capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 4, (done.returncode, done.stdout, done.stderr)
     assert "manifest.json" not in done.stdout
@@ -415,22 +433,35 @@ def test_a_disk_with_too_little_room_is_refused_at_the_start(
         convert(source, tmp_path / "out", config, workers=1, quiet=True)
 
 
+class Interrupted:
+    """Makes shards in this process, and is interrupted when so many are done."""
+
+    def __init__(self, shards: int) -> None:
+        self.shards = shards
+
+    def run(self, jobs: Iterator[ShardJob], progress: Callable[[int], None]) -> None:
+        for job in islice(jobs, self.shards):
+            make_shard(job)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("finished", [1, 3])
 def test_resuming_needs_room_for_the_rest_only(
-    tmp_path: Path, photos: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, finished: int
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(whole, out)
-    process = started(photos, tmp_path / "other", *RAW, "-j1")
-    wait_until(lambda: any((tmp_path / "other").glob("shards/[0-9]*")))
-    process.terminate()
-    process.communicate(timeout=30)
-    finished = len(list((tmp_path / "other").glob("shards/[0-9]*")))
-    rest = (4 - finished) * 64 * (64 * 64 * 3 + 64)
-    monkeypatch.setattr("lmdali.tools.conversion_run.free_bytes", lambda path: rest + 1)
+    out, source = tmp_path / "out", open_source(photos)
     config = ConvertConfig(size=64, encoding="raw", shard_bytes=1_000_000)
-    made = convert(open_source(photos), tmp_path / "other", config, workers=1, resume=True, quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out, config, executor=Interrupted(finished), quiet=True)
+    rest = (200 - 64 * finished) * (64 * 64 * 3 + 64)
+    monkeypatch.setattr("lmdali.tools.conversion_run.free_bytes", lambda path: rest - 1)
+    with pytest.raises(StorageError, match="choose another disk"):
+        convert(source, out, config, workers=1, resume=True, quiet=True)
+    monkeypatch.setattr("lmdali.tools.conversion_run.free_bytes", lambda path: rest)
+    made = convert(source, out, config, workers=1, resume=True, quiet=True)
+    assert (made.resumed_shards, made.resumed_images) == (finished, 64 * finished)
     assert made.images_per_second == pytest.approx((200 - 64 * finished) / made.seconds), "not those of the first run"
-    assert hashes(tmp_path / "other") == hashes(whole)
+    assert hashes(out) == hashes(whole)
 
 
 def test_a_reader_of_our_output_that_has_left_loses_no_work(tmp_path: Path, photos: Path) -> None:

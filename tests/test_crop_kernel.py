@@ -55,7 +55,7 @@ assert out.all()
 """
     # Only the cache of interactive sessions is allowed, and a file has none: as where no folder can be written.
     environment = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
 
 

@@ -254,7 +254,7 @@ config = LoaderConfig(dataset={str(small_jpeg_dataset)!r}, batch_size=5, backend
 batches = iter(create_loader(config))
 print(next(batches).indices.shape)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stderr) == (0, "") and "5" in done.stdout
 
 
@@ -276,5 +276,5 @@ try:
 except MissingExtraError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250)
     assert "pip install 'lmdali[dali-cuda13]'" in done.stdout, done.stderr

@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_in_the_middle_of_a_shard(
     server: RemoteServer, small_jpeg_dataset: Path, tmp_path: Path
 ) -> None:
     out, size = tmp_path / "out", (small_jpeg_dataset / SHARD).stat().st_size
-    server.once(SHARD, Fault(pause_seconds=8))
+    server.once(SHARD, Fault(pause_seconds=100))
     command = [sys.executable, "-m", "lmdali.tools", "stage", server.address, out, "--fetches", "1", "--quiet"]
     process = subprocess.Popen(command)
     try:

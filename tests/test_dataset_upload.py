@@ -82,7 +82,7 @@ def test_a_killed_upload_goes_on_and_was_no_dataset(
     command = [sys.executable, "-m", "lmdali.tools", "upload", small_jpeg_dataset, place, "--uploads", "1", "--quiet"]
     process = subprocess.Popen(command, env=os.environ | s3.environment)
     try:
-        assert held.reached.wait(50), "it did not come so far"
+        assert held.reached.wait(100), "it did not come so far"
         assert run("upload", small_jpeg_dataset, place) == 6
         assert f"another run is writing here (pid {process.pid} on " in capsys.readouterr().err
     finally:

@@ -58,12 +58,12 @@ def one_faiss_thread() -> Iterator[None]:
     faiss.cvar.distance_compute_blas_threshold = before[1]
 
 
-@pytest.fixture(scope="module")
-def clustered(tmp_path_factory: pytest.TempPathFactory) -> Features:
-    """3,000 records in 60 clusters of 8 dimensions."""
+@pytest.fixture
+def clustered(tmp_path: Path) -> Features:
+    """3,000 records in 60 clusters of 8 dimensions; each test has its own, without an index."""
     random = np.random.default_rng(1)
     rows = 5 * random.normal(size=(60, 8))[np.arange(3000) % 60] + random.normal(size=(3000, 8))
-    return write_features(tmp_path_factory.mktemp("faiss") / "f", rows, precision="float16")
+    return write_features(tmp_path / "clustered", rows, precision="float16")
 
 
 def never(*_: Any) -> None:
@@ -94,6 +94,7 @@ def test_an_index_of_other_features_is_built_again_and_a_damaged_one_refused(
 ) -> None:
     other = write_features(tmp_path / "f", clustered.rows(np.arange(2700)))
     queries = other.rows(np.array([3])).astype(np.float64)
+    search_faiss(clustered, queries, 1, scan_records=0)
     index = (clustered.directory / INDEX_FILE).read_bytes()
     (other.directory / INDEX_FILE).write_bytes(index)
     assert search_faiss(other, queries, 1, scan_records=0).indices.tolist() == [[3]]

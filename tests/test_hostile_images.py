@@ -29,7 +29,7 @@ def test_every_hostile_file_is_stored_or_rejected_by_name(tmp_path: Path) -> Non
         [*map(str, command), "--size", "32", "--encoding", "raw", "-j2", "--json", "--quiet", "--max-bad", "1"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

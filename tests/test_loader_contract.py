@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -885,7 +886,7 @@ def test_threads_and_descriptors_return_to_their_baseline(make: Make) -> None:
 
 @pytest.mark.parametrize("batches", [1, 7])
 def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end(small_jpeg_dataset: Path, batches: int) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     loader: DatasetLoader | None = create_loader(
         LoaderConfig(dataset=small_jpeg_dataset, batch_size=5, augment=PIXELS, dtype="uint8", backend="cpu")
     )
@@ -893,12 +894,15 @@ def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end(small_jpeg_datas
     iterator: Any = iter(loader)
     for _ in range(batches):  # 7 is an epoch: what runs then is the next one's
         next(iterator)
+    threads = [one for one in set(threading.enumerate()) - before if one.name.startswith("lmdali")]
+    assert threads
     del iterator, loader
-    gc.collect()
-    for thread in threading.enumerate():
-        if thread.name.startswith("lmdali"):
-            thread.join(timeout=5)
-    assert threading.active_count() <= before
+    for _ in range(1000):  # where another thread is collecting, this one does nothing
+        gc.collect()
+        if not any(thread.is_alive() for thread in threads):
+            break
+        time.sleep(0.01)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 # Errors.

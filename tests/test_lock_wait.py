@@ -51,13 +51,15 @@ def test_a_thread_that_keeps_the_lock_is_seen(slow_switches: None) -> None:
         holder.start()
         holder.join()
     calls = sampler.calls()
-    assert calls is not None and calls.p90 > 0.02  # it asks, and is given the lock after a switch interval
+    # It asks, and is given the lock after a switch interval. One time in ten it is, and where this thread was kept from
+    # starting the other one, there are more samples of before.
+    assert calls is not None and calls.p99 > 0.02
 
 
 def test_a_wait_for_a_processor_is_not_one_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_wait, "processor_wait", lambda: nullcontext(count().__next__))
+    monkeypatch.setattr(lock_wait, "processor_wait", lambda: nullcontext(count(0, 1000).__next__))
     calls = idle_lock_wait()
-    assert calls is not None and calls.p99 < -0.5, "a second was waited for a processor meanwhile"
+    assert calls is not None and calls.p99 < -500, "a thousand seconds were waited for a processor meanwhile"
 
 
 @pytest.mark.skipif(not SCHEDSTAT.exists(), reason="the system does not tell how long threads wait")
@@ -90,7 +92,10 @@ def test_a_thread_that_sleeps_keeps_nobody_waiting() -> None:
     assert all(value > -1e-3 for value in (*lock.idle.percentiles, *lock.loading.percentiles))
 
 
-def test_work_without_a_sample_has_no_figure() -> None:
+def test_work_that_is_over_at_once_has_a_figure_and_without_another_there_is_none() -> None:
+    for _ in range(20):
+        result, lock = with_lock_wait(IDLE, lambda: 3)
+        assert result == 3 and lock is not None and lock.loading.count > 0
     assert with_lock_wait(None, lambda: 3) == (3, None)
 
 

@@ -209,7 +209,7 @@ def test_train_and_val_are_converted_with_one_numbering(tmp_path: Path, make_dat
         [*command, "--size", "16", "-j1", "--json", "--devkit", str(tmp_path / KIT)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["source"] == "ilsvrc-val"

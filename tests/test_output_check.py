@@ -187,7 +187,7 @@ mount -o remount,ro {disk} || exit 97
 """
     command = [sys.executable, "-m", "lmdali.tools", "convert", tmp_path / "no-source"]
     done = subprocess.run(
-        ["unshare", "-Urm", "sh", "-c", script, "sh", *map(str, command)], capture_output=True, text=True, timeout=100
+        ["unshare", "-Urm", "sh", "-c", script, "sh", *map(str, command)], capture_output=True, text=True, timeout=250
     )
     assert done.stdout.split() == ["4", "4", "4"], done
     full, *read_only = done.stderr.splitlines()

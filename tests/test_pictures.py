@@ -173,7 +173,7 @@ def is_deaf(entry: Path, number: signal.Signals) -> bool:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -194,7 +194,7 @@ def test_workers_end_with_the_run_and_are_quiet_about_it(tmp_path: Path, number:
             process.kill()
         else:
             os.killpg(process.pid, number)  # as a terminal does it
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=100)
         if number == signal.SIGINT:  # one that was killed may have left a worker in the middle of a message
             assert errors.count("Traceback") == 1 and "spawn" not in errors, errors
         wait_until(lambda: not workers_of(process))

@@ -182,7 +182,7 @@ def test_no_mutated_animation_ends_the_process() -> None:
         [sys.executable, "-c", FUZZ, str(MUTATED)],
         capture_output=True,
         text=True,
-        timeout=60 + MUTATED / 100,
+        timeout=250 + MUTATED / 100,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
         check=False,
     )

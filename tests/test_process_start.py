@@ -29,7 +29,7 @@ if __name__ == "__main__":
     print(int(status.split("SigBlk:")[1].split()[0], 16))
     process.join()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=250, check=True)
     assert {number for number in BLOCKED if int(done.stdout) >> (number - 1) & 1} == BLOCKED
 
 

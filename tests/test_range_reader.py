@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,12 +128,13 @@ def test_a_file_that_cannot_be_opened_ends_the_run(
     run_ends(reader, kind, os.strerror(number))
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_pipe_is_not_waited_for_and_nothing_stays_open(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    open_before = len(list(Path("/dev/fd").iterdir()))
     with pytest.raises(InputError, match="no regular file"):
         open_regular(str(tmp_path / "pipe"))
     with pytest.raises(InputError, match="No such file"):
         RangeReader.over([tmp_path / "nowhere"])
-    assert len(list(Path("/dev/fd").iterdir())) == open_before
+    for entry in Path("/dev/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of this listing, and what other threads close
+            assert not entry.readlink().is_relative_to(tmp_path)

@@ -41,7 +41,7 @@ def run_rank(rank: int, directory: Path) -> None:
         init_method=f"file://{directory / 'rendezvous'}",
         rank=rank,
         world_size=WORLD,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=200),
     )
     outcomes = {}
     for name, other in SCENARIOS.items():
@@ -70,7 +70,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(90)
+        process.join(250)
     assert [process.exitcode for process in ranks] == [0] * WORLD
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(WORLD)]
 

@@ -276,7 +276,7 @@ class Readers:
 
     def finish(self) -> dict[int, int]:
         """Exit status of each, by process id, when all have ended."""
-        text, _ = self._process.communicate(timeout=50)
+        text, _ = self._process.communicate(timeout=250)
         assert self._process.returncode == 0
         return {int(pid): os.waitstatus_to_exitcode(int(status)) for pid, status in map(str.split, text.splitlines())}
 

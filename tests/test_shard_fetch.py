@@ -57,7 +57,7 @@ def test_a_disk_that_fails_while_room_is_looked_for_leaves_nobody_waiting(
     fetcher = ShardFetcher(
         manifest.shards, cache, lambda *_: 0, let_go=lambda _: None, num_threads=1, room_wait_seconds=0.0
     )
-    last_resort = threading.Timer(10, fetcher.give_up_waiting)
+    last_resort = threading.Timer(100, fetcher.give_up_waiting)
     last_resort.start()
     for _ in range(2):
         with pytest.raises(StorageError, match="the disk is gone"):
@@ -83,7 +83,7 @@ def test_a_shard_that_was_removed_as_damaged_and_is_still_read_elsewhere_is_not_
     fetcher = ShardFetcher(
         manifest.shards, cache, fetch, let_go=lambda _: None, num_threads=1, room_wait_seconds=0.0, poll_seconds=0.01
     )
-    last_resort = threading.Timer(10, fetcher.give_up_waiting)
+    last_resort = threading.Timer(100, fetcher.give_up_waiting)
     last_resort.start()
     with pytest.raises(ShardError, match="another process still reads what was there: stop that one"):
         fetcher.use([0])

@@ -180,7 +180,7 @@ path.write_bytes(whole)
 reader.read(0, lambda record: bytes(record.data))
 print("ok", len(lengths))
 """
-    done = subprocess.run([sys.executable, "-c", script, damaged], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, damaged], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("ok")
 
@@ -262,7 +262,7 @@ for index in indices:
     assert reader.read(index, lambda record: bytes(record.data)) == b"record %d" % index
 assert len(os.listdir("/proc/self/fd")) == before
 """
-    done = subprocess.run([sys.executable, "-c", script, directory], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, directory], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
 
 

@@ -377,7 +377,7 @@ def test_a_label_beyond_the_class_list_is_refused(tmp_path: Path) -> None:
 # Reading.
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_what_is_no_regular_file_is_rejected_without_waiting(tmp_path: Path) -> None:
     plant(tmp_path, "c/1.jpg")
     os.mkfifo(tmp_path / "c/pipe.jpg")

@@ -85,7 +85,9 @@ def test_a_real_loader_is_recorded_only_while_that_is_asked_for(loader: DatasetL
     assert detail.stages["wait"].count == len(recording.queue) == 9
     assert all(0 <= reading.ready <= reading.started <= 4 for reading in recording.queue)
     workers = [stages for name, stages in detail.threads.items() if name.startswith("lmdali-cpu")]
-    assert 1 <= len(workers) <= 2 and all("decode" in stages and "wait" not in stages for stages in workers)
+    # Each has what it did: one that was kept waiting may have been in the middle of a batch all the time.
+    assert 1 <= len(workers) <= 2 and not any("wait" in stages for stages in workers)
+    assert sum(stages["decode"].count for stages in workers if "decode" in stages) == detail.stages["decode"].count
     for _ in loader:
         pass
     assert loader.timers.stop_recording() == Recording([], [], {})

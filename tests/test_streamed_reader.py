@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.dataset_place import open_reader
 from lmdali.pipeline.errors import ConfigError, RecordError, RemoteError, ShardError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.manifest import Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.shard_cache import ShardCache
 from lmdali.pipeline.shard_header import read_header
 
@@ -147,8 +147,22 @@ def test_where_to_decode_is_measured_with_the_first_shards_which_are_asked_for_o
     assert counts is not None and counts.misses == 1 and counts.hits <= 1, "by the other way"
 
 
-def test_what_shards_cost_is_counted(server: RemoteServer, tmp_path: Path, manifest: Manifest) -> None:
-    num_shards = len(manifest.shards)
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.005)
+
+
+def test_what_shards_cost_is_counted(
+    server: RemoteServer, tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_shards, publish = len(manifest.shards), ShardCache.publish
+
+    def publish_once_it_is_waited_for(self: ShardCache, info: ShardInfo) -> None:
+        # However late the thread is that needs the first shard: it is not there before.
+        wait_until(lambda: info.name != "00000" or loader._stream.fetcher._state.waiting[0])  # type: ignore[union-attr]
+        publish(self, info)
+
+    monkeypatch.setattr(ShardCache, "publish", publish_once_it_is_waited_for)
     with create_loader(config(server.address, tmp_path / "cache", order="sequential")) as loader:
         batches = iter(loader)
         next(batches)
@@ -254,6 +268,7 @@ def test_a_shard_that_cannot_be_had_is_named_and_not_kept(
     fault: Fault, message: str, server: RemoteServer, tmp_path: Path, manifest: Manifest, no_pauses: None
 ) -> None:
     server.always("shards/00002/data.mdb", fault)
+    before = set(threading.enumerate())
     loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
     with pytest.raises(RemoteError, match=rf"{server.address}/shards/00002/data\.mdb: .*{message}"):
         for _ in loader:
@@ -261,7 +276,8 @@ def test_a_shard_that_cannot_be_had_is_named_and_not_kept(
     loader.close()
     gc.collect()
     # The server's own, one for each connection, may be ending still.
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lmdali")]
+    left = set(threading.enumerate()) - before
+    assert not [thread.name for thread in left if thread.name.startswith("lmdali")]
     # Of a later shard a part may be there: it was on its way, and the next run goes on with it.
     entries = ShardCache(tmp_path / "cache").entries()
     assert manifest.shards[2].sha256 not in {entry.sha256 for entry in entries}
@@ -386,19 +402,28 @@ def test_closing_does_not_wait_for_a_server_that_hangs(server: RemoteServer, tmp
 
 
 @pytest.mark.parametrize("how", ["interrupt", "again"])
-def test_nothing_but_the_consumer_waits_for_a_server_that_hangs(how: str, server: RemoteServer, tmp_path: Path) -> None:
+def test_nothing_but_the_consumer_waits_for_a_server_that_hangs(
+    how: str, server: RemoteServer, tmp_path: Path, manifest: Manifest
+) -> None:
     """Ctrl-C, and an iteration that begins anew elsewhere, give up batches whose shard may take minutes."""
     server.always("shards/00003/data.mdb", Fault(503, {"Retry-After": "200"}))
     with create_loader(config(server.address, tmp_path / "cache", order="sequential", prefetch=8)) as loader:
         first = next(iter(loader)).indices.tolist()
+        wait_until(lambda: server.count("shards/00003/data.mdb"))
         if how == "again":
             assert next(iter(loader)).indices.tolist() == first
         else:
-            timer = threading.Timer(0.5, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
-            timer.start()
+
+            def interrupt() -> None:
+                wait_until(lambda: given == ready)
+                time.sleep(0.5)  # it waits for the next one by then, or will find the signal on its way to that
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
+            given, ready = 0, sum(info.num_records for info in manifest.shards[:3]) // 4
             with pytest.raises(KeyboardInterrupt):
+                threading.Thread(target=interrupt, daemon=True).start()
                 for _ in loader:
-                    pass
+                    given += 1
             assert next(iter(loader)).indices.tolist() == first
         assert server.shards_asked().count("00003") == 1, "the second time is 200 s later"
 

@@ -152,7 +152,7 @@ def test_a_job_is_stopped_by_one_rank_killed_by_another_and_finished_by_one_proc
     with torchrun(*datasets, "--run-dir", run_dir, *FOR_EVER) as job:
         wait_for_step(run_dir, 4, job)
         os.kill(rank_process(job.pid, 1), signal.SIGTERM)
-        out, err = job.communicate(timeout=60)
+        out, err = job.communicate(timeout=250)
     assert job.returncode == 1
     assert err.count("exitcode  : 143") == 2, err
     assert "continue with --resume" in out and out.count("weights sha256") == 1
@@ -163,7 +163,7 @@ def test_a_job_is_stopped_by_one_rank_killed_by_another_and_finished_by_one_proc
     with torchrun(*datasets, "--run-dir", run_dir, *FOR_EVER, "--resume") as job:
         wait_for_step(run_dir, stopped + 8, job)
         os.kill(rank_process(job.pid, 1), signal.SIGKILL)
-        out, err = job.communicate(timeout=60)
+        out, err = job.communicate(timeout=250)
     assert job.returncode == 1
     assert f"resuming at step {stopped}" in err
     # The other rank says so, unless torchrun is quicker to end it.

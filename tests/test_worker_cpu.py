@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,20 @@ def test_work_of_a_running_process_counts_and_is_kept_when_it_has_ended() -> Non
         worker.stdin.write("\n")
     ended = cpu_seconds() - process_time() - before
     assert running - 0.05 <= ended < 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system has no /proc")
+def test_a_thread_that_ends_meanwhile_hides_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, threads = Path(f"/proc/{os.getpid()}/task/0/children"), Path.glob
+    monkeypatch.setattr(worker_cpu.Path, "glob", lambda path, pattern: [gone, *threads(path, pattern), gone])
+    before = cpu_seconds() - process_time()
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None and worker.stdin is not None
+        assert worker.stdout.readline() == "done\n"
+        assert 0.25 < cpu_seconds() - process_time() - before < 30
+        worker.stdin.write("\n")
 
 
 def test_without_proc_only_ended_processes_count(monkeypatch: pytest.MonkeyPatch) -> None:

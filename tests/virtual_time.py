@@ -6,6 +6,7 @@ and whoever asks for its result goes on from when that thread would have been th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -13,8 +14,17 @@ from typing import Any
 import pytest
 import slow_model
 
-from lmdali.pipeline import record_threads, timing
-from lmdali.tools import ceilings, foreign_loader, foreign_profile, measurement, profiler, stage_detail, step_probes
+from lmdali.pipeline import fetch_counts, record_threads, shard_fetch, timing
+from lmdali.tools import (
+    ceilings,
+    foreign_loader,
+    foreign_profile,
+    measurement,
+    profiler,
+    stage_detail,
+    step_probes,
+    streamed_profile,
+)
 
 TICK_SECONDS = 1e-6
 """What a look at the clock takes, or much would take no time at all."""
@@ -28,8 +38,9 @@ class VirtualTime:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        for module in (timing, foreign_loader, foreign_profile, measurement, profiler, stage_detail, step_probes):
+        self.now, self._thread = 0.0, threading.get_ident()
+        tools = (foreign_loader, foreign_profile, measurement, profiler, stage_detail, step_probes, streamed_profile)
+        for module in (timing, fetch_counts, shard_fetch, *tools):
             monkeypatch.setattr(module, "perf_counter", self.read)
         for module in (record_threads, ceilings):
             monkeypatch.setattr(module, "ThreadPoolExecutor", lambda *size, **_: _Pool(self, *size))
@@ -40,7 +51,8 @@ class VirtualTime:
 
     def read(self) -> float:
         """In place of `perf_counter`."""
-        self.now += TICK_SECONDS
+        if threading.get_ident() == self._thread:  # others, which fetch shards, look without moving it
+            self.now += TICK_SECONDS
         return self.now
 
     def sleep(self, seconds: float) -> None:

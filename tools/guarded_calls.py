@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -80,8 +81,10 @@ def guarded_map(
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for child in children:
-            child.close()
+            child.stop()
         threads.shutdown(wait=True)
+        for child in children:
+            child.close()
 
 
 def guarded_call(
@@ -111,6 +114,7 @@ class GuardedChild:
         self.limits = limits
         self._process: Any = None
         self._connection: Connection | None = None
+        self._starting, self._is_stopped = threading.Lock(), False
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """`function(*arguments)`, see `guarded_map`.
@@ -120,7 +124,10 @@ class GuardedChild:
             MemoryError: it needed too much memory.
             Exception: whatever else `function` raises.
         """
-        connection = self._connection or self._start()
+        with self._starting:
+            if self._is_stopped:
+                raise CallDied(-signal.SIGKILL)
+            connection = self._connection or self._start()
         try:
             connection.send((function, arguments))
             result, error = connection.recv()
@@ -136,15 +143,23 @@ class GuardedChild:
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.limits), daemon=True)
+        connection, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.limits), daemon=True)
         with children_deaf_to_signals():
-            self._process.start()
+            process.start()
         theirs.close()
-        return self._connection
+        self._process, self._connection = process, connection
+        return connection
+
+    def stop(self) -> None:
+        """End the process, whatever it does for another thread: that one's call raises CallDied, as do later ones."""
+        with self._starting:
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.kill()
 
     def close(self) -> None:
-        """Stop the process, whatever it is doing."""
+        """End the process. Nobody else may be in a call, for whoever is closes what has died."""
         if self._connection is not None:
             self._process.kill()
             self._process.join()

@@ -56,11 +56,11 @@ class LockWait:
 
 
 class LockSampler:
-    """Takes samples from when it is entered until it is left."""
+    """Takes samples from when it is entered until it is left: one at least, however soon that is."""
 
     def __init__(self) -> None:
         self._late: list[float] = []
-        self._stop = threading.Event()
+        self._begun, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="lmdali-lock-sampler", daemon=True)
 
     def calls(self) -> Calls | None:
@@ -69,6 +69,7 @@ class LockSampler:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._begun.wait()
         return self
 
     def __exit__(
@@ -78,13 +79,17 @@ class LockSampler:
         self._thread.join()
 
     def _run(self) -> None:
-        _wake_up_in_time()
-        with processor_wait() as queued:
-            while not self._stop.is_set():
-                ready, start = queued(), perf_counter()
-                sleep(_SLEEP_SECONDS)  # without the lock
-                late = perf_counter() - start - _SLEEP_SECONDS
-                self._late.append(late - (queued() - ready))
+        try:
+            _wake_up_in_time()
+            with processor_wait() as queued:
+                while not (self._late and self._stop.is_set()):
+                    ready, start = queued(), perf_counter()
+                    self._begun.set()
+                    sleep(_SLEEP_SECONDS)  # without the lock
+                    late = perf_counter() - start - _SLEEP_SECONDS
+                    self._late.append(late - (queued() - ready))
+        finally:
+            self._begun.set()  # whatever happens here, nobody waits for it
 
 
 def with_lock_wait(idle: Calls | None, work: Callable[[], _T]) -> tuple[_T, LockWait | None]:
@@ -95,7 +100,7 @@ def with_lock_wait(idle: Calls | None, work: Callable[[], _T]) -> tuple[_T, Lock
         work: called once.
 
     Returns:
-        What `work` returned, and the waits; None where it was over too soon for a sample.
+        What `work` returned, and the waits; None where `idle` is none.
     """
     with LockSampler() as sampler:
         result = work()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import suppress
 from pathlib import Path
 from time import process_time
 
@@ -30,9 +31,10 @@ def _running_below(parent: int) -> float:
 
 
 def _children(parent: int) -> list[int]:
-    try:
+    found: list[int] = []
+    with suppress(OSError):  # the process has just ended
         # Of each thread: a worker belongs to the one that started it.
-        lists = [path.read_text().split() for path in Path(f"/proc/{parent}/task").glob("*/children")]
-    except OSError:
-        return []
-    return [int(child) for children in lists for child in children]
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            with suppress(OSError):  # the thread has, and that hides no worker of the others
+                found += map(int, path.read_text().split())
+    return found
