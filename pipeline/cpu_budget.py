@@ -54,8 +54,8 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
 def thread_refused(error: RuntimeError) -> MachineError:
     """The error for a thread that the system has not started, of Python's."""
     return MachineError(
-        f"the system refuses another thread ({error}): raise its limit on processes and threads (ulimit -u, pids.max "
-        "of a container), or lower num_threads"
+        f"the system refuses another thread ({error}): raise its limits on processes (ulimit -u, pids.max of a "
+        "container) or on memory, or lower num_threads"
     )
 
 
