@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.batch_queue import Place
+from lmdali.pipeline.cpu_budget import start_thread
+from lmdali.pipeline.errors import MachineError
 from lmdali.pipeline.shard_reader import ShardReader
 
 DEPTH_BYTES = 64_000_000
@@ -79,13 +81,10 @@ class Readahead:
         if os.getpid() != self._process:
             return
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=_advise_all,
-                args=(self._reader, self._inbox, self._not_read),
-                name="lmdali-readahead",
-                daemon=True,
-            )
-            self._thread.start()
+            try:
+                self._thread = start_thread("lmdali-readahead", _advise_all, self._reader, self._inbox, self._not_read)
+            except MachineError:  # it is only advice: records are read when they are due
+                return
         if self._inbox.is_warm:
             self._num_passed_over = (self._num_passed_over + 1) % _SAMPLED_BATCHES
             if self._num_passed_over:

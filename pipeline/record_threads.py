@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline import record_kernel
+from lmdali.pipeline.cpu_budget import thread_refused
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.records import crc_problem, parse_record, record_crc
 from lmdali.pipeline.shard_reader import Located, ShardReader
@@ -62,10 +63,22 @@ class RecordThreads:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
 
     def submit(self, num_samples: int, work: Callable[[int, int], None]) -> list[Future[None]]:
-        """Queue `work(first, past the last)` for runs that together are samples 0..num_samples - 1 of a batch."""
-        size = self._samples_per_task
-        starts = range(0, num_samples, size)
-        return [self._pool.submit(work, first, min(first + size, num_samples)) for first in starts]
+        """Queue `work(first, past the last)` for runs that together are samples 0..num_samples - 1 of a batch.
+
+        Raises:
+            MachineError: the system refuses a thread.
+        """
+        size, tasks = self._samples_per_task, list[Future[None]]()
+        try:
+            for first in range(0, num_samples, size):
+                tasks.append(self._pool.submit(work, first, min(first + size, num_samples)))
+        except RuntimeError as error:
+            for task in tasks:
+                task.cancel()
+            if "new thread" not in str(error):  # the program ends
+                raise
+            raise thread_refused(error) from error
+        return tasks
 
     def find(self, indices: NDArray[np.int64]) -> ImageRun:
         """The images of (n,) records, with checksums compared where the policy wants it.

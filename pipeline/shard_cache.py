@@ -18,6 +18,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
@@ -253,7 +254,8 @@ class ShardCache:
                 os.write(descriptor, f"{count:012d}".encode())
             finally:
                 os.close(descriptor)
-            os.utime(self.shard_directory(info) / DATA_FILE, (count, count))
+            with suppress(PermissionError):  # another user's, who shares the directory: only its owner may date it
+                os.utime(self.shard_directory(info) / DATA_FILE, (count, count))
 
     def _let_go(self, sha256: str) -> None:
         with self._own_lock:

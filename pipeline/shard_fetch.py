@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
-from lmdali.pipeline.errors import ShardError, StorageError
+from lmdali.pipeline.cpu_budget import start_thread
+from lmdali.pipeline.errors import MachineError, ShardError, StorageError
 from lmdali.pipeline.fetch_counts import FetchCounters, FetchCounts
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.remote_file import FetchStopped
@@ -39,10 +40,8 @@ class _State:
         self.stop = threading.Event()
         self.threads: list[threading.Thread] = []
         self.kept: list[int] = []
-        self.is_paused = False
-        self.is_dropped = False
-        self.num_running = 0
-        self.times_given_up = 0
+        self.is_paused = self.is_dropped = False
+        self.num_running = self.times_given_up = 0
         self.waiting: Counter[int] = Counter()
         self.uses: Counter[int] = Counter()
         self.ready: set[int] = set()
@@ -95,7 +94,7 @@ class ShardFetcher:
         """Wait until these shards are ready. They stay until the function that is returned was called, by any thread.
 
         Raises:
-            RemoteError, StorageError, ShardError: one cannot be had.
+            MachineError, RemoteError, StorageError, ShardError: one cannot be had.
             FetchStopped: the fetcher was stopped, or the wait was given up.
         """
         state = self._state
@@ -170,8 +169,8 @@ class ShardFetcher:
 
     def _wait_for(self, state: _State, missing: list[int]) -> None:
         self._try_again(state, missing)
-        state.waiting.update(missing)
         self._start(state)
+        state.waiting.update(missing)
         state.changed.notify_all()
         begin, times = perf_counter(), state.times_given_up
         try:
@@ -195,10 +194,12 @@ class ShardFetcher:
 
     def _start(self, state: _State) -> None:
         while len(state.threads) < self._num_threads and not state.stop.is_set():
-            thread = threading.Thread(
-                target=self._work, args=(state,), name=f"lmdali-fetch-{len(state.threads)}", daemon=True
-            )
-            thread.start()  # where the system refuses one, nobody shall count on it
+            try:
+                thread = start_thread(f"lmdali-fetch-{len(state.threads)}", self._work, state)
+            except MachineError:
+                if not state.num_running:
+                    raise
+                return  # fewer will do
             state.threads.append(thread)
             state.num_running += 1
 
@@ -244,9 +245,8 @@ class ShardFetcher:
     def _bring(self, state: _State, info: ShardInfo) -> Claim:
         claim = self._cache.claim(info)
         if claim is not Claim.MINE:
-            if claim is Claim.READY:
-                with state.changed:
-                    self._counters.add(hits=1)
+            with state.changed:
+                self._counters.add(hits=int(claim is Claim.READY))
             return claim
         with state.changed:
             self._counters.begin_fetch()
@@ -313,8 +313,7 @@ class ShardFetcher:
                 self._release_unless_needed(state, number)
 
     def _release_unless_needed(self, state: _State, number: int) -> None:
-        needed = state.uses[number] or state.waiting[number] or number in state.kept
-        if number in state.ready and not needed:
+        if number in state.ready and not (state.uses[number] or state.waiting[number] or number in state.kept):
             self._let_go(number)
             self._cache.release(self._shards[number])
             state.ready.discard(number)

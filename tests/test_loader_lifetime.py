@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.cpu import CpuBackend
-from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.errors import ConfigError, MachineError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.patches import PatchCutter, Samples
 
@@ -243,6 +243,31 @@ def test_a_loader_is_not_copied_or_sent_and_its_config_is(small_jpeg_dataset: Pa
                     send(thing)
         assert len(list(loader)) == len(loader)
     assert pickle.loads(pickle.dumps(asked)) == copy.deepcopy(asked) == asked
+
+
+@pytest.mark.parametrize("refused", ["lmdali-cpu", "lmdali-readahead"])
+def test_threads_that_the_system_refuses(
+    refused: str, small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that make batches are missed, in words; the one that reads ahead is not. Later there may be some again."""
+    expected, start = epoch_hash(small_jpeg_dataset), threading.Thread.start
+
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name.startswith(refused):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    before = set(threading.enumerate())
+    if refused == "lmdali-readahead":
+        assert epoch_hash(small_jpeg_dataset) == expected
+    else:
+        with create_loader(config(small_jpeg_dataset)) as loader:
+            with pytest.raises(MachineError, match=r"refuses another thread \(can't start new thread\): .*num_threads"):
+                next(iter(loader))
+            monkeypatch.undo()
+            assert len(list(loader)) == len(loader)
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize(

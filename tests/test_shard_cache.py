@@ -187,6 +187,20 @@ def test_a_shard_that_cannot_be_removed_is_not_kept_from_others(
     other.close()
 
 
+def test_a_shard_of_another_user_can_be_read(
+    cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory that a group may write: the times of a file are its owner's to set."""
+    filled(cache, manifest, small_jpeg_dataset)
+
+    def refused(path: Path, *_: object) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(shard_cache.os, "utime", refused)
+    assert cache.claim(manifest.shards[0]) is Claim.READY
+    cache.release(manifest.shards[0])
+
+
 def test_clear_leaves_nothing(cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path) -> None:
     filled(cache, manifest, small_jpeg_dataset)
     assert cache.clear() == (manifest.file_bytes, 0)

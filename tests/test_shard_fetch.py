@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmdali.pipeline.errors import RemoteError, ShardError, StorageError
+from lmdali.pipeline.errors import MachineError, RemoteError, ShardError, StorageError
 from lmdali.pipeline.manifest import Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.shard_cache import Claim, ShardCache
 from lmdali.pipeline.shard_fetch import ShardFetcher
@@ -42,6 +42,34 @@ def test_what_failed_ahead_of_its_use_is_asked_for_again_when_it_is_needed(
     with pytest.raises(RemoteError, match="given up"):
         fetcher.use([1])
     fetcher.use([1])()
+    fetcher.close()
+
+
+def test_fewer_threads_than_were_asked_for_will_do_and_none_is_an_error(
+    small_jpeg_dataset: Path, tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, allowed = threading.Thread.start, [1]
+
+    def start_some(thread: threading.Thread) -> None:
+        if not allowed:
+            raise RuntimeError("can't start new thread")
+        allowed.pop()
+        start(thread)
+
+    def fetch(info: ShardInfo, path: Path, stopped: Callable[[], bool]) -> int:
+        shutil.copyfile(small_jpeg_dataset / "shards" / info.name / "data.mdb", path)
+        return info.file_bytes
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    fetcher = ShardFetcher(manifest.shards, ShardCache(tmp_path, 10**9), fetch, let_go=lambda _: None)
+    fetcher.keep([0])
+    fetcher.use([0, 1])()
+    fetcher.close()
+    with pytest.raises(MachineError, match="the system refuses another thread"):
+        fetcher.use([0])
+    assert not fetcher._state.waiting, "nobody would ever let go of it"
+    allowed.append(1)
+    fetcher.use([0])()
     fetcher.close()
 
 
