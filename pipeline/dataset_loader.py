@@ -69,8 +69,14 @@ class DatasetLoader(ProcessBound):
         across = config.order != "sequential" and len(self) > 0
         # Two of them: the epoch that is delivered, and the one that is begun.
         order_of = lru_cache(maxsize=2)(partial(config.order_of, identity))
-        planner = BatchPlanner(
-            order_of, rank_slice, config.augment, transform, seed=config.seed, image_size=identity.image_size
+        self._planner = planner = BatchPlanner(
+            order_of,
+            rank_slice,
+            config.augment,
+            transform,
+            seed=config.seed,
+            image_size=identity.image_size,
+            across_epochs=across,
         )
         self._readahead, self._stream = readahead, stream
         ahead: list[Horizon | ShardHorizon] = []
@@ -304,6 +310,7 @@ class DatasetLoader(ProcessBound):
                 self._active.close()
                 self._active = None
             self._queue.cancel()
+            self._planner.close()
             if self._readahead is not None:  # first: it would map again what the backend lets go of
                 self._readahead.close()
             self._backend.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def upload_together(arrays: Sequence[NDArray[np.generic]], device: torch.device)
     """As `upload`, of several arrays in one copy: each costs the same microseconds, however small it is."""
     if device.type != "cuda":
         return [torch.from_numpy(array) for array in arrays]
-    packed = np.empty(packed_bytes(arrays), np.uint8)
+    packed = np.empty(packed_words(arrays), np.int64)
     pack(arrays, packed)
     return unpack(torch.from_numpy(packed).pin_memory().to(device, non_blocking=True), arrays)
 
@@ -48,12 +48,12 @@ class Uploader:
 
     Args:
         device: where the arrays go.
-        max_bytes: `packed_bytes` of the largest upload.
+        max_words: `packed_words` of the largest upload.
     """
 
-    def __init__(self, device: torch.device, max_bytes: int) -> None:
+    def __init__(self, device: torch.device, max_words: int) -> None:
         self._device = device
-        self._ring = BufferRing((max_bytes,), np.uint8, pinned=device.type == "cuda")
+        self._ring = BufferRing((max_words,), np.int64, pinned=device.type == "cuda")
 
     def send(self, arrays: Sequence[NDArray[np.generic]]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Start the copy, in the order of the device's current stream.
@@ -61,38 +61,45 @@ class Uploader:
         Returns:
             The arrays on the device, and the memory that the copy reads: to be held until it is done.
         """
-        packed, pinned = self._ring.take(packed_bytes(arrays))
+        packed, pinned = self._ring.take(packed_words(arrays))
         pack(arrays, packed)
         return unpack(pinned.to(self._device, non_blocking=True), arrays), pinned
 
 
-def packed_bytes(arrays: Sequence[NDArray[np.generic]]) -> int:
-    """What some arrays take side by side."""
+def packed_words(arrays: Sequence[NDArray[np.generic]]) -> int:
+    """What some arrays take side by side, in words of 8 bytes."""
     return sum(_room(array) for array in arrays)
 
 
 def pack(arrays: Sequence[NDArray[np.generic]], out: NDArray[np.generic]) -> None:
-    """Write arrays one behind the other as bytes into `(packed_bytes(arrays),)` uint8 `out`."""
-    start = 0
+    """Write arrays one behind the other into `(packed_words(arrays),)` int64 `out`."""
+    begin, memory = 0, out.view(np.uint8)
     for array in arrays:
-        out[start : start + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
-        start += _room(array)
+        place = memory[8 * begin : 8 * begin + array.nbytes]
+        place.view(array.dtype).reshape(array.shape)[...] = array
+        begin += _room(array)
 
 
 def unpack(packed: torch.Tensor, arrays: Sequence[NDArray[np.generic]]) -> list[torch.Tensor]:
     """What `pack` wrote as tensors of the arrays' shapes and dtypes: views of `packed`."""
-    of_dtype: dict[np.dtype[np.generic], torch.Tensor] = {}
-    tensors, start = [], 0
-    for array in arrays:
-        if array.dtype not in of_dtype:
-            of_dtype[array.dtype] = packed.view(torch_dtype(array.dtype.name))
-        strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
-        whole = of_dtype[array.dtype]
-        offset = whole.storage_offset() + start // array.itemsize  # of the memory, not of `packed`
-        tensors.append(whole.as_strided(array.shape, strides, offset))
-        start += _room(array)
-    return tensors
+    words = [-(-array.nbytes // 8) for array in arrays]
+    rooms = [part for array, own in zip(arrays, words, strict=True) for part in (own, _room(array) - own)]
+    return [_formed(part, array) for part, array in zip(packed.split_with_sizes(rooms)[::2], arrays, strict=True)]
+
+
+def _formed(words: torch.Tensor, array: NDArray[np.generic]) -> torch.Tensor:
+    """Some words as a tensor of the array's shape and dtype, with no call that is not needed for that."""
+    tensor = words if array.dtype == np.int64 else words.view(_dtype_of(array.dtype))
+    if len(tensor) > array.size:  # half a word is left
+        tensor = tensor[: array.size]
+    return tensor if array.ndim == 1 else tensor.view(array.shape)
+
+
+@cache
+def _dtype_of(dtype: np.dtype[np.generic]) -> torch.dtype:
+    return torch_dtype(dtype.name)  # NumPy takes microseconds to make the name
 
 
 def _room(array: NDArray[np.generic]) -> int:
-    return -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    """Words of an array and of what is empty behind it."""
+    return -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT // 8

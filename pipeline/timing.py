@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 STAGES = ("plan", "read", "verify", "decode", "augment", "collate", "copy", "wait")
-"""plan: order and draws.
+"""plan: order and draws, as far as the consumer makes them or waits for the thread that does.
 
 read: finding records in their shards.
 verify: their CRCs, where these are compared.

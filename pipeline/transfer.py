@@ -104,7 +104,8 @@ class DeviceTransfer:
         self._normalize = DeviceNormalizer(transform, spec)
         self._stream = torch.cuda.Stream(spec.device)  # type: ignore[no-untyped-call]
         self._held = HeldMemory(spec.device)
-        self._uploader = Uploader(spec.device, _LABEL_BYTES * spec.batch_size + _OPERAND_BYTES * spec.num_images + 64)
+        operands = _LABEL_BYTES * spec.batch_size + _OPERAND_BYTES * spec.num_images
+        self._uploader = Uploader(spec.device, operands // 8 + 8)
 
     def send(
         self, patches: torch.Tensor, labels: NDArray[np.int64], plan: BatchPlan

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdali.pipeline import batch_planner
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params
+from lmdali.pipeline.augment import AugmentConfig, AugmentParams, PixelTransform, draw_params
 from lmdali.pipeline.batch_planner import BatchPlanner
 from lmdali.pipeline.batch_queue import Place
 from lmdali.pipeline.block_order import ORDERS, OrderName, create_order
@@ -119,6 +121,76 @@ def test_looking_ahead_is_remembered_and_what_is_past_is_forgotten() -> None:
         planned.plan(place, step)
         assert len(planned._chunks) <= 4  # 16 batches each
     assert len(made) == -(-740 // 16)
+
+
+class Draws:
+    """`draw_params`, which notes who called it and with how many samples; fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[bool, int, int]] = []
+        self.fails = False
+
+    def __call__(self, *arguments: Any, **fields: Any) -> AugmentParams:
+        elsewhere = threading.current_thread().name.startswith("lmdali-plan")
+        self.calls.append((elsewhere, fields["epoch"], len(fields["indices"])))
+        if self.fails:
+            raise MemoryError("no room for draws")
+        return draw_params(*arguments, **fields)
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> Draws:
+    draws = Draws()
+    monkeypatch.setattr(batch_planner, "draw_params", draws)
+    return draws
+
+
+def ahead(rank_slice: RankSlice, *, across_epochs: bool) -> BatchPlanner:
+    order = orders("shuffled", rank_slice.num_samples)
+    return BatchPlanner(
+        lambda epoch: order(epoch=epoch),
+        rank_slice,
+        PAPER,
+        TRANSFORM,
+        seed=SEED,
+        image_size=SIZE,
+        across_epochs=across_epochs,
+    )
+
+
+@pytest.mark.parametrize("across_epochs", [False, True])
+def test_a_thread_makes_what_comes_next_and_nobody_asks_for_in_vain(draws: Draws, across_epochs: bool) -> None:
+    planned = ahead(RankSlice(4096 + 1024, 128), across_epochs=across_epochs)
+    for epoch in range(3):
+        for step in range(40):
+            planned.plan(Place(epoch, 0), step)
+    planned.close()
+    first = [(epoch > 0 and across_epochs, epoch, 2048) for epoch in range(3)]
+    expected = [call for begin in first for call in (begin, (True, begin[1], 2048), (True, begin[1], 1024))]
+    # Of the epoch that nobody asks for its beginning, or not even that, if the thread was told to end before it began.
+    assert draws.calls in (expected, expected + [(True, 3, 2048)] * across_epochs)
+
+
+def test_nothing_is_made_ahead_of_a_few_batches(draws: Draws) -> None:
+    planned = ahead(RankSlice(100_000, 128), across_epochs=True)
+    for step in range(12):
+        planned.plan(Place(0, 0), step)
+    planned.close()
+    assert draws.calls == [(False, 0, 2048)]
+
+
+def test_what_goes_wrong_ahead_is_told_when_it_is_due_and_tried_again_then(draws: Draws) -> None:
+    planned = ahead(RankSlice(100_000, 1024), across_epochs=False)
+    planned.plan(Place(0, 0), 0)
+    draws.fails = True
+    planned.plan(Place(0, 0), 1)
+    with pytest.raises(MemoryError):
+        planned.plan(Place(0, 0), 2)
+    draws.fails = False
+    positions = np.arange(2048, 3072)
+    expected = orders("shuffled", 100_000)(epoch=0).at(positions)
+    assert planned.plan(Place(0, 0), 2)[0].indices.tolist() == expected.tolist()
+    planned.close()
 
 
 @given(name=st.sampled_from(ORDERS), num_samples=st.integers(1, 90), data=st.data())

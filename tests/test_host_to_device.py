@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lmdali.pipeline.host_to_device import Uploader, pack, packed_bytes, torch_dtype, unpack, upload
+from lmdali.pipeline.host_to_device import Uploader, pack, packed_words, torch_dtype, unpack, upload
 
 CPU = torch.device("cpu")
 
@@ -41,22 +41,24 @@ def require_equal(found: Sequence[torch.Tensor], arrays: Sequence[NDArray[np.gen
 
 def test_arrays_come_out_of_one_buffer_as_they_went_in() -> None:
     arrays = arrays_of_many_kinds()
-    packed = np.empty(packed_bytes(arrays), np.uint8)
+    packed = np.empty(packed_words(arrays), np.int64)
     pack(arrays, packed)
-    require_equal(unpack(torch.from_numpy(packed), arrays), arrays)
-    assert len(packed) % 16 == 0 and len(packed) < sum(array.nbytes + 16 for array in arrays)
+    found = unpack(torch.from_numpy(packed), arrays)
+    require_equal(found, arrays)
+    assert all((tensor.data_ptr() - found[0].data_ptr()) % 16 == 0 for tensor in found if len(tensor.shape))
+    assert packed.nbytes < sum(array.nbytes + 16 for array in arrays)
 
 
 def test_arrays_come_out_of_a_part_of_some_memory() -> None:
     arrays = arrays_of_many_kinds()
-    memory = np.zeros(32 + packed_bytes(arrays), np.uint8)
-    pack(arrays, memory[32:])
-    require_equal(unpack(torch.from_numpy(memory)[32:], arrays), arrays)
+    memory = np.zeros(4 + packed_words(arrays), np.int64)
+    pack(arrays, memory[4:])
+    require_equal(unpack(torch.from_numpy(memory)[4:], arrays), arrays)
 
 
 def test_an_uploader_does_not_use_memory_again_that_is_held() -> None:
     arrays = arrays_of_many_kinds()
-    uploader = Uploader(CPU, packed_bytes(arrays) + 5)  # of a CPU, a tensor there is the memory itself
+    uploader = Uploader(CPU, packed_words(arrays) + 5)  # of a CPU, a tensor there is the memory itself
     first, held = uploader.send(arrays)
     second, _ = uploader.send(arrays[:2])
     require_equal(first, arrays)
