@@ -198,6 +198,19 @@ def test_a_path_that_is_no_text_is_printed_all_the_same(
     assert stdout.buffer.read() == written
 
 
+@pytest.mark.parametrize(
+    ("category", "written"),
+    [("NetworkDiskWarning", "lmdali: NetworkDiskWarning: a\\nb\n"), ("UserWarning", "<string>:3: UserWarning: a\nb\n")],
+)
+def test_a_warning_of_ours_is_one_line(category: str, written: str) -> None:
+    script = f"""import warnings
+from lmdali.pipeline.filesystem import NetworkDiskWarning
+from lmdali.tools import cli; cli.cli = lambda **_: warnings.warn("a\\nb", {category}, stacklevel=1); cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", written)
+
+
 @pytest.mark.parametrize("verb", [["cache", "ls", "--json"], ["doctor", "--no-trial"]])
 def test_a_reader_of_the_output_that_has_left_is_no_error(verb: list[str], tmp_path: Path) -> None:
     reading, writing = os.pipe()

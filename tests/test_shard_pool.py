@@ -214,6 +214,35 @@ def test_a_shard_whose_finishing_died_is_made_again(jobs: list[ShardJob], tmp_pa
             ]
 
 
+class ToldOutput(ShardOutput):
+    """Writes down when it has come to a process, and when the first picture of a shard is about to be converted."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tell("came")
+
+    def open_shard(self, name: str, first_position: int, num_sources: int) -> ShardWriter:
+        self._tell("prepared")
+        return super().open_shard(name, first_position, num_sources)
+
+    def _tell(self, what: str) -> None:
+        with (self.directory / "told").open("a") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+
+def test_one_worker_compiles_before_the_others_begin(jobs: list[ShardJob]) -> None:
+    writer = jobs[0].writer
+    output = ToldOutput(writer.directory, writer.image_size, writer.plan_fingerprint)
+    seen: list[int] = []
+    ShardPool(3).run((replace(job, writer=output, pays_compiling=True) for job in jobs), seen.append)
+    assert seen == sorted(seen) and seen[-1] == 40 and writer.unfinished() == []
+    told = [line.split() for line in (writer.directory / "told").read_text().splitlines()]
+    assert len({pid for _, pid in told}) == 3
+    assert [what for what, _ in told[:2]] == ["came", "prepared"]
+    assert told[0][1] == told[1][1], "another one began meanwhile"
+    (writer.directory / "told").unlink()
+
+
 def test_a_worker_that_hangs_is_killed_when_the_run_is_stopped(
     jobs: list[ShardJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:

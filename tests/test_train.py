@@ -21,10 +21,11 @@ from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.config_file import GivenSettings
+from lmdali.tools.dataset_pair import SameDatasetWarning, SwappedDatasetsWarning
 from lmdali.tools.exit_codes import Terminated
 from lmdali.tools.recipe import resolve_recipe
 from lmdali.tools.train import command
-from lmdali.tools.train_job import SameDatasetWarning, TrainJob, train_dataset
+from lmdali.tools.train_job import TrainJob, train_dataset
 from lmdali.tools.train_report import print_report
 
 FAST = ["--preset", "small", "--width", "0.03125", "-b", "8", "--epochs", "2", "--schedule", "constant", "-j", "1"]
@@ -86,6 +87,13 @@ def test_validating_on_the_training_set_is_told_by_name_and_is_no_error(
         outcome = run(datasets[0], again, "--run-dir", tmp_path / "run", *FAST, "--epochs", "1", "--json", "--quiet")
     assert outcome.exit_code == 0, outcome.output
     assert json.loads(outcome.stdout)["val"]["num_samples"] == json.loads(outcome.stdout)["steps"] * 8
+
+
+def test_datasets_in_each_others_place_are_told_and_trained_on(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
+    with pytest.warns(SwappedDatasetsWarning, match="the training set comes first"):
+        outcome = run(*datasets[::-1], "--run-dir", tmp_path / "run", *FAST, "--epochs", "1", "--json", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
+    assert json.loads(outcome.stdout)["val"]["num_samples"] == 24
 
 
 def test_people_get_a_table_on_stdout_and_progress_on_stderr(tmp_path: Path, datasets: tuple[Path, Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from lmdali.pipeline.errors import MachineError, MissingExtraError
-from lmdali.tools.exit_codes import run_command
+from lmdali.tools.exit_codes import format_warning, run_command
 from lmdali.tools.finding import first_line
 
 VERBS = {
@@ -128,6 +129,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    warnings.formatwarning = format_warning
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: the work is done, and a path may be any bytes
     sys.exit(run_command(lambda: cli(standalone_mode=False)))

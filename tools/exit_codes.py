@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -75,6 +76,20 @@ def end_as(stopped_by: int | None) -> None:
         raise KeyboardInterrupt
     if stopped_by is not None:
         raise Terminated
+
+
+def format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+    _usual: Callable[..., str] = warnings.formatwarning,
+) -> str:
+    """A warning of ours as one line, as errors are; others as Python has them, with the place in the code."""
+    if not category.__module__.startswith("lmdali."):
+        return _usual(message, category, filename, lineno, line)
+    return f"lmdali: {category.__name__}: {one_line(str(message))}\n"
 
 
 def _where_and_what(error: OSError) -> str:

@@ -29,7 +29,8 @@ _GRACE_SECONDS = 3.0
 class ShardPool:
     """Worker processes that each take whole shards.
 
-    An image that kills its worker, never ends, or takes too much memory becomes a reject; the worker is replaced.
+    An image that kills its worker, never ends, or takes too much memory becomes a reject; the worker is replaced. Where
+    loops are compiled, one worker does so before the others begin, who then find machine code on the disk.
 
     Args:
         workers: processes; None means every CPU this process may use.
@@ -48,9 +49,13 @@ class ShardPool:
         """
         workers = [_Worker(self.limits) for _ in range(self.workers)]
         finished = shown = 0
+        is_first_alone = True
         try:
             while True:
-                _assign(workers, jobs)
+                _assign(workers[:1] if is_first_alone else workers, jobs)
+                if is_first_alone and not workers[0].is_compiling:
+                    is_first_alone = False
+                    continue
                 busy = {worker.connection: worker for worker in workers if worker.is_busy}
                 if not busy:
                     break
@@ -101,6 +106,7 @@ class _Worker:
         self._again: ShardRecovery | None = None
         """One that was being finished when the process died; to be begun anew after `_shard`."""
         self._is_ready = False
+        self._is_new = True
         self._failed_starts = 0
         self._read: tuple[int, str] | None = None
 
@@ -113,6 +119,13 @@ class _Worker:
     def is_busy(self) -> bool:
         """Whether something will come from it."""
         return self._shard is not None or self._finishing is not None
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether it is before the first picture of its first shard, where it loads or compiles what converts them."""
+        if not self._is_new or self._shard is None or not self._shard.job.pays_compiling:
+            return False
+        return self._state.position == NO_POSITION and self._state.done == 0
 
     @property
     def done(self) -> int:
@@ -162,6 +175,7 @@ class _Worker:
 
     def _leave_shard(self) -> None:
         """The shard asks for nothing more: go on with one that must be begun anew, or be free."""
+        self._is_new = False
         self._shard, again, self._again = None, self._again, None
         self._state.done = 0
         if again is not None:

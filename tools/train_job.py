@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,21 +22,18 @@ from lmdali.model.trainer import Trainer
 from lmdali.model.weight_layout import Network
 from lmdali.pipeline.backend import DType
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.dataset_place import Place, place_directory, place_text
+from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest, place_text
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.config_file import ORIGINS
+from lmdali.tools.dataset_pair import tell_of_pair
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
 from lmdali.tools.loader_options import EpochOptions
 from lmdali.tools.recipe import PRESET_ORIGIN
 from lmdali.tools.run_facts import RunFacts, describe_session, save_run_facts
 from lmdali.tools.train_report import TrainReport, device_names, finished_report
-
-
-class SameDatasetWarning(UserWarning):
-    """A network is validated on the very dataset that it is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +133,7 @@ def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
         LmdaliError: the loss became infinite or NaN.
 
     Warns:
-        SameDatasetWarning: both datasets are one; people do that on purpose, to see whether a network can overfit.
+        SameDatasetWarning, SwappedDatasetsWarning: see `tell_of_pair`.
     """
     place = torchrun_place(job.parallel)
     devices = pick_devices(job.parallel, job.device, job.devices, place)
@@ -192,8 +188,9 @@ def _train(
         if job.resume:
             trainer.resume_latest()
         trainer.require_vacant()
-        if ranks.is_first and train_loader.manifest_digest == val_loader.manifest_digest:
-            _tell_of_one_dataset(job)
+        if ranks.is_first:
+            train, val = (place_manifest(place, cache_dir=job.cache_dir) for place in (job.train, job.val))
+            tell_of_pair(job.train, job.val, (train, val), stacklevel=3)
         if progress is not None:
             print(_opening(job, trainer, train_loader), file=progress, flush=True)
         if job.init_from is not None and not trainer.checkpoints.paths():
@@ -209,15 +206,6 @@ def _train(
         result = trainer.fit()
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
-
-
-def _tell_of_one_dataset(job: TrainJob) -> None:
-    warnings.warn(
-        f"TRAIN and VAL are one dataset ({place_text(job.train)}): validation figures say nothing of images that were "
-        "not trained on; give a VAL of other images, unless to overfit is what you want to see",
-        SameDatasetWarning,
-        stacklevel=4,
-    )
 
 
 def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:
