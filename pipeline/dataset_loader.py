@@ -44,6 +44,7 @@ class DatasetLoader(ProcessBound):
         backend_reason: why it was taken.
         order_text: the order of samples, with its parameters where it has any.
         prefetch: batches worked on ahead of the consumer.
+        timers: where stages are counted, and recorded on demand.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class DatasetLoader(ProcessBound):
         self.backend_name, self.backend_reason = choice
         self.prefetch = prefetch = config.depth
         self._config, self._backend, self._identity, self._slice = config, backend, identity, rank_slice
-        self._timers = timers
+        self.timers = timers
         self.order_text = order_name(config.order, config.block_shards, config.block_nodes, identity.records)
         # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
         across = config.order != "sequential" and len(self) > 0
@@ -221,14 +222,9 @@ class DatasetLoader(ProcessBound):
             self._digest = 0 if different else given.digest_for(self._slice.rank, self._slice.world_size)
             self._queue.turn_to(Place(epoch, position))
 
-    @property
-    def timers(self) -> StageTimers:
-        """Where stages are counted, and recorded on demand."""
-        return self._timers
-
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent per stage so far, over all threads; `wait` is the consumer's."""
-        return self._timers.seconds()
+        return self.timers.seconds()
 
     @property
     def fetch_counts(self) -> FetchCounts | None:
