@@ -40,7 +40,10 @@ from lmdali.tools.sources import open_source
 
 # Two cores are shared with whatever else runs: a slow example is no failure, and examples must not change by the day.
 settings.register_profile(
-    "lmdali", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "lmdali",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("lmdali")
 # Tensors this small gain nothing from threads, which lose much where they wait for each other beside other tests.

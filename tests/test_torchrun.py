@@ -10,15 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ranked_loader import start_ranks
 
 from lmdali.model.checkpoint import CheckpointDirectory
 from lmdali.model.device import pick_devices
 from lmdali.model.journal import read_metrics
 from lmdali.model.presets import PRESETS
 from lmdali.model.torchrun import TorchrunPlace, torchrun_place
+from lmdali.model.trainer import Trainer
 from lmdali.pipeline.errors import ConfigError, MachineError
+from lmdali.tools import train_job
 from lmdali.tools.train_job import TrainJob, train_dataset
 
 SETTINGS = ["--preset", "small", "--width", "0.03125", "-b", "8", "--schedule", "constant", "-j", "1"]
@@ -112,6 +116,34 @@ def datasets(
     folder = make_photo_folder(root / "source", per_class=8, sides=(60, 120))
     train, val = (make_dataset(folder, root / name, encoding="raw", seed=seed) for seed, name in enumerate("tv"))
     return train, val
+
+
+def told_again(datasets: tuple[Path, Path], run_dir: Path) -> None:
+    """What a rank does: the second is told to stop while it trains, the first while it says what came of it."""
+    train_on, finished_report = Trainer._train_on, train_job.finished_report
+
+    def stopped(*arguments: Any) -> None:
+        train_on(*arguments)
+        if os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGTERM)
+
+    def told(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return finished_report(*arguments)
+
+    Trainer._train_on, train_job.finished_report = stopped, told  # type: ignore[method-assign]
+    preset = PRESETS["small"].changed(model={"width": 1 / 32}, train={"schedule": "constant"}, batch_size=8)
+    job = TrainJob(
+        train=datasets[0], val=datasets[1], run_dir=run_dir, preset=preset, device="cpu", num_threads=1, parallel="ddp"
+    )
+    assert train_dataset(job).result.stopped_by == signal.SIGTERM
+
+
+def test_what_torchrun_does_to_the_rest_when_one_rank_has_left_ends_none_of_them(
+    tmp_path: Path, datasets: tuple[Path, Path]
+) -> None:
+    assert start_ranks(2, told_again, datasets, tmp_path / "run", meet=False) == [0, 0]
+    assert len(steps_saved(tmp_path / "run")) == 1
 
 
 @contextmanager

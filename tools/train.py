@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +100,7 @@ def command(train: Place | None, val: Place | None, as_json: bool, quiet: bool, 
     assert train is not None and val is not None
     job = TrainJob(train=train, val=val, preset=recipe.preset, recipe=recipe.to_json(), **recipe.loader, **given)
     report = train_dataset(job, progress)
-    if not _prepare_end(given["parallel"], report.result.stopped_by):
+    if torchrun_place(given["parallel"]).rank == 0:
         print_json(report.to_json()) if as_json else print_report(report)
     end_as(report.result.stopped_by)
 
@@ -120,7 +119,7 @@ def _train_chain(
         return
     _require({"--run-dir": given["run_dir"]})
     report = run_chain(stages, given, progress=progress)
-    if not _prepare_end(given["parallel"], report.stopped_by):
+    if torchrun_place(given["parallel"]).rank == 0:
         print_json(report.to_json()) if as_json else print_chain(report)
     end_as(report.stopped_by)
 
@@ -129,12 +128,3 @@ def _require(values: Mapping[str, object]) -> None:
     for name, value in values.items():
         if value is None:
             raise click.UsageError(f"Missing {name}.")
-
-
-def _prepare_end(parallel: Parallel, stopped_by: int | None) -> int:
-    """This process's rank, which may have to outlive a signal until it has said what there is to say."""
-    place = torchrun_place(parallel)
-    if place.world_size > 1 and stopped_by is not None:
-        # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return place.rank

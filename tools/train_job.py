@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def train_dataset(job: TrainJob, progress: TextIO | None = None) -> TrainReport:
         progress: stream for progress lines, usually stderr; None for silence.
 
     Returns:
-        The same on every rank.
+        The same on every rank. Where a signal has stopped several ranks, their processes ignore SIGTERM from then on.
 
     Raises:
         ConfigError: options that do not go together, or with what torchrun says.
@@ -204,6 +205,9 @@ def _train(
                 lambda: save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
             )
         result = trainer.fit()
+        if ranks.world_size > 1 and result.stopped_by is not None:
+            # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
 
