@@ -70,8 +70,8 @@ class Loader(Protocol):
     """What a trainer or evaluator may ask of a loader, whichever backend is behind it.
 
     One iteration is one epoch of this rank (or the rest of it, after `load_state_dict`). The loader advances its own
-    epoch when an iteration is exhausted; `set_epoch` overrides that. `break`, exceptions, a second iteration and a
-    second `close()` are all fine.
+    epoch when an iteration is exhausted; `set_epoch` overrides that. `break`, exceptions and a second `close()` are
+    all fine, and so is a second iteration, which ends the first: asked for more, that one says so.
     """
 
     @property

@@ -8,6 +8,7 @@ from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
 from typing import Self
 
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.process_bound import ProcessBound
 
 
@@ -17,6 +18,7 @@ class BatchIterator(ProcessBound):
     A loader may be closed by another thread than the one that iterates: a generator alone would refuse that.
 
     Args:
+        num_batches: of them.
         walk: the batches. The garbage collector may end it in any thread, so its end must wait for nothing.
         alone: makes a context in which nobody else is at them.
         given_up: called when this is closed before its end.
@@ -25,6 +27,7 @@ class BatchIterator(ProcessBound):
 
     def __init__(
         self,
+        num_batches: int,
         walk: Generator[Batch, None, None],
         alone: Callable[[], AbstractContextManager[object]],
         given_up: Callable[[BatchIterator], None],
@@ -32,14 +35,22 @@ class BatchIterator(ProcessBound):
     ) -> None:
         super().__init__()
         self._walk, self._alone, self._given_up, self._asked = walk, alone, given_up, asked
+        self._num_left, self._gave_way = num_batches, False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
         with self._alone():
+            if self._gave_way:
+                raise ConfigError(
+                    "this iteration was ended by another one of the same loader, before it was through: for two at a "
+                    "time make two loaders"
+                )
             try:
-                return next(self._walk)
+                batch = next(self._walk)
+                self._num_left -= 1
+                return batch
             finally:
                 self._asked()
 
@@ -48,8 +59,14 @@ class BatchIterator(ProcessBound):
         """Whether a batch is being made; for whoever is alone, and so must be a signal handler amidst it."""
         return getgeneratorstate(self._walk) == GEN_RUNNING
 
+    def give_way(self) -> None:
+        """As `close`, for another iteration. Whoever asks for more must not take this for the end of an epoch."""
+        with self._alone():
+            self._gave_way |= self._num_left > 0 and getgeneratorstate(self._walk) != GEN_CLOSED
+            self.close()
+
     def close(self) -> None:
-        """End here; asks for no more batches."""
+        """End here: there are no more batches."""
         with self._alone():
             was_open = getgeneratorstate(self._walk) != GEN_CLOSED
             self._walk.close()

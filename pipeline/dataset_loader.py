@@ -157,14 +157,14 @@ class DatasetLoader(ProcessBound):
         return self._slice.num_steps()
 
     def __iter__(self) -> Iterator[Batch]:
-        """The current epoch, or what `load_state_dict` left of it, for any number of threads; ends other iterations."""
+        """The current epoch, or what `load_state_dict` left of it, for any number of threads; no other goes on."""
         self._require_own_process()
         with self._alone():
             if self._closed:
                 raise ConfigError("this loader was closed: make another with create_loader")
             before, self._active = self._active, None
             if before is not None:
-                before.close()
+                before.give_way()
             if self._epoch_delivered:
                 self._go_to(self._epoch + 1, 0)
             place = Place(self._epoch, self._resume_at or 0)
@@ -172,8 +172,8 @@ class DatasetLoader(ProcessBound):
             if place.position == 0:
                 self._digest = 0
             self._queue.open(place)
-            walk = self._walk(place, self._walk_number)
-            self._active = BatchIterator(walk, self._alone, self._give_up, self._release_if_closed)
+            steps, walk = self._slice.num_steps(place.position), self._walk(place, self._walk_number)
+            self._active = BatchIterator(steps, walk, self._alone, self._give_up, self._release_if_closed)
             return self._active
 
     def set_epoch(self, epoch: int) -> None:

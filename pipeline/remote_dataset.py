@@ -61,7 +61,7 @@ class RemoteDataset:
         with suppress(OSError):  # another user's, perhaps
             os.utime(directory)  # when it was opened
         _write_if_new(directory / MANIFEST_FILE, payload)
-        _write_if_new(directory / ADDRESS_FILE, f"{self.store.shown}\n".encode())
+        _write_if_new(directory / ADDRESS_FILE, f"{self.store.shown}\n".encode("utf-8", "backslashreplace"))
         for name in _STATISTICS:
             try:
                 _write_if_new(directory / name, self._small(name))

@@ -121,6 +121,7 @@ class ShardCache:
         """
         partial, final = self._partial(info), self.shard_directory(info)
         restore_offsets(partial, info)
+        self._touch(partial)  # first: a kill behind the renaming would leave it with a date that counts as the latest
         with storage_errors(final):
             sync_directory(partial)
         # Behind the gate: whoever counts would see it in neither place, or in both.
@@ -129,7 +130,6 @@ class ShardCache:
             final.parent.mkdir(exist_ok=True)
             partial.rename(final)
             sync_directory(final.parent)
-        self._touch(info)
         self._locks.shared(lock_byte(info.sha256))
 
     def abandon(self, info: ShardInfo) -> None:
@@ -180,7 +180,7 @@ class ShardCache:
             if not self._locks.shared(byte):
                 return Claim.BUSY
             if self._is_sound(info):  # it may have been removed meanwhile
-                self._touch(info)
+                self._touch(self.shard_directory(info))
                 return Claim.READY
         if not self._locks.exclusive(byte):
             # Whoever fetches it has not published it. While we share it nobody fetches or removes it: what is there
@@ -195,7 +195,7 @@ class ShardCache:
             )
         if self._is_sound(info):  # published while we asked
             self._locks.shared(byte)
-            self._touch(info)
+            self._touch(self.shard_directory(info))
             return Claim.READY
         with self._locks.gate(), storage_errors(self.directory):
             _remove(self.shard_directory(info))
@@ -243,7 +243,7 @@ class ShardCache:
     def _partial(self, info: ShardInfo) -> Path:
         return self.directory / UNFINISHED / f"{info.sha256}.{info.file_bytes}"
 
-    def _touch(self, info: ShardInfo) -> None:
+    def _touch(self, directory: Path) -> None:
         clock = self.directory / "clock"
         with self._locks.gate(), storage_errors(clock):
             text = clock.read_text() if clock.is_file() else ""
@@ -255,7 +255,7 @@ class ShardCache:
             finally:
                 os.close(descriptor)
             with suppress(PermissionError):  # another user's, who shares the directory: only its owner may date it
-                os.utime(self.shard_directory(info) / DATA_FILE, (count, count))
+                os.utime(directory / DATA_FILE, (count, count))
 
     def _let_go(self, sha256: str) -> None:
         with self._own_lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
     Raises:
         IntegrityError: the file is missing, not Parquet, or too short.
     """
-    with _parquet_errors(path), pq.ParquetFile(path) as file:
+    with _parquet_errors(path), _opened(path) as source:
+        file = pq.ParquetFile(source)
         metadata = file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         first_rows = [0, *accumulate(sizes)]
@@ -70,7 +72,8 @@ class ColumnReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         with _parquet_errors(path):
-            self._file = pq.ParquetFile(path)
+            self._source = _opened(path)
+            self._file = pq.ParquetFile(self._source)
             metadata = self._file.metadata
             sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
             self._first_rows = [0, *accumulate(sizes)]
@@ -93,7 +96,7 @@ class ColumnReader:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._source.close()
 
 
 def has_column(path: Path, column: str) -> bool:
@@ -102,8 +105,8 @@ def has_column(path: Path, column: str) -> bool:
     Raises:
         IntegrityError: the file is missing or not Parquet.
     """
-    with _parquet_errors(path):
-        return column in pq.read_schema(path).names
+    with _parquet_errors(path), _opened(path) as source:
+        return column in pq.read_schema(source).names
 
 
 def read_integers(path: Path, column: str) -> NDArray[np.int64]:
@@ -146,8 +149,13 @@ def count_values(path: Path, column: str) -> Counter[Any]:
 
 
 def _read(path: Path, columns: list[str] | None) -> Any:
-    with _parquet_errors(path):
-        return pq.read_table(path, columns=columns)
+    with _parquet_errors(path), _opened(path) as source:
+        return pq.read_table(source, columns=columns)
+
+
+def _opened(path: Path) -> Any:
+    """The open file, by its name's bytes: pyarrow takes no text that is not UTF-8."""
+    return pa.OSFile(os.fsencode(path))
 
 
 @contextmanager

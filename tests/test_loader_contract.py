@@ -243,8 +243,30 @@ def test_a_second_iteration_ends_the_first(make: Make) -> None:
     next(first)
     second = iter(loader)
     assert indices([next(second)]) == order()[:5]
-    assert list(first) == []
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"ended by another one of the same loader.*make two loaders"):
+            next(first)
     assert indices(second) == order()[5:]
+
+
+def test_an_iteration_that_was_through_or_closed_is_ended_by_no_other(make: Make) -> None:
+    loader = make(drop_last=False)
+    through = iter(loader)
+    assert list(through)
+    last = iter(loader)
+    for _ in range(len(loader)):
+        next(last)  # and not asked whether it is through
+    closed = iter(loader)
+    next(closed)
+    closed.close()  # type: ignore[attr-defined]
+    assert list(loader)
+    assert list(through) == list(last) == list(closed) == []
+
+
+def test_two_iterations_at_a_time_are_no_short_epoch(make: Make) -> None:
+    loader = make(drop_last=False)
+    with pytest.raises(ConfigError, match="make two loaders"):
+        list(zip(loader, loader, strict=False))
 
 
 def test_set_epoch_within_an_epoch_is_not_forgotten(make: Make) -> None:

@@ -31,6 +31,15 @@ def test_files_follow_each_other_and_every_entry_has_a_path_of_its_own(tmp_path:
     assert [own_name(e) is not None for e in source.entries] == [True, False, False, True, False]
 
 
+def test_a_file_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/donn\xe9es"))
+    folder.mkdir()
+    write(tmp_path / "train.parquet", hub_table([b"x", b"yz"], [0, 1])).rename(folder / "train.parquet")
+    source = open_source(folder)
+    assert [entry.label for entry in source.entries] == [0, 1]
+    assert [source.read(entry) for entry in source.entries] == [b"x", b"yz"]
+
+
 def test_files_that_do_not_belong_together_or_are_empty_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a/train-0.parquet", hub_table([b"x"], [0], names=("p", "q")))
     write(tmp_path / "a/train-1.parquet", hub_table([b"x"], [0], names=("q", "p")))

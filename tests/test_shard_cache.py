@@ -90,6 +90,29 @@ def test_the_least_recently_used_goes_first_whatever_the_clock_of_the_machine_sa
     assert small.used_bytes() <= limit
 
 
+def test_a_shard_whose_process_dies_as_it_is_published_counts_as_used_then(
+    cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not at the time of day, which is later than any count of uses: it would outlive all others."""
+    first, second, *_ = manifest.shards
+
+    def killed(directory: Path) -> None:
+        if directory == cache.shard_directory(first).parent:  # its name is there, and is not yet synced
+            raise SystemExit
+
+    monkeypatch.setattr(shard_cache, "sync_directory", killed)
+    assert cache.claim(first) is Claim.MINE
+    with pytest.raises(SystemExit):
+        fetch(cache, first, small_jpeg_dataset)
+    cache.close()
+    monkeypatch.undo()
+    other = ShardCache(cache.directory, 10**9)
+    assert other.claim(second) is Claim.MINE
+    fetch(other, second, small_jpeg_dataset)
+    assert [entry.sha256 for entry in other.entries()] == [first.sha256, second.sha256]
+    other.close()
+
+
 def test_a_shard_in_use_is_not_removed_by_anybody(
     cache: ShardCache, manifest: Manifest, small_jpeg_dataset: Path
 ) -> None:

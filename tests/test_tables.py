@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -124,6 +125,18 @@ def test_a_missing_or_damaged_table_is_named(tmp_path: Path) -> None:
         (tmp_path / "t").write_bytes(damaged)
         with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
             read_rows(tmp_path / "t")
+
+
+def test_a_table_in_a_folder_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
+    """A dataset that was copied there; pyarrow takes such a name as bytes only."""
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/donn\xe9es"))
+    folder.mkdir()
+    write_rows(tmp_path / "t", RecordRow, [RECORD, replace(RECORD, row=1)])
+    path = (tmp_path / "t").rename(folder / "t")
+    assert [row["row"] for row in read_rows(path)] == [0, 1] == read_integers(path, "row").tolist()
+    assert take_rows(path, ["row"], [1]) == [{"row": 1}]
+    with closing(ColumnReader(path)) as reader:
+        assert reader.read(["row"], 0, 2) == {"row": [0, 1]}
 
 
 def test_paths_are_written_as_text_a_terminal_can_show() -> None:

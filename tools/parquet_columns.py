@@ -62,7 +62,8 @@ class TableScan:
 
 def open_parquet(path: str) -> Any:
     """A `pyarrow.parquet.ParquetFile` that reads piece by piece, in the calling thread."""
-    return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    # By its name's bytes: pyarrow takes no text that is not UTF-8.
+    return pq.ParquetFile(pa.OSFile(os.fsencode(path)), buffer_size=BUFFER_BYTES, pre_buffer=False)
 
 
 def scan_table(path: str, image: str | None = None, label: str | None = None) -> TableScan:

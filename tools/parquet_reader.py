@@ -125,4 +125,4 @@ class _OpenTable:
 
     def close(self) -> None:
         self._batches = iter(())
-        self._file.close()
+        self._file.close(force=True)
