@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def towers(device: torch.device, plan: WindowPlan) -> Iterator[Row]:
         step = TrainStep(model, PaperSGD(parameter_groups(model, TrainConfig()), 0.001), device=device)
         torch.manual_seed(0)  # the same masks; making layers on a GPU draws from its generator
         losses.append([float(step(batch)[0]) for _ in range(5)])
-        rates.append(measure([ModelProbe(step, batch)], plan, synchronize=_wait)[0])
+        rates.append(measure([ModelProbe(step, batch)], plan, synchronize=partial(torch.cuda.synchronize, device))[0])
         del model, step
     difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
     yield {
@@ -122,7 +123,7 @@ def _rate(
     )
     batch = _batch(batch_size, device)
     with _without_fusing(way == _STEPS):
-        return measure([ModelProbe(step, batch)], plan, synchronize=_wait)[0]
+        return measure([ModelProbe(step, batch)], plan, synchronize=partial(torch.cuda.synchronize, device))[0]
 
 
 @contextmanager
@@ -141,7 +142,3 @@ def _batch(batch_size: int, device: torch.device) -> Batch:
     images = torch.randn(batch_size, 3, 224, 224, generator=generator).mul_(70).to(device)
     labels = torch.randint(0, 1000, (batch_size,), generator=generator).to(device)
     return Batch(images.contiguous(memory_format=torch.channels_last), labels, torch.arange(batch_size))
-
-
-def _wait() -> None:
-    torch.cuda.synchronize()

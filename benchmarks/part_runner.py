@@ -108,7 +108,7 @@ class PartRunner:
     def _one_worker(self, names: list[str], deadline: float) -> int:
         """How many of these parts it has begun."""
         self._worker = subprocess.Popen(
-            self._command(names), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+            self._command(names), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0
         )
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_read, args=(self._worker.stdout, lines), daemon=True).start()

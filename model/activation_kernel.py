@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lmdali.pipeline.gpu_kernels import FUSED
+
 _TILE_ELEMENTS = 1024
 _PROGRAMS_PER_PROCESSOR = 8
 
@@ -124,6 +126,7 @@ def _launch(
             BLOCK_P=max(1, _TILE_ELEMENTS // block_channels),
             BLOCK_C=block_channels,
             num_warps=8,
+            **FUSED,
         )
 
 

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lmdali.pipeline.gpu_kernels import FUSED
+
 _BLOCK = 1024
 
 
@@ -43,7 +45,7 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], size: int, alpha: float) -
     # Triton launches on the current device.
     with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
         kernel[(triton.cdiv(count, _BLOCK),)](
-            *tensors, count, channels, height, width, alpha / size**2, HALF=size // 2, BLOCK=_BLOCK
+            *tensors, count, channels, height, width, alpha / size**2, HALF=size // 2, BLOCK=_BLOCK, **FUSED
         )
 
 

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lmdali.pipeline.gpu_kernels import FUSED
+
 _BLOCK = 1024
 
 
@@ -67,7 +69,7 @@ def _launch(kernel: Any, count: int, tensors: tuple[Tensor, ...], *numbers: int)
     large = max(tensor.numel() for tensor in tensors) >= 2**31
     # Triton launches on the current device.
     with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
-        kernel[(triton.cdiv(count, _BLOCK),)](*tensors, count, *numbers, WIDE=large, BLOCK=_BLOCK)
+        kernel[(triton.cdiv(count, _BLOCK),)](*tensors, count, *numbers, WIDE=large, BLOCK=_BLOCK, **FUSED)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

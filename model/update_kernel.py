@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lmdali.pipeline.gpu_kernels import FUSED
+
 _BLOCK = 1024
 
 
@@ -29,7 +31,9 @@ def update(weight: Tensor, velocity: Tensor, gradient: Tensor, rate: Tensor, mom
     count = weight.numel()
     # Triton launches on the current device.
     with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
-        _update[(triton.cdiv(count, _BLOCK),)](weight, velocity, gradient, rate, count, momentum, decay, BLOCK=_BLOCK)
+        _update[(triton.cdiv(count, _BLOCK),)](
+            weight, velocity, gradient, rate, count, momentum, decay, BLOCK=_BLOCK, **FUSED
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -10,6 +10,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
+FUSED = {"enable_fp_fusion": True}
+"""For a launch: a product and the sum that it goes into are rounded once, as one operation. What is not said is a
+default of Triton's, which changes with its version, and with it the last bits; Triton 3.9 warns of that."""
+
+UNFUSED = {"enable_fp_fusion": False}
+"""For a launch: each operation is rounded for itself, as torch's are."""
+
 
 def has_gpu_kernels(device: torch.device) -> bool:
     """Whether this project's Triton kernels run on `device`: on a GPU, where torch brought Triton along."""

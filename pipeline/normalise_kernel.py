@@ -1,8 +1,9 @@
 """The arithmetic of `DeviceNormalizer` in one pass over memory, for a GPU. Triton, bit for bit the eager one.
 
 `(pixel - mean + shift) * scale`, each operation rounded for itself: a sum that is multiplied is no multiply-add, so the
-compiler has nothing to contract. Threads next to each other take elements next to each other, because the part of the
-mean image under a patch begins anywhere and cannot be read in wide words: each is read where it lies, from the cache.
+compiler has nothing to contract, and is told not to. Threads next to each other take elements next to each other,
+because the part of the mean image under a patch begins anywhere and cannot be read in wide words: each is read where it
+lies, from the cache.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from lmdali.pipeline.gpu_kernels import UNFUSED
 
 _THREADS = 128
 _STEPS = 4
@@ -73,6 +76,7 @@ def normalise(
             STEPS=_STEPS,
             THREADS=_THREADS,
             num_warps=_THREADS // 32,
+            **UNFUSED,
         )
 
 

@@ -24,7 +24,7 @@ from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import common_cautions, evidence_of
-from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, place_model, training_step
+from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, kept_generators, place_model, training_step
 from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.stage_detail import MAX_SECONDS
@@ -64,7 +64,7 @@ def profile_iterable(
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
     config = config_of_rank(config, place)
-    with process_group(place, device) as ranks, torch.random.fork_rng():
+    with process_group(place, device) as ranks, kept_generators(device):
         return _profile(make, name, config, device, ranks, place, model, quiet=quiet or not ranks.is_first)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -56,6 +57,15 @@ def place_model(
         model = AlexNet(AlexNetConfig(num_classes=max(num_classes, 2), width=width))
     placed: nn.Module = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed.train()
+
+
+def kept_generators(device: torch.device) -> AbstractContextManager[None]:
+    """A context after which random numbers go on as if a profile had drawn none, on the CPU and on this device.
+
+    Of this one alone: unless told, torch begins to use every GPU of the machine for that, and takes memory on each.
+    """
+    kept: AbstractContextManager[None] = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    return kept
 
 
 class PacedStep:

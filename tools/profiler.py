@@ -49,7 +49,7 @@ from lmdali.tools.profile_facts import (
 )
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
-from lmdali.tools.profiled_model import place_model, require_trainable, training_step
+from lmdali.tools.profiled_model import kept_generators, place_model, require_trainable, training_step
 from lmdali.tools.rank_profile import config_of_rank, measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
@@ -126,7 +126,7 @@ def _profile(
         cold = measure_cold(loader_config, plan, record_bytes=record_bytes, quiet=quiet)
     resident, start = resident_share(paths), perf_counter()
     part = {"rank": ranks.rank, "world_size": ranks.world_size}
-    with create_loader(loader_config, device, **part) as loader, torch.random.fork_rng():
+    with create_loader(loader_config, device, **part) as loader, kept_generators(device):
         ranges = config.ranges()
         loader.timers.annotate(ranges)
         first = first_batch(loader)

@@ -9,7 +9,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from lmdali.model.device import pick_device
@@ -25,7 +24,7 @@ from lmdali.tools.machine import machine_facts
 from lmdali.tools.measurement import Rate
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import cautions_on, epoch_gap, evidence_of, look_inside, setting_of
-from lmdali.tools.profiled_model import place_model, require_trainable, training_step
+from lmdali.tools.profiled_model import kept_generators, place_model, require_trainable, training_step
 from lmdali.tools.step_probes import LoaderProbe, Step, first_batch, measure_on, step_probes
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.verdict import judge
@@ -86,7 +85,7 @@ def profile_address(
     manifest = place_manifest(address, cache_dir=config.cache_dir)
     loader_config = config.loader_config(address, augment)
     start = perf_counter()
-    with create_loader(loader_config, device, rank=0, world_size=1) as loader, torch.random.fork_rng():
+    with create_loader(loader_config, device, rank=0, world_size=1) as loader, kept_generators(device):
         ranges = config.ranges()
         loader.timers.annotate(ranges)
         first = first_batch(loader)
