@@ -39,7 +39,6 @@ from lmdali.model.variants import BASELINE, choose_variants
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.machine import machine_facts
 from lmdali.tools.report_table import print_table
 
@@ -95,7 +94,7 @@ def learn(
     quiet = replace(
         loaders,
         dataset=val,
-        augment=evaluation_augment(augment, views=1),
+        augment=augment.evaluation(),
         order="sequential",
         basis=train,
     )

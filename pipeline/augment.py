@@ -22,7 +22,7 @@ from lmdali.pipeline.resized_crop import draw_windows
 from lmdali.pipeline.whole_number import check_choices, check_fields
 
 Crop = Literal["random", "resized", "center", "ten"]
-Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "none"]
+Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "imagenet", "none"]
 MeanWindow = Literal["aligned", "center"]
 Lighting = Literal["none", "eigenvalues", "roots"]
 _CHOICES = {
@@ -31,6 +31,9 @@ _CHOICES = {
     "mean_window": get_args(MeanWindow),
     "lighting": get_args(Lighting),
 }
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""RGB on the scale 0..1: the constants that torchvision's and most other pretrained networks expect."""
 
 _CROP_STREAM, _LIGHTING_STREAMS, _CHUNK_STREAM = 0, (1, 2), 3
 
@@ -49,7 +52,8 @@ class AugmentConfig:
         crop_chunk: so many consecutive samples of the epoch's global order share one crop offset and flip (32 in the
             2012 code: 4 draws per minibatch of 128); 1 draws for each, as "resized" must. Lighting is always per image.
         normalize: "mean_image" subtracts the mean at each pixel (the paper); "channel_mean" one number per channel;
-            "channel_mean_std" also divides by the channel's standard deviation; "none". "resized" has no mean image.
+            "channel_mean_std" also divides by the channel's standard deviation; "imagenet" does so with the constants
+            that pretrained networks expect, whatever the dataset; "none". "resized" has no mean image.
         mean_window: which part of the mean image a patch loses: "aligned" that under the patch, mirrored with it (the
             paper's text: subtract, then crop); "center" always the central one, never mirrored (the 2012 code).
         lighting: "eigenvalues" adds sum_i p_i a_i lambda_i with pixels on the scale 0..1 (the paper's text);
@@ -96,7 +100,7 @@ class AugmentConfig:
         if self.crop == "resized" and (self.normalize == "mean_image" or self.crop_chunk != 1):
             raise ConfigError(
                 'crop "resized" takes windows of any size, each for itself: set normalize to channel_mean_std, '
-                "channel_mean or none, and crop_chunk to 1"
+                "channel_mean, imagenet or none, and crop_chunk to 1"
             )
         if self.crop in ("center", "ten") and (self.flip or self.lighting != "none" or self.crop_chunk != 1):
             raise ConfigError(f'crop "{self.crop}" is for evaluation: set flip=False, lighting="none" and crop_chunk=1')
@@ -131,6 +135,15 @@ class AugmentConfig:
         """Windows of random area and aspect: what most trainings since then take."""
         return cls(crop="resized", normalize="channel_mean_std", lighting="none")
 
+    def evaluation(self, views: int = 1) -> AugmentConfig:
+        """What images of a validation set need for a network that is trained so: its crop size and normalisation.
+
+        Args:
+            views: 1 takes the centre, 10 the paper's ten crops; nothing is drawn.
+        """
+        chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
+        return replace(chosen, crop_size=self.crop_size, normalize=self.normalize, mean_window=self.mean_window)
+
     @property
     def num_views(self) -> int:
         """Views per sample."""
@@ -141,9 +154,14 @@ class AugmentConfig:
         return self.lighting != "none" and (self.lighting_epochs is None or epoch < self.lighting_epochs)
 
     @property
+    def keeps_pixels(self) -> bool:
+        """Whether views hold pixels as they were stored or resized, 0..255."""
+        return self.normalize == "none" and self.lighting == "none"
+
+    @property
     def needs_basis(self) -> bool:
         """Whether the statistics of a dataset are needed."""
-        return self.normalize != "none" or self.lighting != "none"
+        return self.normalize not in ("none", "imagenet") or self.lighting != "none"
 
 
 WINDOW_DEFAULTS = {"min_area": AugmentConfig.min_area, "max_aspect": AugmentConfig.max_aspect}  # of "resized" alone
@@ -294,6 +312,9 @@ def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size:
     """
     mean = np.zeros((image_size, image_size, 3), np.float32)
     scale, vectors = np.ones(3, np.float32), np.zeros((3, 3), np.float32)
+    if config.normalize == "imagenet":
+        mean += (255 * np.array(_IMAGENET_MEAN)).astype(np.float32)
+        scale = (1 / (255 * np.array(_IMAGENET_STD))).astype(np.float32)
     if not config.needs_basis:
         return PixelTransform(mean, scale, vectors)
     if basis is None:
@@ -303,7 +324,7 @@ def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size:
             found = None if basis.mean_image is None else basis.mean_image.shape
             raise ConfigError(f'normalize="mean_image" needs a mean image of {mean.shape}, the statistics have {found}')
         mean = basis.mean_image
-    elif config.normalize != "none":
+    elif config.normalize in ("channel_mean", "channel_mean_std"):
         mean = np.broadcast_to(basis.mean.astype(np.float32), mean.shape).copy()
     if config.normalize == "channel_mean_std":
         scale = (1.0 / np.maximum(basis.std, 1e-6)).astype(np.float32)

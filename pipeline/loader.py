@@ -243,8 +243,10 @@ def _synthetic_identity(config: LoaderConfig) -> DatasetIdentity:
 
 
 def _transform(config: LoaderConfig, reader: ShardReader | None, identity: DatasetIdentity) -> PixelTransform:
-    if reader is None or not config.augment.needs_basis:
+    if reader is None:
         return pixel_transform(AugmentConfig.pixels(), None, identity.image_size)
+    if not config.augment.needs_basis:
+        return pixel_transform(config.augment, None, identity.image_size)
     directory = reader.directory if config.basis is None else place_directory(config.basis, cache_dir=config.cache_dir)
     if config.basis is not None and not (directory / STATISTICS_FILE).is_file():
         raise InputError(f"{directory}: no {STATISTICS_FILE} here: give the training set's directory as basis")

@@ -119,8 +119,11 @@ class LoaderConfig:
         require_listable(self.order, self.records)
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
-        if self.dtype == "uint8" and self.augment.needs_basis:
-            raise ConfigError("uint8 batches hold pixels: use AugmentConfig.pixels(), or a float dtype")
+        if self.dtype == "uint8" and not self.augment.keeps_pixels:
+            raise ConfigError(
+                'uint8 batches hold pixels: use AugmentConfig.pixels(), or normalize="none" and lighting="none", or a '
+                "float dtype"
+            )
 
     def _check_kinds(self) -> None:
         if not isinstance(self.augment, AugmentConfig):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import (
+    AUGMENTS,
     AugmentConfig,
     AugmentParams,
     PixelTransform,
@@ -190,7 +191,7 @@ def test_a_crop_larger_than_the_images_is_refused() -> None:
     "fields",
     [
         {"crop": "corner"},
-        {"normalize": "imagenet"},
+        {"normalize": "caffe"},
         {"lighting": "strong"},
         {"crop_size": 0},
         {"lighting_std": -0.1},
@@ -381,6 +382,32 @@ def test_normalisation_centres_the_very_image_it_was_computed_from(normalize: An
         np.testing.assert_allclose(out.std(axis=(0, 1, 2)), 1, rtol=1e-5)
     if normalize == "mean_image":
         assert not out.any()
+
+
+def test_the_constants_of_pretrained_networks_need_no_statistics() -> None:
+    """As torchvision's ToTensor and Normalize."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    config = AugmentConfig(normalize="imagenet", lighting="none", crop="center", flip=False, crop_size=8)
+    out = apply_params(image, draw(config, [0], image_size=8), pixel_transform(config, None, 8), 8)
+    expected = (image[0] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(out[0], expected, rtol=0, atol=1e-5)
+    assert not config.needs_basis and not config.keeps_pixels
+    lit = replace(config, crop="random", lighting="roots")
+    with pytest.raises(ConfigError, match="lmdali pca"):
+        pixel_transform(lit, None, 8)
+    shift = pixel_transform(lit, basis_of(image[0]), 8)
+    np.testing.assert_array_equal(shift.scale, pixel_transform(config, None, 8).scale)
+    assert shift.vectors.any()
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize(("views", "crop"), [(1, "center"), (10, "ten")])
+def test_evaluation_is_normalised_as_training_is(name: str, views: int, crop: str) -> None:
+    training = replace(AUGMENTS[name](), crop_size=112)
+    held_out = training.evaluation(views)
+    assert (held_out.crop, held_out.num_views, held_out.crop_size) == (crop, views, 112)
+    assert (held_out.normalize, held_out.mean_window) == (training.normalize, training.mean_window)
+    assert not held_out.flip and held_out.lighting == "none" and held_out.evaluation(views) == held_out
 
 
 def test_a_constant_channel_does_not_divide_by_zero() -> None:

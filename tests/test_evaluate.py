@@ -22,10 +22,8 @@ from lmdali.model.error_analysis import analyse
 from lmdali.model.parallel import Ranks
 from lmdali.model.presets import PRESETS
 from lmdali.model.probabilities_file import load_probabilities, save_probabilities
-from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError
 from lmdali.pipeline.manifest import load_manifest
-from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.evaluate import EvalConfig, command, evaluate_networks
 from lmdali.tools.evaluation_page import save_evaluation_page
 from lmdali.tools.evaluation_report import EvalReport, class_rows
@@ -140,17 +138,6 @@ def test_classes_without_images_are_in_no_table_and_the_worst_come_first(trained
 def test_only_one_or_ten_views() -> None:
     with pytest.raises(ConfigError, match="views"):
         EvalConfig(views=5)
-
-
-def test_evaluation_keeps_size_and_normalisation_and_draws_nothing() -> None:
-    training = AugmentConfig(
-        crop_size=112, normalize="channel_mean_std", mean_window="center", lighting="roots", lighting_rescale=True
-    )
-    for views, crop in ((1, "center"), (10, "ten")):
-        augment = evaluation_augment(training, views)
-        assert (augment.crop, augment.num_views, augment.flip, augment.lighting) == (crop, views, False, "none")
-        assert (augment.crop_size, augment.normalize, augment.lighting_rescale) == (112, "channel_mean_std", False)
-        assert augment.mean_window == "center"
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,10 @@ from lmdali.pipeline.synthetic import SyntheticDataset
         ({"dtype": "uint8"}, "uint8 batches hold pixels"),
         ({"dtype": "uint8", "augment": AugmentConfig(normalize="none")}, "uint8 batches hold pixels"),
         ({"dtype": "uint8", "augment": AugmentConfig.ten_crop()}, "uint8 batches hold pixels"),
+        (
+            {"dtype": "uint8", "augment": AugmentConfig(normalize="imagenet", lighting="none")},
+            "uint8 batches hold pixels",
+        ),
     ],
 )
 def test_configs_that_cannot_work_are_refused(fields: dict[str, Any], message: str) -> None:

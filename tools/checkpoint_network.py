@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class CheckpointNetwork:
 
     def augment(self, views: int = 1) -> AugmentConfig:
         """Centre or ten crops, normalised as the training images were."""
-        return evaluation_augment(_training_augment(self.stored), views)
+        return _training_augment(self.stored).evaluation(views)
 
     @cached_property
     def digest(self) -> str:
@@ -80,7 +80,7 @@ def open_network(
     """
     path, stored = read_checkpoint(checkpoint)
     target = pick_device(device)
-    needs_basis = _training_augment(stored).normalize != "none"
+    needs_basis = _training_augment(stored).evaluation().needs_basis
     place = _find_basis(stored, path, basis, cache_dir) if needs_basis else None
     model = AlexNet(AlexNetConfig.from_json(stored.model_config)).to(target)
     model.load_state_dict(stored.model)
@@ -96,13 +96,6 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, Checkpoint]:
     """
     path = checkpoint_file(checkpoint)
     return path, load_checkpoint(path)
-
-
-def evaluation_augment(training: AugmentConfig, views: int) -> AugmentConfig:
-    """Centre or ten crops with the training images' size and normalisation, and nothing that is drawn."""
-    chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
-    kept = ("crop_size", "normalize", "mean_window")
-    return replace(chosen, **{name: getattr(training, name) for name in kept})
 
 
 def _training_augment(stored: Checkpoint) -> AugmentConfig:

@@ -27,7 +27,6 @@ from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
-from lmdali.tools.checkpoint_network import evaluation_augment
 from lmdali.tools.config_file import ORIGINS
 from lmdali.tools.dataset_pair import tell_of_pair
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, begin_from
@@ -97,7 +96,7 @@ class TrainJob(EpochOptions):
         val = dataclasses.replace(
             train,
             dataset=self.val,
-            augment=evaluation_augment(self.preset.augment, views=1),
+            augment=self.preset.augment.evaluation(),
             order="sequential",
             drop_last=None,
             decoded_cache_bytes=0,

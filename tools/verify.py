@@ -42,7 +42,8 @@ def command(
 
     With --parity no bytes are checked. The same batches are made by both backends, whole stored images and augmented
     ones, and the largest and mean difference is shown in gray levels; the exit code is 9 where it is larger than it may
-    be: 0 for raw pixels, 1 for JPEG decoded by DALI on a CPU, a mean of 1 for JPEG decoded on a GPU.
+    be: 0 for raw pixels, 1 for JPEG decoded by DALI on a CPU (a mean of 0.1), 2 more for resized windows (0.05), a mean
+    of 1 for JPEG decoded on a GPU.
     """
     if parity:
         _parity(dataset, device, batches, workers, as_json=as_json)
