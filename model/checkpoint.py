@@ -224,12 +224,23 @@ class CheckpointDirectory:
         found = ((_STEP_NAME.fullmatch(path.name), path) for path in self.directory.iterdir())
         return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
+    def candidates(self) -> list[Path]:
+        """What a run can go on from, the newest last; before all others the best one, which may outlive them."""
+        best = self.directory / BEST_NAME
+        return [*([best] if best.exists() else []), *self.paths()]
+
     def save(self, checkpoint: Checkpoint, *, step: int, best: bool = False) -> Path:
-        """Write the checkpoint of `step`, point `best.pt` to it if `best`, and remove those that are too many."""
+        """Write the checkpoint of `step`, point `best.pt` to it if `best`, and remove those that are too many.
+
+        Those of later steps go first: they are damaged, or this run would have gone on from them.
+        """
         with storage_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step-{step:09d}.pt"
         save_checkpoint(path, checkpoint)
+        paths = self.paths()
+        for later in paths[paths.index(path) + 1 :]:
+            later.unlink(missing_ok=True)
         self._arrange(path if best else None)
         return path
 
@@ -245,8 +256,8 @@ class CheckpointDirectory:
             self._arrange(best)
 
     def latest(self, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
-        """The newest whole checkpoint, or None; each damaged one on the way to it is reported through `warn`."""
-        for path in reversed(self.paths()):
+        """The newest whole checkpoint, or else the best one, or None; `warn` is told each damaged one on the way."""
+        for path in reversed(self.candidates()):
             try:
                 return path, load_checkpoint(path)
             except (IntegrityError, InputError) as error:

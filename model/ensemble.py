@@ -28,9 +28,9 @@ def ensemble_weights(weights: Sequence[float] | None, count: int) -> tuple[float
         return (1.0 / count,) * count
     if len(weights) != count:
         raise ConfigError(f"{len(weights)} weights for {count} networks: give one for each, in their order")
-    if not all(np.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights):
+    if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < float("inf"):
         shown = ",".join(f"{weight:g}" for weight in weights)
-        raise ConfigError(f"weights {shown}: they must be finite, not negative, and not all zero")
+        raise ConfigError(f"weights {shown}: they and their sum must be finite, not negative, and not all zero")
     return tuple(weight / sum(weights) for weight in weights)
 
 

@@ -37,26 +37,41 @@ class Journal:
     Args:
         run_dir: existing directory; the file is `metrics.jsonl` in it.
         resume_bytes: length of the part that a checkpoint knows of. What follows was written by steps that will be
-            taken again, and is cut off. None starts a new file.
+            taken again, and is cut off. None starts a new file. Where lines of that part were edited since, and the
+            length is no line's end any more, the lines say themselves which of them are of earlier steps.
         tensorboard: write the same numbers as TensorBoard events below `run_dir/tensorboard`.
-        resume_step: the step that TensorBoard continues after.
+        resume_step: the step that the run continues after.
+        resume_epoch: the epoch that it continues in.
 
     Raises:
         MissingExtraError: TensorBoard was asked for and is not installed.
+        InputError: the line of an epoch has no number where one belongs: better now than when the curve is drawn.
+        IntegrityError: another line is not a JSON object with a `kind`.
         StorageError: the file cannot be written.
     """
 
     def __init__(
-        self, run_dir: Path, *, resume_bytes: int | None = None, tensorboard: bool = False, resume_step: int = 0
+        self,
+        run_dir: Path,
+        *,
+        resume_bytes: int | None = None,
+        tensorboard: bool = False,
+        resume_step: int = 0,
+        resume_epoch: int = 0,
     ) -> None:
         self.path = run_dir / METRICS_FILE
         self.shortfall_bytes = 0
+        kept = b""
+        if resume_bytes is not None and self.path.exists():
+            with storage_errors(self.path):
+                kept = _earlier_part(self.path.read_bytes(), resume_bytes, resume_step, resume_epoch)
+            _parsed(kept, self.path)
         self._scalars = _open_tensorboard(run_dir, resume_step) if tensorboard else None
         with storage_errors(self.path):
             self._file = self.path.open("wb" if resume_bytes is None else "ab")
             if resume_bytes is not None:
-                self.shortfall_bytes = max(0, resume_bytes - self.path.stat().st_size)
-                os.truncate(self.path, min(resume_bytes, self.path.stat().st_size))
+                self.shortfall_bytes = max(0, resume_bytes - len(kept))
+                os.truncate(self.path, len(kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line; numbers also go to TensorBoard under `kind/name`.
@@ -97,20 +112,49 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file: give a run directory with a {METRICS_FILE}")
     with storage_errors(path):
-        lines = path.read_bytes().split(b"\n")
+        payload = path.read_bytes()
+    return _parsed(payload, path)
+
+
+def _parsed(payload: bytes, path: Path) -> list[dict[str, Any]]:
+    cure = "put it right, or remove the line"
     records = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is empty or incomplete
+    # What follows the last newline is empty or incomplete.
+    for number, line in enumerate(payload.split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise IntegrityError(f"{path}, line {number}: not JSON ({error}): edited or damaged") from error
+            raise IntegrityError(f"{path}, line {number}: not JSON ({error}): edited or damaged: {cure}") from error
         if not isinstance(record, dict) or "kind" not in record:
             found = "no 'kind'" if isinstance(record, dict) else f"a {type(record).__name__}, expected an object"
-            raise IntegrityError(f"{path}, line {number}: found {found}: edited, or not written by `lmdali train`")
+            raise IntegrityError(
+                f"{path}, line {number}: found {found}: edited, or not written by `lmdali train`: {cure}"
+            )
         if record["kind"] == "epoch":
-            require_keys(record, _EPOCH_KEYS, where=f"{path}, line {number}", cure="put it right, or remove the line")
+            require_keys(record, _EPOCH_KEYS, where=f"{path}, line {number}", cure=cure)
         records.append(record)
     return records
+
+
+def _earlier_part(payload: bytes, known_bytes: int, step: int, epoch: int) -> bytes:
+    """The lines that were there when a checkpoint was taken after `step`, in `epoch`, and `known_bytes` long."""
+    if known_bytes == 0 or payload[known_bytes - 1 : known_bytes] == b"\n":
+        return payload[:known_bytes]
+    # Cut within a line, the next one written would be a part of it.
+    earlier = b""
+    for line in payload.split(b"\n")[:-1]:
+        if _is_later(line, step, epoch):
+            break
+        earlier += line + b"\n"
+    return earlier
+
+
+def _is_later(line: bytes, step: int, epoch: int) -> bool:
+    try:
+        record = json.loads(line)
+        return bool(record["epoch"] >= epoch if record["kind"] == "epoch" else record["step"] > step)
+    except (ValueError, KeyError, TypeError):
+        return False  # no line of ours: whoever reads the file is told of it
 
 
 def _open_tensorboard(run_dir: Path, resume_step: int) -> _ScalarWriter:

@@ -137,7 +137,11 @@ def load_probabilities(path: Path) -> Probabilities:
     except KeyError:
         raise InputError(f"{path}: an .npz file, but not of probabilities of lmdali") from None
     except Exception as error:  # NumPy lets what zlib, tokenize and ast raise out, and MemoryError, on damaged headers
-        raise IntegrityError(f"{path}: not a readable file of probabilities ({error}): damaged or truncated") from error
+        # Not in NumPy's words, which tell how to load what it takes for a pickle without protection.
+        raise IntegrityError(
+            f"{path}: not a readable file of probabilities ({type(error).__name__}), damaged or truncated: make it "
+            "again with --save-probabilities"
+        ) from error
     if not known or about.get("version") != _VERSION:
         raise InputError(
             f"{path}: {about['format']}, version {about.get('version')}: this lmdali reads {_FORMAT}, {_VERSION}"

@@ -74,6 +74,7 @@ class Recorder:
 
         Raises:
             MissingExtraError: TensorBoard was asked for and is not installed.
+            InputError, IntegrityError: a line of earlier steps was edited or damaged.
             StorageError: the journal cannot be written.
         """
         state = self._state
@@ -83,6 +84,7 @@ class Recorder:
             resume_bytes=state.metrics_bytes if resumed else None,
             tensorboard=tensorboard,
             resume_step=state.step,
+            resume_epoch=state.epoch,
         )
         if self._journal.shortfall_bytes:
             self.say(f"{self._journal.path}: {self._journal.shortfall_bytes} bytes of earlier steps are missing")

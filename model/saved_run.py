@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from lmdali.model.checkpoint import Checkpoint, class_difference, content_digest, require_same_run
 from lmdali.model.generators import generator_states, restore_generators, seed_generators
 from lmdali.model.parallel import Ranks
-from lmdali.model.schedule import Schedule, continue_as
+from lmdali.model.schedule import Plateau, Schedule, continue_as
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainState
 from lmdali.model.weight_layout import Network, load_layout, velocities_of, weights_of
@@ -101,6 +102,7 @@ class SavedRun:
         else:
             continue_as(self.schedule, checkpoint.schedule, epochs_done=checkpoint.progress["epoch"])
         before, here = _flat(checkpoint.loader_config), _flat(self.loader_config)
+        other_set = before.get("validation_set", here.get("validation_set")) != here.get("validation_set")
         # Earlier versions kept less of the loader's settings.
         then, now = {**then, **before}, {**now, **{name: here[name] for name in here if name in before}}
         for name in now:
@@ -109,6 +111,11 @@ class SavedRun:
         if len(checkpoint.rng) != self.ranks.world_size:
             say(f"changed on resuming: ranks {len(checkpoint.rng)} -> {self.ranks.world_size}")
         self.state.restore(checkpoint.progress)
+        if other_set:
+            say("the lowest validation error begins anew: those so far are of another set")
+            self.state.best_top1_error, self.state.best_epoch = math.inf, -1
+            if isinstance(self.schedule, Plateau):
+                self.schedule.best_error, self.schedule.bad_epochs = math.inf, 0
 
     def begin_generators(self, resumed: Checkpoint | None) -> None:
         """Seed this rank's generators, or put them back; a rank that the checkpoint lacks gets a stream of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -84,11 +84,7 @@ class Trainer:
         self.model = model.to(self.device) if isinstance(model, AlexNet) else model
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
-        self.optimizer = PaperSGD(
-            parameter_groups(model, config),
-            config.lr,
-            momentum=config.momentum,
-        )
+        self.optimizer = PaperSGD(parameter_groups(model, config), config.lr, momentum=config.momentum)
         self.schedule = create_schedule(config.schedule, config.epochs)
         self._rates = LearningRates(config, self.schedule)
         self._step = TrainStep(
@@ -142,7 +138,7 @@ class Trainer:
             self.resume(checkpoint)
             self._resumed_from = path
             self._record.say(f"resuming at step {self.state.step} (epoch {self.state.epoch}) from {path}")
-        elif self.checkpoints.paths():
+        elif self.checkpoints.candidates():
             raise IntegrityError(
                 f"{self.checkpoints.directory}: every checkpoint is damaged: train again in another --run-dir"
             )
@@ -155,6 +151,8 @@ class Trainer:
             InputError: the checkpoint is of another network, other classes or another training set.
         """
         self._run.restore(checkpoint, self._record.say)
+        if self.state.epoch_steps > 0:
+            self.train_loader.load_state_dict(checkpoint.train_loader)
         self._resumed, self._may_replace = checkpoint, True
 
     def require_vacant(self) -> None:
@@ -166,14 +164,18 @@ class Trainer:
         """
 
         def check() -> None:
-            if not self._may_replace and (self.checkpoints.paths() or (self.run_dir / METRICS_FILE).exists()):
+            if not self._may_replace and (self.checkpoints.candidates() or (self.run_dir / METRICS_FILE).exists()):
                 raise InputError(f"{self.run_dir}: holds a run: continue it with --resume, or use another --run-dir")
             make_run_directory(self.run_dir)
 
         self.ranks.on_first(check)
 
-    def fit(self) -> TrainResult:
+    def fit(self, prepare: Callable[[], None] = lambda: None) -> TrainResult:
         """Train to the end, or until SIGINT or SIGTERM: then the step is finished and saved, and the result says so.
+
+        Args:
+            prepare: called on the first rank once no other process can train in `run_dir`: writes what else is kept
+                there.
 
         Raises:
             InputError: `run_dir` holds a run that this one does not resume.
@@ -187,7 +189,7 @@ class Trainer:
         stopped_by: int | None = None
         echo_seconds = LAUNCHER_ECHO_SECONDS if self.ranks.world_size > 1 else 0.0
         with contextlib.ExitStack() as opened:
-            self.ranks.on_first(lambda: self._open(opened))
+            self.ranks.on_first(lambda: self._open(opened, prepare))
             stop = opened.enter_context(StopSignal(echo_seconds=echo_seconds))
             while self.state.epoch < self.config.epochs and not self.schedule.finished and stopped_by is None:
                 if self._train_epoch(stop):
@@ -195,8 +197,9 @@ class Trainer:
                 stopped_by = self.ranks.agreed_signal(stop.received)
         return self._result(stopped_by)
 
-    def _open(self, opened: contextlib.ExitStack) -> None:
+    def _open(self, opened: contextlib.ExitStack, prepare: Callable[[], None]) -> None:
         opened.enter_context(run_lock(self.run_dir))
+        prepare()
         self.checkpoints.recover(self._resumed_from if self.state.ends_best_epoch else None)
         resumed = self._resumed is not None
         opened.enter_context(self._record.opened(resumed=resumed, tensorboard=self.config.tensorboard))
@@ -229,7 +232,6 @@ class Trainer:
     def _open_epoch(self) -> Iterator[Batch]:
         resumed, self._resumed = self._resumed, None
         if resumed is not None and self.state.epoch_steps > 0:
-            self.train_loader.load_state_dict(resumed.train_loader)
             if self.train_loader.epoch != self.state.epoch:
                 return iter(())  # stopped behind the last step of its epoch: only the validation is missing
         else:

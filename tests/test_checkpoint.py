@@ -135,9 +135,9 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_newest_few_are_kept_and_the_best(tmp_path: Path) -> None:
     directory = CheckpointDirectory(tmp_path / "checkpoints", keep=2)
-    for step in (10, 20, 30, 1_000_000_000, 40):
+    for step in (10, 20, 30, 999_999_999, 1_000_000_000):
         directory.save(example(step), step=step, best=step == 20)
-    assert [path.name for path in directory.paths()] == ["step-000000040.pt", "step-1000000000.pt"]
+    assert [path.name for path in directory.paths()] == ["step-999999999.pt", "step-1000000000.pt"]
     assert load_checkpoint(tmp_path / "checkpoints" / "best.pt").progress["step"] == 20
     assert len(list((tmp_path / "checkpoints").iterdir())) == 3
 
@@ -179,6 +179,25 @@ def test_the_newest_whole_checkpoint_is_found_behind_damaged_ones(tmp_path: Path
     assert found[1].progress["step"] == 1
     assert len(warnings) == 2
     assert all("passed over" in line for line in warnings)
+
+
+def test_the_best_one_is_gone_on_from_where_no_other_is_whole(tmp_path: Path) -> None:
+    directory = CheckpointDirectory(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        directory.save(example(step), step=step, best=step == 1)
+    for path in directory.paths():
+        path.write_bytes(b"damaged")
+    warnings: list[str] = []
+    found = directory.latest(warnings.append)
+    assert found is not None
+    assert (found[0].name, found[1].progress["step"], len(warnings)) == ("best.pt", 1, 2)
+    # The damaged ones are not the newest two any more, or this one would be removed for being too old.
+    directory.save(example(2), step=2)
+    assert [path.name for path in directory.paths()] == ["step-000000002.pt"]
+    directory.paths()[0].unlink()
+    (tmp_path / "best.pt").write_bytes(b"damaged")
+    assert directory.latest(warnings.append) is None
+    assert [path.name for path in directory.candidates()] == ["best.pt"]
 
 
 def test_an_empty_or_missing_directory_has_no_latest(tmp_path: Path) -> None:

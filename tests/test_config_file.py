@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_what_there_is_not_is_refused_with_the_nearest_that_there_is(document: d
     with pytest.raises(ConfigError, match=message) as caught:
         read_settings(document, origin="config file x.toml")
     assert str(caught.value).startswith("config file x.toml")
+
+
+def test_of_a_runs_facts_the_recipe_is_taken(tmp_path: Path) -> None:
+    facts = {"train": "data/train", "sessions": [{}], "recipe": {"preset": "small", "train": {"lr": 0.5}}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    found = load_settings(tmp_path / "run.json")
+    assert (found.preset, found.values) == ("small", {"train": {"lr": 0.5}})
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"recipe": None}))
+    with pytest.raises(ConfigError, match="recipe is None, expected the settings of a run"):
+        load_settings(tmp_path / "run.json")
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -64,7 +64,12 @@ def test_it_is_the_explicit_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_are_shares() -> None:
     assert ensemble_weights(None, 4) == (0.25,) * 4
     assert ensemble_weights([2, 1, 1], 3) == (0.5, 0.25, 0.25)
-    for wrong, message in (([1], "1 weights for 2"), ([1, -1], "not negative"), ([0, 0], "not all zero")):
+    for wrong, message in (
+        ([1], "1 weights for 2"),
+        ([1, -1], "not negative"),
+        ([0, 0], "not all zero"),
+        ([1e308] * 2, "sum"),
+    ):
         with pytest.raises(ConfigError, match=message):
             ensemble_weights(wrong, 2)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lmdali.model.journal import Journal, read_metrics
-from lmdali.pipeline.errors import InputError, IntegrityError
+from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 
 
 def line(step: int) -> dict[str, Any]:
@@ -45,6 +45,44 @@ def test_missing_earlier_lines_are_counted_not_filled_with_zeros(tmp_path: Path)
     journal.close()
     assert journal.shortfall_bytes == 1000
     assert read_metrics(journal.path) == [line(3)]
+
+
+def test_lines_that_were_edited_since_are_told_from_later_ones_by_what_they_say(tmp_path: Path) -> None:
+    """Cut at the length that the checkpoint knows, a line would be torn, and the next one written a part of it."""
+    journal = Journal(tmp_path)
+    epoch = {"kind": "epoch", "epoch": 0, "step": 2}
+    lines = [line(1), line(2), epoch, {"kind": "step", "epoch": 1, "step": 3}, {"kind": "step", "epoch": 1, "step": 4}]
+    for record in lines:
+        journal.write(record)
+        if record["step"] == 3:
+            known = journal.position_bytes()
+    journal.close()
+    whole = journal.path.read_bytes()
+    first = whole[: whole.index(b"\n") + 1]
+    for edited, steps, lost in (
+        (whole.replace(b"1.5", b'1.5, "note": "a word of mine"'), [1, 2, 2, 3], False),
+        (whole.replace(b'"loss"', b'"L"'), [1, 2, 2, 3], True),
+        (whole.removeprefix(first), [2, 2, 3], True),
+        (whole[: known - 20], [1, 2, 2], True),  # its end is gone
+    ):
+        journal.path.write_bytes(edited)
+        resumed = Journal(tmp_path, resume_bytes=known, resume_step=3, resume_epoch=1)
+        resumed.write(line(9))
+        resumed.close()
+        assert [record["step"] for record in read_metrics(journal.path)] == [*steps, 9]
+        assert (resumed.shortfall_bytes > 0) == lost
+    # Stopped behind the last step of an epoch, before it was validated: its line is to come again.
+    journal.path.write_bytes(whole.replace(b"1.5", b"1.50"))
+    Journal(tmp_path, resume_bytes=known, resume_step=2, resume_epoch=0).close()
+    assert [record["kind"] for record in read_metrics(journal.path)] == ["step", "step"]
+
+
+@pytest.mark.parametrize("damaged", [b'{"kind": "epoch", "epoch": 0, "step": 1, "val_loss": "low"}', b"a word of mine"])
+def test_what_the_end_of_a_run_could_not_read_is_told_when_it_is_resumed(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(damaged + b"\n")
+    with pytest.raises(LmdaliError, match=r"line 1: .*put it right, or remove the line"):
+        Journal(tmp_path, resume_bytes=len(damaged) + 1, resume_step=1, resume_epoch=1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == damaged + b"\n"
 
 
 def test_without_resuming_the_file_starts_anew(tmp_path: Path) -> None:

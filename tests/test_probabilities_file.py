@@ -62,6 +62,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_probabilities(tmp_path / "other.npz")
     with pytest.raises(ConfigError, match=r"ends in \.npz"):
         save_probabilities(tmp_path / "p.npy", some())
+    (tmp_path / "text.npz").write_text("text")  # which NumPy takes for a pickle, and says how to run it
+    with pytest.raises(IntegrityError, match="make it again with --save-probabilities") as caught:
+        load_probabilities(tmp_path / "text.npz")
+    assert "pickle" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_a_layers_own_rate_leaves_biases_alone_that_have_theirs() -> None:
     got = rates_at(config, 0.0)
     assert (got["conv1.weight"], got["conv1.bias"]) == (1e-5, 0.02)
     assert (got["fc8.weight"], got["fc8.bias"]) == (0.005, 0.01)  # a factor is for both
+    scheduled = TrainConfig(lr=0.01, bias_schedule="constant", schedule="constant", layer_lr="conv1=1e-5")
+    assert rates_at(scheduled, 0.0)["conv1.bias"] == 0.01
 
 
 def test_frozen_is_for_weights_and_biases_and_the_log_shows_the_others() -> None:
@@ -155,6 +157,8 @@ def test_both_towers_of_a_layer_are_in_its_group() -> None:
 
 
 def test_a_layer_that_the_network_lacks_is_refused() -> None:
+    # All of a kind are those that there are.
+    assert len(parameter_groups(TwoLayers(), TrainConfig(layer_lr="conv=0.1"))) == 4
     with pytest.raises(ConfigError, match="names conv6, the network has conv1, fc8"):
         parameter_groups(TwoLayers(), TrainConfig(layer_lr="conv6=0.1"))
     with pytest.raises(ConfigError, match="layer_lr"):

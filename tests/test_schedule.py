@@ -53,6 +53,11 @@ def test_plateau_reduces_three_times_and_then_stops() -> None:
     assert got == pytest.approx([1, 1, 0.1, 0.01, 0.001])
 
 
+def test_after_a_cut_the_patience_is_as_long_as_before() -> None:
+    got = factors("plateau:2", [0.5] * 20)
+    assert got == pytest.approx([1] * 4 + [0.1] * 3 + [0.01] * 3 + [0.001] * 3)
+
+
 def test_plateau_resumed_in_the_middle_of_counting_cuts_in_the_same_epoch() -> None:
     errors = [0.9, 0.7, 0.8, 0.8, 0.8, 0.6, 0.7, 0.7, 0.7, 0.7]
     whole = Plateau(patience=2)

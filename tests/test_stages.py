@@ -128,6 +128,7 @@ def test_mistakes_are_refused_with_the_name_of_the_stage(
         ("[[stage]]\nname = 'a/b'\ntrain_set = 'x'\nval_set = 'y'", "a name is letters"),
         ("[[stage]]\nname = 'a'\ntrain_set = 'x'\nval_set = 'y'\n" * 2, "is there once"),
         ("epochs = 3\n[[stage]]\nname = 'a'", "no such key: epochs"),
+        ("init_from = 'a'\n[[stage]]\nname = 'a'", "init_from is of one stage: put it below"),
     ],
 )
 def test_files_that_are_no_chain_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from lmdali.model.checkpoint import load_checkpoint
 from lmdali.model.journal import read_metrics
 from lmdali.model.presets import PRESETS, Preset
+from lmdali.model.run_lock import LOCK_FILE, run_lock
 from lmdali.model.torchrun import TorchrunPlace
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.errors import ConfigError, InputError, LockedError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.config_file import GivenSettings
 from lmdali.tools.dataset_pair import SameDatasetWarning, SwappedDatasetsWarning
@@ -158,6 +159,40 @@ def test_whatever_is_changed_on_resuming_is_shown(
             "lighting roots -> none",
         )
     ]
+
+
+def test_a_second_run_in_a_directory_changes_nothing_of_the_first(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
+    """Neither what the report says of its settings, nor the mean that it is evaluated with."""
+    job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=small_preset(epochs=1), num_threads=1)
+    train_dataset(job)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".png"}
+    assert {"run.json", "statistics.json", "mean.npy"} <= set(before)
+    second = dataclasses.replace(job, preset=small_preset(epochs=2, lr=0.5), resume=True)
+    with run_lock(tmp_path):
+        before[LOCK_FILE] = (tmp_path / LOCK_FILE).read_bytes()
+        with pytest.raises(LockedError, match="another run is training here"):
+            train_dataset(second)
+        assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_run_that_lost_its_journal_ends_with_its_report(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
+    arguments = (*datasets, "--run-dir", tmp_path, *FAST)
+    assert run(*arguments, "--quiet").exit_code == 0
+    (tmp_path / "metrics.jsonl").unlink()
+    outcome = run(*arguments, "--resume")
+    assert outcome.exit_code == 0, outcome.output
+    assert "no finished epoch, so there is no curve to draw" in outcome.stderr
+    assert "best checkpoint" in outcome.stdout
+    assert "learning curve" not in outcome.stdout
+
+
+def test_the_settings_of_a_run_are_a_file_of_settings(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
+    assert run(*datasets, "--run-dir", tmp_path, *FAST, "--quiet").exit_code == 0
+    typed, taken = (
+        json.loads(run(datasets[0], *given, "--print-config", "--json").stdout)
+        for given in (FAST, ("--config", tmp_path / "run.json"))
+    )
+    assert {**taken, "origins": None} == {**typed, "origins": None}
 
 
 @pytest.mark.parametrize(("number", "raised"), [(2, KeyboardInterrupt), (15, Terminated)])

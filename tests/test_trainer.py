@@ -19,6 +19,7 @@ from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
 from lmdali.model.journal import read_metrics
 from lmdali.model.saved_run import class_difference
+from lmdali.model.schedule import Plateau
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.trainer import Trainer
@@ -182,16 +183,18 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(
     assert metrics_of(tmp_path) == undisturbed[1]
 
 
-def real_loader() -> DatasetLoader:
+def real_loader(seed: int = 0) -> DatasetLoader:
     """The loader of this project, with its order and draws, and noise for images."""
-    return create_loader(LoaderConfig(dataset="synthetic:24x4", batch_size=8, backend="synthetic", prefetch=2))
+    return create_loader(
+        LoaderConfig(dataset="synthetic:24x4", batch_size=8, backend="synthetic", prefetch=2, seed=seed)
+    )
 
 
 def make_real(run_dir: Path, **fields: Any) -> Trainer:
     val = LoaderConfig(
         dataset="synthetic:12x4", augment=AugmentConfig.center(), order="sequential", backend="synthetic"
     )
-    return make(run_dir, train=real_loader(), val=create_loader(val), **fields)
+    return make(run_dir, **{"train": real_loader(), "val": create_loader(val), **fields})
 
 
 def digests_of(run_dir: Path) -> list[str]:
@@ -254,10 +257,27 @@ def test_progress_of_an_earlier_version_has_no_digest() -> None:
 
 def test_all_checkpoints_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     make(tmp_path, config=TrainConfig(**CONFIG.to_json() | {"epochs": 2, "schedule": "constant"})).fit()
-    for path in CheckpointDirectory(tmp_path / "checkpoints").paths():
+    for path in CheckpointDirectory(tmp_path / "checkpoints").candidates():
+        path.unlink()
         path.write_bytes(b"x")
     with pytest.raises(IntegrityError, match="every checkpoint is damaged"):
         make(tmp_path).resume_latest()
+
+
+def test_a_run_whose_newest_checkpoints_are_gone_goes_on_from_its_best(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    make(tmp_path, config=dataclasses.replace(CONFIG, keep_checkpoints=1)).fit()
+    checkpoints = CheckpointDirectory(tmp_path / "checkpoints")
+    best = load_checkpoint(checkpoints.candidates()[0]).progress["step"]
+    checkpoints.paths()[-1].unlink()
+    with pytest.raises(InputError, match="holds a run"):
+        make(tmp_path).fit()
+    resumed = make(tmp_path)
+    resumed.resume_latest()
+    assert resumed.state.step == best
+    assert resumed.fit().weights_sha256 == undisturbed[0].weights_sha256
+    assert metrics_of(tmp_path) == undisturbed[1]
 
 
 def test_a_damaged_record_costs_no_steps(tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]) -> None:
@@ -340,11 +360,41 @@ def test_changed_settings_of_the_loader_are_shown_where_the_checkpoint_knows_the
     assert changes == [f"changed on resuming: {change}" for change in ("batch_size 8 -> 4", "lighting roots -> none")]
 
 
-def test_another_schedule_goes_on_where_the_run_is(tmp_path: Path) -> None:
-    make(tmp_path, config=dataclasses.replace(CONFIG, epochs=2, schedule="constant")).fit()
+@pytest.mark.parametrize("before", ["constant", "plateau:9", "cosine:1"])
+def test_another_schedule_goes_on_where_the_run_is(tmp_path: Path, before: str) -> None:
+    make(tmp_path, config=dataclasses.replace(CONFIG, epochs=2, schedule=before)).fit()
     trainer = make(tmp_path, config=dataclasses.replace(CONFIG, epochs=9, schedule="fixed:1:3"))
     trainer.resume_latest()
     assert trainer.fit().epochs == 3
+
+
+def test_errors_of_another_validation_set_are_not_compared_with_those_of_this_one(tmp_path: Path) -> None:
+    """Or the best checkpoint stays one that did well on images that are not asked about any more."""
+    config = dataclasses.replace(CONFIG, epochs=1, schedule="plateau:9")
+    make(tmp_path, config=config, loader_config={"validation_set": "a", "augment": {}}).fit()
+    stored = load_checkpoint(tmp_path / "checkpoints" / "step-000000003.pt")
+    lucky = dataclasses.replace(stored, progress=stored.progress | {"best_top1_error": 0.0, "best_epoch": 0},
+                                schedule=stored.schedule | {"best_error": 0.0, "bad_epochs": 3})  # fmt: skip
+    for here, expected in (("a", (0.0, 0, 0.0, 3)), ("b", (math.inf, -1, math.inf, 0))):
+        trainer = make(tmp_path, config=config, loader_config={"validation_set": here, "augment": {}})
+        trainer.resume(lucky)
+        state, schedule = trainer.state, trainer.schedule
+        assert isinstance(schedule, Plateau)
+        assert (state.best_top1_error, state.best_epoch, schedule.best_error, schedule.bad_epochs) == expected
+    longer = dataclasses.replace(config, epochs=2)
+    trainer = make(tmp_path, config=longer, loader_config={"validation_set": "b", "augment": {}})
+    trainer.resume(lucky)
+    result = trainer.fit()
+    assert result.best_epoch == 1
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.pt").progress["step"] == 6
+
+
+def test_another_seed_in_the_middle_of_an_epoch_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=1, schedule="constant", checkpoint_steps=1)
+    make_real(tmp_path, config=config).fit()
+    CheckpointDirectory(tmp_path / "checkpoints").paths()[-1].unlink()
+    with real_loader(seed=5) as other, pytest.raises(InputError, match="seed 0 there, 5 here"):
+        make_real(tmp_path, train=other).resume_latest()
 
 
 def test_another_network_or_dataset_is_refused(tmp_path: Path) -> None:

@@ -59,13 +59,19 @@ def load_document(path: Path) -> dict[str, Any]:
 
 
 def load_settings(path: Path) -> GivenSettings:
-    """A configuration file.
+    """A configuration file, or the `run.json` of a run, which has its settings under `recipe`.
 
     Raises:
-        ConfigError: a section, name or value that there is not, with the nearest that there is.
+        ConfigError: a section, name or value that there is not, with the nearest that there is; or a run whose settings
+            a program gave, and nobody wrote down.
         InputError: no such file, or not TOML or JSON.
     """
-    return read_settings(load_document(path), origin=f"config file {path}")
+    document, origin = load_document(path), f"config file {path}"
+    if "recipe" in document and "sessions" in document:
+        document = document["recipe"]
+        if not isinstance(document, dict):
+            raise ConfigError(f"{origin}: recipe is {document!r}, expected the settings of a run of `lmdali train`")
+    return read_settings(document, origin=origin)
 
 
 def read_settings(document: Mapping[str, Any], *, origin: str) -> GivenSettings:

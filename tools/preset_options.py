@@ -63,7 +63,8 @@ def preset_options(function: Callable[..., None]) -> Callable[..., None]:
     function = click.option(
         "--config",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="TOML or JSON file of settings, in the sections of --print-config; options beat it, it beats the preset.",
+        help="TOML or JSON file of settings, in the sections of --print-config, or a run's run.json; options beat it, "
+        "it beats the preset.",
     )(function)
     names = click.Choice(list(PRESETS))
     return click.option(

@@ -114,6 +114,8 @@ def load_stages(path: Path, overrides: Sequence[GivenSettings] = ()) -> tuple[St
 
 def _settings(document: Mapping[str, Any], where: str, known: tuple[str, ...]) -> list[GivenSettings]:
     for key in document:
+        if key in _OWN:
+            raise ConfigError(f"{where}: {key} is of one stage: put it below [[stage]]")
         if key not in known:
             raise ConfigError(f"{where}: {unknown('key', key, sorted({*known, *_OWN}))}")
     given = dict(document)

@@ -193,22 +193,24 @@ def _train(
             tell_of_pair(job.train, job.val, (train, val), stacklevel=3)
         if progress is not None:
             print(_opening(job, trainer, train_loader), file=progress, flush=True)
-        if job.init_from is not None and not trainer.checkpoints.paths():
+        if job.init_from is not None and not trainer.checkpoints.candidates():
             begun = begin_from(trainer, job.init_from, job.init_layers)
             if progress is not None:
                 print(f"begins with {begun}", file=progress, flush=True)
-        ranks.on_first(lambda: save_run_facts(job.run_dir, _facts(job, trainer)))
-        if job.preset.augment.needs_basis:
-            # Whoever evaluates the run later needs the training set's mean, not the training set.
-            ranks.on_first(
-                lambda: save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
-            )
-        result = trainer.fit()
+        # Nothing is written before, or it would be over what the run has that may be training there.
+        result = trainer.fit(lambda: _save_facts(job, trainer))
         if ranks.world_size > 1 and result.stopped_by is not None:
             # All ranks leave now, and once the first is gone torchrun would end the rest before they can say why.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # The others wait here, so that none of them is gone, and torchrun ends the first, before it is through.
         return ranks.on_first(lambda: finished_report(trainer, result, train_loader.backend_name, progress))
+
+
+def _save_facts(job: TrainJob, trainer: Trainer) -> None:
+    save_run_facts(job.run_dir, _facts(job, trainer))
+    if job.preset.augment.needs_basis:
+        # Whoever evaluates the run later needs the training set's mean, not the training set.
+        save_statistics(job.run_dir, *load_moments(place_directory(job.train, cache_dir=job.cache_dir)))
 
 
 def _network(job: TrainJob, config: AlexNetConfig, devices: tuple[torch.device, ...]) -> Network:

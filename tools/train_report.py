@@ -13,7 +13,7 @@ from lmdali.model.towers import TowerAlexNet
 from lmdali.model.train_state import TrainResult
 from lmdali.model.trainer import Trainer
 from lmdali.model.weight_layout import weights_of
-from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.errors import InputError, IntegrityError, MissingExtraError
 from lmdali.tools.initial_weights import checkpoint_file
 from lmdali.tools.report_table import print_pairs
 
@@ -59,12 +59,15 @@ def device_names(trainer: Trainer) -> str:
 
 
 def finished_report(trainer: Trainer, result: TrainResult, backend: str, progress: TextIO | None) -> TrainReport:
-    """Draw a run's pictures, and say where everything is; `progress` is told what could not be drawn."""
+    """Draw a run's pictures, and say where everything is; `progress` is told what could not be drawn.
+
+    That a journal was edited or lost is no reason to call a training failed that has ended.
+    """
     curve: Path | None = None
     try:
         if result.epochs:
             curve = save_learning_curve(trainer.run_dir / METRICS_FILE, trainer.run_dir / LEARNING_CURVE_FILE)
-    except MissingExtraError as error:
+    except (MissingExtraError, InputError, IntegrityError) as error:
         if progress is not None:
             print(error, file=progress)
     best = checkpoint_file(trainer.run_dir)
