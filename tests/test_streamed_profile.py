@@ -26,7 +26,7 @@ from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
 
 LINE_BYTES_PER_SECOND = 150_000.0
-"""So slow that a machine which does everything else ten times as slowly as usual still waits for it most of the time."""
+"""So slow that a machine which does all else ten times as slowly as usual still waits for it most of the time."""
 AUGMENT = AugmentConfig(crop_size=40)
 
 
