@@ -25,7 +25,8 @@ from lmdali.tools.streamed_profile import profile_address
 from lmdali.tools.throughput import ThroughputReport
 from lmdali.tools.throughput_tables import print_report
 
-LINE_BYTES_PER_SECOND = 250_000.0
+LINE_BYTES_PER_SECOND = 150_000.0
+"""So slow that a machine which does all else ten times as slowly as usual still waits for it most of the time."""
 AUGMENT = AugmentConfig(crop_size=40)
 
 
@@ -75,8 +76,8 @@ def test_a_line_that_is_too_slow_is_what_holds_the_run_back(slow_line: Throughpu
     assert "--fetches" in slow_line.verdict.advice and "lmdali stage" in slow_line.verdict.advice
     assert figures is not None and figures.megabytes_per_second is not None and figures.step_stall is not None
     assert 0 < figures.megabytes_per_second <= LINE_BYTES_PER_SECOND / 1e6
-    assert figures.is_too_slow and figures.needed_megabytes_per_second > LINE_BYTES_PER_SECOND / 1e6
-    assert figures.loader_stall > 0.5 and figures.step_stall > 0.5
+    assert figures.is_too_slow and figures.needed_megabytes_per_second > figures.megabytes_per_second
+    assert figures.loader_stall > 0.4 and figures.step_stall > 0.4
     assert figures.fetched_bytes > manifest.file_bytes, "there is no room for all, so some came twice"
     waited = slow_line.loader.stage_seconds_per_image
     assert (waited["fetch"] or 0) > (waited["read"] or 0) + (waited["decode"] or 0)
