@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
 from lmdali.pipeline.remote_retry import Attempts, TransientError
 from lmdali.pipeline.remote_store import CHUNK_BYTES, Body, RemoteStat, not_allowed, not_found
@@ -26,13 +29,9 @@ class FileStore:
     def open(self, name: str, start: int) -> Body:
         """The file's bytes from `start` on."""
         path = self.folder / name
-        try:
+        with _file_errors(f"{self.shown}/{name}"):
             size = path.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise not_found(f"{self.shown}/{name}") from None
-        except PermissionError as error:
-            raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None
-        return Body(start, size, self._chunks(path, start))
+        return Body(start, size, self._chunks(name, start))
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file aside and rename it."""
@@ -44,11 +43,12 @@ class FileStore:
     def stat(self, name: str) -> RemoteStat | None:
         """The size of a file."""
         try:
-            return RemoteStat((self.folder / name).stat().st_size)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except PermissionError as error:
-            raise not_allowed(f"{self.shown}/{name}", str(error.strerror)) from None
+            with _file_errors(f"{self.shown}/{name}"):
+                return RemoteStat((self.folder / name).stat().st_size)
+        except RemoteError as error:
+            if error.is_missing:
+                return None
+            raise
 
     def put_file(self, name: str, path: Path, sha256: str, attempts: Attempts) -> None:
         """Copy a file aside, sync it and rename it. A disk that refuses is not asked again."""
@@ -76,12 +76,26 @@ class FileStore:
             if path.parent != self.folder and path.parent.is_dir() and not any(path.parent.iterdir()):
                 path.parent.rmdir()
 
-    @staticmethod
-    def _chunks(path: Path, start: int) -> Iterator[bytes]:
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                while chunk := file.read(CHUNK_BYTES):
-                    yield chunk
-        except OSError as error:
-            raise TransientError(str(error.strerror)) from None
+    def _chunks(self, name: str, start: int) -> Iterator[bytes]:
+        with _file_errors(f"{self.shown}/{name}"), (self.folder / name).open("rb") as file:
+            file.seek(start)
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+
+_FOR_GOOD = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+
+
+@contextmanager
+def _file_errors(shown: str) -> Iterator[None]:
+    """What the system says of a file, as errors of a store. A network disk that is away may come back."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise not_found(shown) from None
+    except PermissionError as error:
+        raise not_allowed(shown, str(error.strerror)) from None
+    except OSError as error:
+        if error.errno in _FOR_GOOD:
+            raise RemoteError(f"{shown}: {error.strerror}: check the address") from None
+        raise TransientError(str(error.strerror)) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 import socket
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from lmdali.pipeline.errors import ConfigError, InputError, MissingExtraError, RemoteError
 from lmdali.pipeline.fsspec_store import FsspecStore
-from lmdali.pipeline.remote_retry import Attempts, RetryConfig
+from lmdali.pipeline.remote_retry import Attempts, RetryConfig, TransientError
 from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.stores import open_store, open_writable_store
 
@@ -24,6 +26,35 @@ def test_a_folder_is_a_store(tmp_path: Path) -> None:
     for nothing in ("a/c", "a/b/c"):
         with pytest.raises(RemoteError, match="not found"):
             store.open(nothing, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (errno.EACCES, RemoteError, r"set/file: access denied \(Permission denied\)"),
+        (errno.EISDIR, RemoteError, "set/file: Is a directory: check the address"),
+        (errno.ENAMETOOLONG, RemoteError, "set/file: File name too long: check the address"),
+        (errno.ESTALE, TransientError, "Stale file handle"),
+        (errno.EIO, TransientError, "Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_what_a_folder_says_is_judged_as_what_a_server_says(
+    call: str, number: int, kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may pass is tried again; a file that this user may not read is not, and is not called the cache's."""
+    store = open_writable_store(f"file://{tmp_path}/set")
+    store.put("file", b"content")
+
+    def refused(path: Path, *_: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, call, refused)
+    with pytest.raises(kind, match=message):
+        list(store.open("file", 0).chunks)
+    if call == "stat":
+        with pytest.raises(kind, match=message):
+            store.stat("file")
 
 
 def test_fsspec_opens_the_rest() -> None:
