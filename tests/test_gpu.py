@@ -140,12 +140,14 @@ def test_a_held_batch_is_not_overwritten_by_later_ones(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("own_stream", [False, True])
 def test_a_batch_that_is_dropped_while_the_gpu_still_reads_it_stays_whole(
-    raw_dataset: Path, backend: BackendName
+    raw_dataset: Path, backend: BackendName, own_stream: bool
 ) -> None:
     """The consumer's stream is kept busy, so that every batch is gone on the host long before it is read."""
     config = LoaderConfig(dataset=raw_dataset, batch_size=8, augment=AugmentConfig.pixels(), backend=backend)
-    with create_loader(config, device="cuda:0") as loader:
+    consumer = torch.cuda.Stream(0) if own_stream else torch.cuda.default_stream(0)
+    with create_loader(config, device="cuda:0") as loader, torch.cuda.stream(consumer):
         expected = [batch.images.double().sum().item() for batch in loader]
         loader.set_epoch(0)
         sums = []
@@ -153,7 +155,7 @@ def test_a_batch_that_is_dropped_while_the_gpu_still_reads_it_stays_whole(
             torch.cuda._sleep(50_000_000)
             sums.append(batch.images.double().sum())
             del batch
-    assert [total.item() for total in sums] == expected
+        assert [total.item() for total in sums] == expected
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig.paper(), *ARITHMETIC], ids=["paper", "aligned", "center"])
@@ -327,3 +329,36 @@ def test_the_doctor_finds_the_gpu_and_loads_and_trains_on_it() -> None:
     assert not [finding for finding in found.values() if finding.verdict == "problem"]
     assert {"torch", "cuda:0", "load on cuda:0", "train on cuda:0"} <= set(found)
     assert ("load by DALI on cuda:0" in found) == HAS_DALI
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_a_profile_is_made_on_the_gpu(raw_dataset: Path, jpeg_dataset: Path, backend: BackendName, kind: str) -> None:
+    from lmdali.tools.profile_config import ProfileConfig
+    from lmdali.tools.profiler import profile_dataset
+
+    config = ProfileConfig(device="cuda:0", backend=backend, batch_size=16, width=1 / 8, steps=10, what_if=("gpus=2",))
+    report = profile_dataset(raw_dataset if kind == "raw" else jpeg_dataset, config, quiet=True)
+    rates = {"loader": report.loader, "copy": report.device_copy, "model": report.model, "both": report.together}
+    assert [name for name, rate in rates.items() if rate is None or not rate.images_per_second > 0] == []
+    assert report.machine["gpu"] and report.setting.backend == backend
+    assert (report.dali_operators is not None) == (backend == "dali")
+
+
+def test_ten_views_are_evaluated_as_on_the_cpu(jpeg_dataset: Path) -> None:
+    from lmdali.model.alexnet import AlexNet, AlexNetConfig
+    from lmdali.model.evaluator import evaluate
+
+    config = LoaderConfig(
+        dataset=jpeg_dataset, batch_size=7, augment=AugmentConfig.ten_crop(), order="sequential", backend="cpu"
+    )
+    model = AlexNet(AlexNetConfig(num_classes=4, width=1 / 8), seed=1)
+    found = []
+    for device in ("cpu", "cuda:0"):
+        model = model.to(device=device, memory_format=torch.channels_last)
+        with create_loader(config, device=device) as loader:
+            found.append(evaluate(model, loader, device, keep_probabilities=True))
+    assert found[0].num_samples == found[1].num_samples == 60
+    assert found[1].probabilities is not None and found[0].probabilities is not None
+    assert torch.allclose(found[1].probabilities, found[0].probabilities, atol=1e-2)
+    assert found[1].labels is not None and torch.equal(found[1].labels, found[0].labels)
