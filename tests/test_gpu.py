@@ -194,15 +194,25 @@ def test_the_faster_way_to_decode_is_measured_once(
         assert loader.backend_name == "cpu"
 
 
-def test_training_runs_on_the_gpu(jpeg_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["none", "towers"])
+def test_training_runs_on_the_gpu_and_goes_on_there(jpeg_dataset: Path, tmp_path: Path, parallel: Any) -> None:
     from lmdali.model.presets import PRESETS
     from lmdali.tools.train_job import TrainJob, train_dataset
 
-    recipe = PRESETS["small"].changed(train={"epochs": 3}, batch_size=16)
-    job = TrainJob(train=jpeg_dataset, val=jpeg_dataset, run_dir=tmp_path / "run", preset=recipe, device="cuda:0")
-    report = train_dataset(job)
-    assert report.result.epochs == 3
-    assert report.device == "cuda:0"
+    def train(epochs: int) -> Any:
+        recipe = PRESETS["small"].changed(train={"epochs": epochs}, batch_size=16)
+        place = {"device": "cuda:0"} if parallel == "none" else {"parallel": "towers", "devices": "cuda:0,cuda:0"}
+        return train_dataset(
+            TrainJob(
+                train=jpeg_dataset, val=jpeg_dataset, run_dir=tmp_path / "run", preset=recipe, resume=True, **place
+            )
+        )
+
+    first, second = train(3), train(6)
+    assert (first.result.epochs, second.result.epochs) == (3, 6)
+    assert second.result.steps == 2 * first.result.steps > 0
+    assert first.result.weights_sha256 != second.result.weights_sha256
+    assert first.device == second.device and "cuda:0" in first.device
 
 
 @pytest.mark.parametrize("devices", ["cuda:0,cuda:0", "cpu,cuda:0", "cuda:0,cpu", "cuda:0,cuda:1"])
