@@ -196,7 +196,9 @@ def test_the_faster_way_to_decode_is_measured_once(
 
 @pytest.mark.parametrize("parallel", ["none", "towers"])
 def test_training_runs_on_the_gpu_and_goes_on_there(jpeg_dataset: Path, tmp_path: Path, parallel: Any) -> None:
+    from lmdali.model.fused_features import suits
     from lmdali.model.presets import PRESETS
+    from lmdali.tools.checkpoint_network import open_network
     from lmdali.tools.train_job import TrainJob, train_dataset
 
     def train(epochs: int) -> Any:
@@ -213,6 +215,11 @@ def test_training_runs_on_the_gpu_and_goes_on_there(jpeg_dataset: Path, tmp_path
     assert second.result.steps == 2 * first.result.steps > 0
     assert first.result.weights_sha256 != second.result.weights_sha256
     assert first.device == second.device and "cuda:0" in first.device
+    network = open_network(tmp_path / "run", device="cuda:0")
+    with torch.no_grad():
+        images = torch.randn(2, 3, 224, 224, device="cuda:0") * 70
+        assert suits(network.model, images), "what was trained is asked through the kernels that trained it"
+        assert network.model(images).isfinite().all()
 
 
 @pytest.mark.parametrize("devices", ["cuda:0,cuda:0", "cpu,cuda:0", "cuda:0,cpu", "cuda:0,cuda:1"])
