@@ -45,7 +45,16 @@ from lmdali.tools.pictures import write_dataset
 from lmdali.tools.report_table import print_table
 from lmdali.tools.sources import open_source
 
-LIMITS = {"tests": 240, "kernel tests": 180, "stall": 180, "raw stall": 120, "decode all": 90, "network": 120}
+LIMITS = {
+    "tests": 300,
+    "parity": 90,
+    "stall": 180,
+    "raw stall": 180,
+    "decode all": 90,
+    "loaders": 120,
+    "network": 120,
+    "kernel tests": 180,
+}
 """Seconds that a part may take; any other `_LIMIT`."""
 
 _LIMIT = 60

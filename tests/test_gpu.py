@@ -140,12 +140,14 @@ def test_a_held_batch_is_not_overwritten_by_later_ones(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("own_stream", [False, True])
 def test_a_batch_that_is_dropped_while_the_gpu_still_reads_it_stays_whole(
-    raw_dataset: Path, backend: BackendName
+    raw_dataset: Path, backend: BackendName, own_stream: bool
 ) -> None:
     """The consumer's stream is kept busy, so that every batch is gone on the host long before it is read."""
     config = LoaderConfig(dataset=raw_dataset, batch_size=8, augment=AugmentConfig.pixels(), backend=backend)
-    with create_loader(config, device="cuda:0") as loader:
+    consumer = torch.cuda.Stream(0) if own_stream else torch.cuda.default_stream(0)
+    with create_loader(config, device="cuda:0") as loader, torch.cuda.stream(consumer):
         expected = [batch.images.double().sum().item() for batch in loader]
         loader.set_epoch(0)
         sums = []
@@ -153,7 +155,7 @@ def test_a_batch_that_is_dropped_while_the_gpu_still_reads_it_stays_whole(
             torch.cuda._sleep(50_000_000)
             sums.append(batch.images.double().sum())
             del batch
-    assert [total.item() for total in sums] == expected
+        assert [total.item() for total in sums] == expected
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig.paper(), *ARITHMETIC], ids=["paper", "aligned", "center"])
@@ -192,15 +194,32 @@ def test_the_faster_way_to_decode_is_measured_once(
         assert loader.backend_name == "cpu"
 
 
-def test_training_runs_on_the_gpu(jpeg_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["none", "towers"])
+def test_training_runs_on_the_gpu_and_goes_on_there(jpeg_dataset: Path, tmp_path: Path, parallel: Any) -> None:
+    from lmdali.model.fused_features import suits
     from lmdali.model.presets import PRESETS
+    from lmdali.tools.checkpoint_network import open_network
     from lmdali.tools.train_job import TrainJob, train_dataset
 
-    recipe = PRESETS["small"].changed(train={"epochs": 3}, batch_size=16)
-    job = TrainJob(train=jpeg_dataset, val=jpeg_dataset, run_dir=tmp_path / "run", preset=recipe, device="cuda:0")
-    report = train_dataset(job)
-    assert report.result.epochs == 3
-    assert report.device == "cuda:0"
+    def train(epochs: int) -> Any:
+        recipe = PRESETS["small"].changed(train={"epochs": epochs}, batch_size=16)
+        place = {"device": "cuda:0"} if parallel == "none" else {"parallel": "towers", "devices": "cuda:0,cuda:0"}
+        return train_dataset(
+            TrainJob(
+                train=jpeg_dataset, val=jpeg_dataset, run_dir=tmp_path / "run", preset=recipe, resume=True, **place
+            )
+        )
+
+    first, second = train(3), train(6)
+    assert (first.result.epochs, second.result.epochs) == (3, 6)
+    assert second.result.steps == 2 * first.result.steps > 0
+    assert first.result.weights_sha256 != second.result.weights_sha256
+    assert first.device == second.device and "cuda:0" in first.device
+    network = open_network(tmp_path / "run", device="cuda:0")
+    with torch.no_grad():
+        images = torch.randn(2, 3, 224, 224, device="cuda:0") * 70
+        assert suits(network.model, images), "what was trained is asked through the kernels that trained it"
+        assert network.model(images).isfinite().all()
 
 
 @pytest.mark.parametrize("devices", ["cuda:0,cuda:0", "cpu,cuda:0", "cuda:0,cpu", "cuda:0,cuda:1"])
@@ -327,3 +346,36 @@ def test_the_doctor_finds_the_gpu_and_loads_and_trains_on_it() -> None:
     assert not [finding for finding in found.values() if finding.verdict == "problem"]
     assert {"torch", "cuda:0", "load on cuda:0", "train on cuda:0"} <= set(found)
     assert ("load by DALI on cuda:0" in found) == HAS_DALI
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_a_profile_is_made_on_the_gpu(raw_dataset: Path, jpeg_dataset: Path, backend: BackendName, kind: str) -> None:
+    from lmdali.tools.profile_config import ProfileConfig
+    from lmdali.tools.profiler import profile_dataset
+
+    config = ProfileConfig(device="cuda:0", backend=backend, batch_size=16, width=1 / 8, steps=10, what_if=("gpus=2",))
+    report = profile_dataset(raw_dataset if kind == "raw" else jpeg_dataset, config, quiet=True)
+    rates = {"loader": report.loader, "copy": report.device_copy, "model": report.model, "both": report.together}
+    assert [name for name, rate in rates.items() if rate is None or not rate.images_per_second > 0] == []
+    assert report.machine["gpu"] and report.setting.backend == backend
+    assert (report.dali_operators is not None) == (backend == "dali")
+
+
+def test_ten_views_are_evaluated_as_on_the_cpu(jpeg_dataset: Path) -> None:
+    from lmdali.model.alexnet import AlexNet, AlexNetConfig
+    from lmdali.model.evaluator import evaluate
+
+    config = LoaderConfig(
+        dataset=jpeg_dataset, batch_size=7, augment=AugmentConfig.ten_crop(), order="sequential", backend="cpu"
+    )
+    model = AlexNet(AlexNetConfig(num_classes=4, width=1 / 8), seed=1)
+    found = []
+    for device in ("cpu", "cuda:0"):
+        model = model.to(device=device, memory_format=torch.channels_last)
+        with create_loader(config, device=device) as loader:
+            found.append(evaluate(model, loader, device, keep_probabilities=True))
+    assert found[0].num_samples == found[1].num_samples == 60
+    assert found[1].probabilities is not None and found[0].probabilities is not None
+    assert torch.allclose(found[1].probabilities, found[0].probabilities, atol=1e-2)
+    assert found[1].labels is not None and torch.equal(found[1].labels, found[0].labels)

@@ -66,7 +66,7 @@ def runner(tmp_path: Path) -> Callable[..., tuple[list[Row], list[str]]]:
 
     def run(*names: str, seconds: float = 600.0) -> tuple[list[Row], list[str]]:
         taken: list[Row] = []
-        limits = {"hangs": 1.0}
+        limits = {"hangs": 3.0}
         parts = PartRunner(
             lambda left: [sys.executable, str(script), *left], lambda name: limits.get(name, 600.0), taken.append
         )
@@ -91,7 +91,7 @@ def test_parts_that_end_share_a_process_and_nothing_else_is_taken_for_theirs(run
     [
         ("raises", "ValueError", "no such kernel"),
         ("crashes", "the process", f"ended with signal {signal.SIGSEGV.value}"),
-        ("hangs", "TimeoutError", "given up after 1 s"),
+        ("hangs", "TimeoutError", "given up after 3 s"),
     ],
 )
 def test_a_part_that_goes_wrong_keeps_its_rows_and_the_next_one_begins_afresh(

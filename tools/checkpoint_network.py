@@ -82,7 +82,10 @@ def open_network(
     target = pick_device(device)
     needs_basis = _training_augment(stored).evaluation().needs_basis
     place = _find_basis(stored, path, basis, cache_dir) if needs_basis else None
-    model = AlexNet(AlexNetConfig.from_json(stored.model_config)).to(target)
+    # The fused kernels, which are for GPUs, take weights in this format only.
+    layout = torch.channels_last if target.type == "cuda" else torch.preserve_format
+    model = AlexNet(AlexNetConfig.from_json(stored.model_config))
+    model.to(device=target, memory_format=layout)  # type: ignore[call-overload]
     model.load_state_dict(stored.model)
     return CheckpointNetwork(path, stored, model.eval(), target, place)
 
