@@ -88,6 +88,10 @@ class EntryTable(Sequence[SourceEntry]):
         for index in range(len(self)):
             yield self[index]
 
+    def relabel(self, label_of: npt.NDArray[np.int32]) -> None:
+        """Give each entry the label that `label_of` has in the place of its present one."""
+        self._labels = array("i", label_of[self.labels()].tobytes())
+
     def labels(self) -> npt.NDArray[np.int32]:
         """`(N,)` int32: a copy of all labels in order."""
         return np.array(self._labels, dtype=np.int32)
