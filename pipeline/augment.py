@@ -8,7 +8,6 @@ same multiple of each principal component of RGB.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -32,9 +31,7 @@ _CHOICES = {
     "lighting": get_args(Lighting),
 }
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""RGB on the scale 0..1: the constants that torchvision's and most other pretrained networks expect."""
-
+_IMAGENET = 255 * np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # mean and deviation, as torchvision has
 _CROP_STREAM, _LIGHTING_STREAMS, _CHUNK_STREAM = 0, (1, 2), 3
 
 
@@ -136,11 +133,7 @@ class AugmentConfig:
         return cls(crop="resized", normalize="channel_mean_std", lighting="none")
 
     def evaluation(self, views: int = 1) -> AugmentConfig:
-        """What images of a validation set need for a network that is trained so: its crop size and normalisation.
-
-        Args:
-            views: 1 takes the centre, 10 the paper's ten crops; nothing is drawn.
-        """
+        """For the validation set of such a training: its normalisation and crop size, 1 view or 10, nothing drawn."""
         chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
         return replace(chosen, crop_size=self.crop_size, normalize=self.normalize, mean_window=self.mean_window)
 
@@ -154,27 +147,12 @@ class AugmentConfig:
         return self.lighting != "none" and (self.lighting_epochs is None or epoch < self.lighting_epochs)
 
     @property
-    def keeps_pixels(self) -> bool:
-        """Whether views hold pixels as they were stored or resized, 0..255."""
-        return self.normalize == "none" and self.lighting == "none"
-
-    @property
     def needs_basis(self) -> bool:
         """Whether the statistics of a dataset are needed."""
         return self.normalize not in ("none", "imagenet") or self.lighting != "none"
 
 
 WINDOW_DEFAULTS = {"min_area": AugmentConfig.min_area, "max_aspect": AugmentConfig.max_aspect}  # of "resized" alone
-
-AUGMENTS: dict[str, Callable[[], AugmentConfig]] = {
-    "paper": AugmentConfig.paper,
-    "original2012": AugmentConfig.original2012,
-    "resized": AugmentConfig.resized,
-    "center": AugmentConfig.center,
-    "ten": AugmentConfig.ten_crop,
-    "pixels": AugmentConfig.pixels,
-}
-"""Named configurations, as the command line spells them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,8 +291,7 @@ def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size:
     mean = np.zeros((image_size, image_size, 3), np.float32)
     scale, vectors = np.ones(3, np.float32), np.zeros((3, 3), np.float32)
     if config.normalize == "imagenet":
-        mean += (255 * np.array(_IMAGENET_MEAN)).astype(np.float32)
-        scale = (1 / (255 * np.array(_IMAGENET_STD))).astype(np.float32)
+        mean, scale = mean + _IMAGENET[0].astype(np.float32), (1 / _IMAGENET[1]).astype(np.float32)
     if not config.needs_basis:
         return PixelTransform(mean, scale, vectors)
     if basis is None:

@@ -119,7 +119,7 @@ class LoaderConfig:
         require_listable(self.order, self.records)
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed must be in 0..2**64 - 1, found {self.seed}")
-        if self.dtype == "uint8" and not self.augment.keeps_pixels:
+        if self.dtype == "uint8" and (self.augment.normalize, self.augment.lighting) != ("none", "none"):
             raise ConfigError(
                 'uint8 batches hold pixels: use AugmentConfig.pixels(), or normalize="none" and lighting="none", or a '
                 "float dtype"

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import (
-    AUGMENTS,
     AugmentConfig,
     AugmentParams,
     PixelTransform,
@@ -21,6 +20,7 @@ from lmdali.pipeline.augment import (
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.eigenbasis import Eigenbasis, Moments, solve
 from lmdali.pipeline.errors import ConfigError
+from lmdali.tools.augment_options import AUGMENTS
 
 SIX_PIXELS = ((188, 188, 188), (68, 68, 68), (140, 128, 116), (116, 128, 140), (131, 122, 131), (125, 134, 125))
 
@@ -391,7 +391,7 @@ def test_the_constants_of_pretrained_networks_need_no_statistics() -> None:
     out = apply_params(image, draw(config, [0], image_size=8), pixel_transform(config, None, 8), 8)
     expected = (image[0] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(out[0], expected, rtol=0, atol=1e-5)
-    assert not config.needs_basis and not config.keeps_pixels
+    assert not config.needs_basis
     lit = replace(config, crop="random", lighting="roots")
     with pytest.raises(ConfigError, match="lmdali pca"):
         pixel_transform(lit, None, 8)

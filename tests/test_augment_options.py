@@ -9,10 +9,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lmdali.pipeline.augment import AUGMENTS, AugmentConfig
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.augment_options import (
     AUGMENT_HELP,
+    AUGMENTS,
     augment_for,
     augment_options,
     describe_augment,
@@ -101,7 +102,7 @@ def test_what_does_not_go_together_is_refused() -> None:
 def test_of_uint8_pixels_mean_and_lighting_are_left_out_and_nothing_else(name: str) -> None:
     augment = AUGMENTS[name]()
     pixels = augment_for("uint8", augment)
-    assert not pixels.needs_basis and augment_for("float32", augment) is augment
+    assert (pixels.normalize, pixels.lighting) == ("none", "none") and augment_for("float32", augment) is augment
     kept = ("crop", "crop_size", "min_area", "max_aspect", "flip", "crop_chunk")
     assert [getattr(pixels, field) for field in kept] == [getattr(augment, field) for field in kept]
     assert augment_for("uint8") == AugmentConfig.pixels()

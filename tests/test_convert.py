@@ -87,6 +87,8 @@ def test_a_conversion_reports_what_it_did_and_leaves_its_source_alone(tmp_path: 
     assert summary["num_stored"] == manifest.num_records == 198
     assert summary["num_rejected"] == 2
     assert summary["rejected"] == {"truncated": 2}
+    bad = {row["source"] for row in read_rows(tmp_path / "out" / "rejects.parquet")}
+    assert set(summary["rejected_sources"]) == bad and len(bad) == 2
     assert summary["oddities"] == {"gray": 2, "not_jpeg": 2}
     assert summary["num_shards"] == 4
     assert summary["manifest_digest"] == manifest.digest

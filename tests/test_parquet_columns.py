@@ -60,7 +60,9 @@ def test_other_schemas_are_refused_with_what_there_is(tmp_path: Path) -> None:
     )
     assert "no label column" in refusal(tmp_path, pa.table({"image": [b"a"], "id": [1]}))
     assert "no column 'x'" in refusal(tmp_path, hub_table([b""], [0]), image="x")
-    assert "is string, expected integers" in refusal(tmp_path, pa.table({"image": [b"a"], "label": ["cat"]}))
+    assert "is double, expected integers or names" in refusal(tmp_path, pa.table({"image": [b"a"], "label": [0.5]}))
+    assert "a label is an empty text" in refusal(tmp_path, pa.table({"image": [b"a"] * 2, "label": ["cat", ""]}))
+    assert "row 1: the label is null" in refusal(tmp_path, pa.table({"image": [b"a"] * 2, "label": ["cat", None]}))
     assert "is string, expected binary or struct" in refusal(tmp_path, pa.table({"image": ["a.jpg"], "label": [1]}))
     assert "expected binary or struct" in refusal(tmp_path, pa.table({"image": [{"path": "a.jpg"}], "label": [1]}))
 

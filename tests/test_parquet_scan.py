@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from parquet_sources import hub_table, write
 
@@ -53,13 +55,30 @@ def test_files_that_do_not_belong_together_or_are_empty_are_refused(tmp_path: Pa
         open_source(tmp_path / "pipe.parquet", "parquet")
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_names_for_labels_are_classes_sorted_or_those_of_a_list(tmp_path: Path, kind: Any) -> None:
+    for number, names in enumerate((["hat", "dress"], ["coat", "hat"])):
+        table = hub_table([b"x"] * 2, [0, 0]).set_column(1, "label", pa.array(names, pa.string()).cast(kind))
+        write(tmp_path / f"train-{number}.parquet", table, row_group_size=1)
+    source = open_source(tmp_path)
+    assert source.class_names == ("coat", "dress", "hat")
+    assert [entry.label for entry in source.entries] == [2, 1, 0, 2]
+    given = open_source(tmp_path, classes=("hat", "dress", "coat"))
+    assert [entry.label for entry in given.entries] == [0, 1, 2, 0]
+    with pytest.raises(InputError, match=r"1 labels are not in the class list of 2 names \('coat'\)"):
+        open_source(tmp_path, classes=("hat", "dress"))
+    write(tmp_path / "train-2.parquet", hub_table([b"x"], [0]))
+    with pytest.raises(InputError, match=r"train-2\.parquet': its labels are not of the kind of those of"):
+        open_source(tmp_path)
+
+
 def test_a_missing_class_is_refused_and_options_of_parquet_stay_there(tmp_path: Path) -> None:
     file = write(tmp_path / "train.parquet", hub_table([b"x"], [0], names=("p",)))
     with pytest.raises(InputError, match=r"no image of 1 classes of the class list \('q'\)"):
         open_source(file, classes=("p", "q"))
     (tmp_path / "list.txt").write_text("a.jpg 0\n")
     for name in ("split", "image_column", "label_column"):
-        with pytest.raises(ConfigError, match="belongs to sources of the kind parquet; this is taken for 'list'"):
+        with pytest.raises(ConfigError, match=r"belongs to sources of the kind parquet.*; this is taken for 'list'"):
             open_source(tmp_path / "list.txt", **{name: "x"})  # type: ignore[arg-type]
 
 

@@ -76,6 +76,13 @@ def test_what_is_no_image_is_counted_by_reason(tmp_path: Path) -> None:
     assert source.class_names == ("c",)
     assert source.ignored.counts == {"hidden": 6, "other_extension": 2, "outside_class_folders": 1}
     assert source.ignored.examples["outside_class_folders"] == ["readme.md"]
+    assert source.ignored.summary() == "6 hidden, 2 other_extension (1 .txt, 1 none), 1 outside_class_folders"
+
+
+def test_files_passed_over_are_told_by_their_extensions_the_most_first(tmp_path: Path) -> None:
+    names = [f"c/{number}.HEIC" for number in range(3)] + ["c/a.avif", "c/b.avif", "c/x.1", "c/x.2", "c/x.3", "c/y.jpg"]
+    source = open_source(plant(tmp_path, *names))
+    assert source.ignored.summary() == "8 other_extension (3 .heic, 2 .avif, 1 .1, 1 .2, ...)"
 
 
 def test_an_empty_class_keeps_its_number(tmp_path: Path) -> None:
@@ -210,7 +217,8 @@ def test_images_without_class_folders_are_refused_with_their_number(tmp_path: Pa
 
 def test_class_folders_without_images_are_refused_with_what_was_ignored(tmp_path: Path) -> None:
     plant(tmp_path, "a/1.txt", "b/2.npy")
-    assert "2 class folders, but no image file in any of them (ignored: 2 other_extension)" in refusal(tmp_path)
+    words = "2 class folders, but no image file in any of them (ignored: 2 other_extension (1 .npy, 1 .txt))"
+    assert words in refusal(tmp_path)
 
 
 def test_class_folders_of_links_alone_are_refused_with_the_option_that_follows_them(tmp_path: Path) -> None:

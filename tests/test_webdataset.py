@@ -8,7 +8,7 @@ from pathlib import Path
 import fake_ilsvrc as fake
 import pytest
 
-from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.tools.sources import Source, open_source
 
 
@@ -115,18 +115,26 @@ def test_labels_are_checked_against_the_class_list(tmp_path: Path) -> None:
     ("members", "message"),
     [
         ({"x/a.jpg": b""}, "sample 'x/a' has an image and no label: expected x/a.cls or x/a.json"),
-        ({"a.jpg": b"", "a.cls": b"cat"}, "'a.cls' holds b'cat' for a label; expected an integer"),
+        ({"a.jpg": b"", "a.cls": b"\xff"}, r"'a.cls' holds b'\xff' for a label; expected a number or a name"),
+        ({"a.jpg": b"", "a.cls": b"a\nb"}, "'a.cls' holds"),
+        ({"a.jpg": b"", "a.cls": b"x" * 300}, "'a.cls' holds"),
+        (
+            {"a.jpg": b"", "a.cls": b"0", "b.jpg": b"", "b.cls": b"cat"},
+            "label 'cat', and samples before it have numbers",
+        ),
+        ({"a.jpg": b"", "a.cls": b"cat", "b.jpg": b"", "b.cls": b"0"}, "label 0, and samples before it have names"),
         ({"a.jpg": b"", "a.cls": b""}, "'a.cls' holds b''"),
         ({"a.jpg": b"", "a.cls": b"1.0"}, "'a.cls' holds b'1.0'"),
         ({"a.jpg": b"", "a.cls": b"9" * 30}, "'a.cls' holds b'999"),
         ({"a.jpg": b"", "a.cls": b"-1"}, "has the label -1; labels go from 0"),
         ({"a.jpg": b"", "a.cls": b"4000000000"}, "has the label 4000000000"),
         ({"a.jpg": b"", "a.cls": b"1", "a.png": b""}, "sample 'a' has two images, 'a.jpg' and 'a.png'"),
-        ({"a.jpg": b"", "a.json": b"{"}, "expected an object with an integer label or cls or class"),
+        ({"a.jpg": b"", "a.json": b"{"}, "expected an object with a number or a name as label or cls or class"),
         ({"a.jpg": b"", "a.json": b"3"}, "'a.json' holds b'3'"),
         ({"a.jpg": b"", "a.json": b'{"label": true}'}, "'a.json' holds"),
         ({"a.jpg": b"", "a.json": b'{"label": 1.0}'}, "'a.json' holds"),
-        ({"a.jpg": b"", "a.json": b'{"label": "1"}'}, "'a.json' holds"),
+        ({"a.jpg": b"", "a.json": b'{"label": "1.5"}'}, "'a.json' holds"),
+        ({"a.jpg": b"", "a.json": b'{"label": ""}'}, "'a.json' holds"),
         ({"a.jpg": b"", "a.json": b'{"label": 1, "cls": 2}'}, "'a.json' holds"),
         ({"a.jpg": b"", "a.json": b"[" * 100_000}, "'a.json' holds"),
         ({"a.jpg": b"", "a.json": b" " * 2_000_000}, "'a.json' holds"),
@@ -137,6 +145,47 @@ def test_labels_are_checked_against_the_class_list(tmp_path: Path) -> None:
 def test_a_bad_sample_is_named_with_its_shard(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     found = refusal(write(tmp_path / "shard-7.tar", members))
     assert message in found and "shard-7.tar" in found and len(found) < 500 + len(str(tmp_path))
+
+
+def test_names_for_labels_are_classes_sorted_or_those_of_a_list(tmp_path: Path) -> None:
+    members = {"a.jpg": b"1", "a.cls": b"Stra\xc3\x9fe\n", "b.jpg": b"2", "b.json": b'{"label": "Auto"}', "c.jpg": b"3"}
+    path = write(tmp_path / "s.tar", members | {"c.cls": b"Auto"})
+    source = open_source(path)
+    assert source.class_names == ("Auto", "Stra\xdfe")
+    assert [entry.label for entry in source.entries] == [1, 0, 0]
+    given = open_source(path, classes=("Stra\xdfe", "Auto"))
+    assert [entry.label for entry in given.entries] == [0, 1, 1]
+    assert "1 labels are not in the class list of 2 names ('Auto')" in refusal(path, classes=("Stra\xdfe", "Rad"))
+    quoted = write(tmp_path / "q.tar", {"a.jpg": b"1", "a.json": b'{"label": "12"}', "b.jpg": b"2", "b.cls": b"3"})
+    assert [entry.label for entry in open_source(quoted).entries] == [12, 3], "a number in quotes is a number"
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "taken"),
+    [
+        (("train-0", "val-0"), "train", ["train-0"]),
+        (("in1k-train-0000", "in1k-train-0001", "in1k-validation-00"), "train", ["in1k-train-0000", "in1k-train-0001"]),
+        (("in1k-train-0000", "in1k-validation-00"), "in1k-validation", ["in1k-validation-00"]),
+        (("training_0-of-2", "extra-0"), None, ["extra-0", "training_0-of-2"]),
+        (("cats-0", "dogs-0"), None, ["cats-0", "dogs-0"]),
+        (("contest-0", "trainer-0"), None, ["contest-0", "trainer-0"]),
+    ],
+)
+def test_of_several_splits_one_is_taken(
+    tmp_path: Path, names: tuple[str, ...], split: str | None, taken: list[str]
+) -> None:
+    for name in names:
+        write(tmp_path / f"{name}.tar", {"a.jpg": b"1", "a.cls": b"0"})
+    assert [entry.path.split("/")[0] for entry in open_source(tmp_path, split=split).entries] == taken
+
+
+def test_several_splits_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("set-train-0", "set-val-0"):
+        write(tmp_path / f"{name}.tar", {"a.jpg": b"1", "a.cls": b"0"})
+    assert "has the splits 'train', 'val': choose one with --split" in refusal(tmp_path)
+    assert "has no split 'test'; its tars are 'set-train', 'set-val'" in refusal(tmp_path, split="test")
+    with pytest.raises(ConfigError, match="--split chooses among the files of a folder"):
+        open_source(tmp_path / "set-val-0.tar", split="val")
 
 
 def test_an_undecodable_name_is_read(tmp_path: Path) -> None:

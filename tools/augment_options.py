@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import click
 
-from lmdali.pipeline.augment import AUGMENTS, WINDOW_DEFAULTS, AugmentConfig, Lighting
+from lmdali.pipeline.augment import WINDOW_DEFAULTS, AugmentConfig, Lighting
 from lmdali.pipeline.backend import DType
 from lmdali.pipeline.sampler import MAX_EPOCH
 
@@ -30,6 +30,16 @@ AUGMENT_HELP = {
     "lighting_epochs": "Epochs with lighting; none for all.",
 }
 """One line for each field of `AugmentConfig`."""
+
+AUGMENTS: dict[str, Callable[[], AugmentConfig]] = {
+    "paper": AugmentConfig.paper,
+    "original2012": AugmentConfig.original2012,
+    "resized": AugmentConfig.resized,
+    "center": AugmentConfig.center,
+    "ten": AugmentConfig.ten_crop,
+    "pixels": AugmentConfig.pixels,
+}
+"""Named configurations, as the command line spells them."""
 
 WHAT_IS_DONE = "What loaders do to images; uint8 leaves out mean and lighting."
 """Help of `--augment` where loaders are measured."""

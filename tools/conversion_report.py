@@ -10,9 +10,11 @@ from typing import Any
 
 from lmdali.pipeline.dataset_plan import PlannedShard
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, load_manifest
-from lmdali.pipeline.table_reader import count_values
+from lmdali.pipeline.table_reader import count_values, take_rows
 from lmdali.tools.report_table import megabytes, print_json, print_pairs
 from lmdali.tools.sources import Source
+
+_SHOWN_REJECTS = 3
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ConvertSummary:
         num_stored: records in the dataset.
         num_rejected: sources that were not stored.
         rejected: how many, by reason.
+        rejected_sources: the first few of them.
+        orientation: what was done about orientation tags, "ignore" or "apply".
         oddities: stored sources that were unusual, by name; one source may count for several.
         num_shards: shards written.
         payload_bytes: stored image bytes.
@@ -36,6 +40,8 @@ class ConvertSummary:
     num_stored: int
     num_rejected: int
     rejected: dict[str, int]
+    rejected_sources: tuple[str, ...]
+    orientation: str
     oddities: dict[str, int]
     num_shards: int
     payload_bytes: int
@@ -56,10 +62,14 @@ def summarize(directory: Path, seconds: float, resumed: Sequence[PlannedShard]) 
     manifest = load_manifest(directory)
     oddities = count_oddities(directory)
     rejected = count_values(directory / REJECTS_FILE, "reason")
+    few = list(range(min(manifest.num_rejected, _SHOWN_REJECTS)))
+    first = take_rows(directory / REJECTS_FILE, ["source"], few) if few else []
     return ConvertSummary(
         num_stored=manifest.num_records,
         num_rejected=manifest.num_rejected,
         rejected=dict(rejected.most_common()),
+        rejected_sources=tuple(str(row["source"]) for row in first),
+        orientation=str(manifest.recipe.get("orientation")),
         oddities=dict(oddities.most_common()),
         num_shards=len(manifest.shards),
         payload_bytes=manifest.payload_bytes,
@@ -102,13 +112,15 @@ def report_summary(
     pairs: list[tuple[str, object]] = [
         ("source", source.describe()),
         ("stored", f"{summary.num_stored:,} images in {summary.num_shards} shards, {num_classes:,} classes"),
-        ("rejected", _counts(summary.rejected) or "none"),
+        ("rejected", _rejected(summary)),
         ("unusual", _counts(summary.oddities) or "none"),
         ("ignored", source.ignored.summary()),
         ("size", f"{megabytes(summary.file_bytes)} on disk, {megabytes(summary.payload_bytes)} of images"),
         ("speed", speed if summary.seconds else "nothing was left to do"),
         ("digest", summary.manifest_digest),
     ]
+    if summary.orientation == "ignore" and (tags := summary.oddities.get("orientation_tag")):
+        pairs.insert(4, ("not turned", f"{tags:,} with an orientation tag; --orientation apply turns them"))
     if summary.resumed_shards:
         pairs.insert(2, ("resumed", f"{summary.resumed_shards} shards were there already"))
     if duplicates is not None:
@@ -134,6 +146,11 @@ def report_estimate(plan: dict[str, Any], *, as_json: bool) -> None:
             ("fits", "yes" if plan["fits"] else "NO: choose another disk"),
         ],
     )
+
+
+def _rejected(summary: ConvertSummary) -> str:
+    names = ", ".join(summary.rejected_sources) + (", ..." if summary.num_rejected > _SHOWN_REJECTS else "")
+    return f"{_counts(summary.rejected)}: {names}" if summary.rejected else "none"
 
 
 def _counts(counts: dict[str, int]) -> str:

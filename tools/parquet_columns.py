@@ -9,7 +9,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.records import MAX_POSITION
+from lmdali.tools.class_names import TextLabels
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
@@ -48,7 +49,8 @@ class TableScan:
     Attributes:
         image_column: the column of image bytes, as pyarrow names it: `image.bytes`.
         groups: rows of each row group.
-        labels: one per row.
+        labels: one per row; where they are names, places in `label_names`.
+        label_names: the names that rows have for labels, as they come; None where labels are numbers.
         paths: one per row, None where it has none; an empty list where the file keeps no paths.
         class_names: in label order, from the schema; None where it names none.
     """
@@ -56,6 +58,7 @@ class TableScan:
     image_column: str
     groups: tuple[int, ...]
     labels: array[int]
+    label_names: tuple[str, ...] | None
     paths: list[str | None]
     class_names: tuple[str, ...] | None
 
@@ -83,33 +86,43 @@ def scan_table(path: str, image: str | None = None, label: str | None = None) ->
             image = _chosen(path, schema, image, IMAGE_COLUMNS, "image")
             label = _chosen(path, schema, label, LABEL_COLUMNS, "label")
             image_column, path_column = _image_leaves(path, schema, image)
-            if not pa.types.is_integer(_plain(schema.field(label).type)):
+            kind = _plain(schema.field(label).type)
+            if not pa.types.is_integer(kind) and not _is_text(kind):
                 raise InputError(
-                    f"{path!r}: the label column {label!r} is {schema.field(label).type}, expected integers: "
+                    f"{path!r}: the label column {label!r} is {schema.field(label).type}, expected integers or names: "
                     "choose another with --label-column"
                 )
+            names = TextLabels(repr(path)) if _is_text(kind) else None
             total = file.metadata.num_rows
             if not 0 <= total <= MAX_POSITION + 1:
                 raise InputError(f"{path!r}: says it has {total} rows, which is more than a dataset can have")
             groups = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-            scan = TableScan(image_column, groups, array("q"), [], _class_names(path, schema, label))
+            class_names = _class_names(path, schema, label) if names is None else None
+            scan = TableScan(image_column, groups, array("q"), None, [], class_names)
             for group, rows in enumerate(groups):
-                _scan_group(path, file, group, rows, label, path_column, scan)
+                _scan_group(path, file, group, rows, label, path_column, scan, names)
     except PARQUET_FAILURES as error:
         raise InputError(f"{path!r}: cannot be read as Parquet ({failure_text(error)})") from None
-    return scan
+    return scan if names is None else replace(scan, label_names=names.names())
 
 
 def _scan_group(
-    path: str, file: Any, group: int, rows: int, label: str, path_column: str | None, scan: TableScan
+    path: str,
+    file: Any,
+    group: int,
+    rows: int,
+    label: str,
+    path_column: str | None,
+    scan: TableScan,
+    names: TextLabels | None,
 ) -> None:
     first = len(scan.labels)
     try:
         for batch in _batches(file, group, [label] if path_column is None else [label, path_column]):
-            _add_labels(path, batch.column(label), scan.labels)
+            _add_labels(path, batch.column(label), scan.labels, names)
             if path_column is not None:
-                names = leaf(batch.column(path_column.split(".")[0])).cast(pa.large_binary()).to_pylist()
-                scan.paths.extend(None if not name else os.fsdecode(name) for name in names)
+                found = leaf(batch.column(path_column.split(".")[0])).cast(pa.large_binary()).to_pylist()
+                scan.paths.extend(None if not name else os.fsdecode(name) for name in found)
     except PARQUET_FAILURES as error:
         raise InputError(f"{path!r}, row group {group}: its labels cannot be read ({failure_text(error)})") from None
     if len(scan.labels) - first != rows:
@@ -120,11 +133,14 @@ def _batches(file: Any, group: int, columns: list[str]) -> Iterator[Any]:
     yield from file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
 
 
-def _add_labels(path: str, column: Any, labels: array[int]) -> None:
+def _add_labels(path: str, column: Any, labels: array[int], names: TextLabels | None) -> None:
     column = _decoded(column)
     if column.null_count:
         row = len(labels) + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(f"{path!r}, row {row}: the label is null: leave the row out")
+    if names is not None:
+        labels.extend(map(names.number, column.to_pylist()))
+        return
     values = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
     if len(values) and values.min() < 0:
         row = int(np.flatnonzero(values < 0)[0])

@@ -54,12 +54,12 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
         raise InputError(f"{str(path)!r}: the folder cannot be listed ({error.strerror})") from error
     if not files:
         raise InputError(f"{str(path)!r}: no {_EXTENSION} file in the folder or in its folder {DATA_FOLDER!r}")
-    splits = sorted({_split_of(file) for file in files})
+    splits = sorted({split_of(file) for file in files})
     if split is None and len(splits) > 1:
         raise InputError(f"{str(path)!r}: has the splits {_shown(splits)}: choose one with --split")
     if split is not None and split not in splits:
         raise InputError(f"{str(path)!r}: has no split {split!r}; it has {_shown(splits)}")
-    chosen = [file for file in files if split is None or _split_of(file) == split]
+    chosen = [file for file in files if split is None or split_of(file) == split]
     _refuse_gaps(path, chosen)
     return chosen
 
@@ -74,8 +74,11 @@ def _listed(folder: Path) -> list[Path]:
     return []
 
 
-def _split_of(file: Path) -> str:
-    """`train` of `train-00000-of-00294.parquet`, `train-0.parquet` and `train.parquet`; "" of `0000.parquet`."""
+def split_of(file: Path) -> str:
+    """A file's name without what counts files.
+
+    `train` of `train-00000-of-00294.parquet`, `train-0.tar` and `train.parquet`; "" of `0000.parquet`.
+    """
     numbered = _NUMBERED.fullmatch(file.stem)
     serial = numbered or _SERIAL.fullmatch(file.stem)
     return serial[1] if serial else file.stem

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
+from lmdali.tools.class_names import TextLabels
 from lmdali.tools.guarded_calls import guarded_map
 from lmdali.tools.parquet_columns import TableScan, scan_table
 from lmdali.tools.parquet_files import find_parquet_files
@@ -43,6 +44,7 @@ def scan_parquet(
     calls = [(repr(file), (file, image_column, label_column)) for file in files]
     entries, blocks = EntryTable(), list[int]()
     labels: TableLabels | None = None
+    names = TextLabels(repr(str(path)))
     first: TableScan | None = None
     for number, table in enumerate(guarded_map(scan_table, calls, parser="the Parquet reader")):
         if first is None or labels is None:
@@ -50,20 +52,27 @@ def scan_parquet(
             first_path = next((name for name in table.paths if name), None)
             labels = TableLabels(repr(str(path)), classes, table.class_names, first_path)
         _refuse_mixture(files[0], first, files[number], table)
-        _add_rows(number, files[number], table, labels, entries)
+        _add_rows(number, files[number], table, labels, names, entries)
         blocks += table.groups
     if first is None or labels is None or not entries:
         raise InputError(f"{str(path)!r}: {len(files)} Parquet files without a single row")
-    scan = Scan(labels.class_names(), entries, Ignored(), tuple(blocks))
+    class_names = labels.class_names()
+    if first.label_names is not None:
+        class_names, label_of = names.settle(classes)
+        entries.relabel(label_of)
+    scan = Scan(class_names, entries, Ignored(), tuple(blocks))
     return scan, ParquetReader(tuple(files), stamps, first.image_column)
 
 
-def _add_rows(number: int, file: str, table: TableScan, labels: TableLabels, entries: EntryTable) -> None:
+def _add_rows(
+    number: int, file: str, table: TableScan, labels: TableLabels, names: TextLabels, entries: EntryTable
+) -> None:
     name = os.path.basename(file)  # noqa: PTH119  # names may be any bytes
     seen: set[str] = set()
+    named = None if table.label_names is None else [names.number(text) for text in table.label_names]
     for row, label in enumerate(table.labels):
         path = table.paths[row] if table.paths else None
-        our_label = labels.number(label, path, f"{file!r}, row {row}")
+        our_label = labels.number(label, path, f"{file!r}, row {row}") if named is None else named[label]
         # A path that comes twice says no more than none: entries must be told apart.
         is_own = path is not None and path not in seen
         if path is not None:
@@ -78,5 +87,7 @@ def _refuse_mixture(first_file: str, first: TableScan, file: str, table: TableSc
             f"{file!r}: its images are in column {table.image_column!r}, those of {first_file!r} in "
             f"{first.image_column!r}: choose one with --image-column"
         )
+    if (table.label_names is None) != (first.label_names is None):
+        raise InputError(f"{file!r}: its labels are not of the kind of those of {first_file!r}, names or numbers")
     if table.class_names != first.class_names:
         raise InputError(f"{file!r}: its class names are not those of {first_file!r}: give files of one dataset")

@@ -13,7 +13,10 @@ from typing import NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from lmdali.pipeline.tables import printable
+
 _MAX_EXAMPLES = 5
+_MAX_EXTENSIONS, _SHOWN_EXTENSIONS = 50, 4
 
 
 class SourceEntry(NamedTuple):
@@ -88,6 +91,10 @@ class EntryTable(Sequence[SourceEntry]):
         for index in range(len(self)):
             yield self[index]
 
+    def relabel(self, label_of: npt.NDArray[np.int32]) -> None:
+        """Give each entry the label that `label_of` has in the place of its present one."""
+        self._labels = array("i", label_of[self.labels()].tobytes())
+
     def labels(self) -> npt.NDArray[np.int32]:
         """`(N,)` int32: a copy of all labels in order."""
         return np.array(self._labels, dtype=np.int32)
@@ -102,10 +109,12 @@ class Ignored:
             link_outside_source; in archives: not_a_file (links, devices), sparse_member, replaced_member (by a later
             one of its name), patched_image (by a patch archive), other_member, no_image (a sample without one).
         examples: reason -> the first few paths.
+        extensions: of files passed over for them -> how many; the first few that differ.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    extensions: Counter[str] = field(default_factory=Counter)
 
     def add(self, reason: str, path: str) -> None:
         """Count one."""
@@ -113,10 +122,19 @@ class Ignored:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _MAX_EXAMPLES:
             examples.append(path)
+        if reason == "other_extension":
+            extension = os.path.splitext(path)[1].lower() or "none"  # noqa: PTH122  # names may be any bytes
+            if extension in self.extensions or len(self.extensions) < _MAX_EXTENSIONS:
+                self.extensions[extension] += 1
 
     def summary(self) -> str:
-        """`12 other_extension, 1 hidden`, or `nothing`."""
-        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.counts.items())) or "nothing"
+        """`1 hidden, 12 other_extension (10 .heic, 2 .txt)`, or `nothing`."""
+        shown = sorted(self.extensions.items(), key=lambda pair: (-pair[1], pair[0]))[:_SHOWN_EXTENSIONS]
+        kinds = ", ".join(f"{count} {printable(extension)}" for extension, count in shown)
+        kinds += ", ..." if len(self.extensions) > len(shown) else ""
+        words = {"other_extension": f" ({kinds})"}
+        found = [f"{count} {reason}{words.get(reason, '')}" for reason, count in sorted(self.counts.items())]
+        return ", ".join(found) or "nothing"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _KINDS_OF_OPTION = {
     "devkit": ("ilsvrc-val",),
     "ground_truth": ("ilsvrc-val",),
     "patch": ("ilsvrc-train", "ilsvrc-val"),
-    "split": ("parquet",),
+    "split": ("parquet", "webdataset"),
     "image_column": ("parquet",),
     "label_column": ("parquet",),
 }
@@ -132,7 +132,7 @@ class SourceOptions:
         devkit: for ilsvrc-val: the development kit; default: the one beside the images.
         ground_truth: for ilsvrc-val: the file of class ids; default: the kit's, for test images the one beside them.
         patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
-        split: for folders of Parquet files: which of several splits.
+        split: for folders of Parquet files or of WebDataset's tars: which of several splits.
         image_column: for Parquet: the column of images; default: looked for.
         label_column: for Parquet: the column of class numbers; default: looked for.
         split_half: only this half of each class (`lmdali.tools.half_split`).
@@ -228,7 +228,7 @@ def _open_numbered_images(path: Path, options: SourceOptions) -> Source:
 
 
 def _open_webdataset(path: Path, options: SourceOptions) -> Source:
-    return Source("webdataset", *scan_webdataset(path, options.classes))
+    return Source("webdataset", *scan_webdataset(path, options.classes, split=options.split))
 
 
 def _open_parquet(path: Path, options: SourceOptions) -> Source:
