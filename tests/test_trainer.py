@@ -7,8 +7,10 @@ import io
 import json
 import math
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from memory_loader import MemoryLoader
 
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
+from lmdali.model.evaluator import evaluate
 from lmdali.model.journal import read_metrics
 from lmdali.model.saved_run import class_difference
 from lmdali.model.schedule import Plateau
@@ -395,6 +398,12 @@ def test_another_seed_in_the_middle_of_an_epoch_is_refused_before_anything_is_wr
     CheckpointDirectory(tmp_path / "checkpoints").paths()[-1].unlink()
     with real_loader(seed=5) as other, pytest.raises(InputError, match="seed 0 there, 5 here"):
         make_real(tmp_path, train=other).resume_latest()
+    (tmp_path / "checkpoints" / "step-000000002.pt").unlink()
+    (tmp_path / "checkpoints" / "step-000000001.pt").unlink()
+    with real_loader(seed=5) as other:  # from the best one: where an epoch begins, it may change
+        trainer = make_real(tmp_path, train=other)
+        trainer.resume_latest()
+        assert trainer.fit().epochs == 3
 
 
 def test_another_network_or_dataset_is_refused(tmp_path: Path) -> None:
@@ -473,6 +482,53 @@ def test_learning_rates_follow_the_position_in_samples(tmp_path: Path) -> None:
     assert rates[8] == pytest.approx(0.002 * 0.25)
 
 
+def saved_steps(run_dir: Path) -> list[int]:
+    return [int(path.stem.partition("-")[2]) for path in CheckpointDirectory(run_dir / "checkpoints").paths()]
+
+
+def test_checkpoints_come_by_steps_of_the_run_and_with_each_epoch(tmp_path: Path) -> None:
+    make(tmp_path, config=dataclasses.replace(CONFIG, checkpoint_steps=4)).fit()
+    assert saved_steps(tmp_path) == [3, 4, 6, 8, 9]
+
+
+def test_checkpoints_come_by_the_time_since_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(tmp_path, config=dataclasses.replace(CONFIG, checkpoint_seconds=2.0))
+    clock = SimpleNamespace(monotonic=lambda: float(trainer.state.step), perf_counter=time.perf_counter)
+    monkeypatch.setattr("lmdali.model.trainer.time", clock)  # a step takes a second
+    trainer.fit()
+    assert saved_steps(tmp_path) == [2, 3, 5, 6, 8, 9]
+
+
+def test_the_best_checkpoint_that_a_kill_left_undone_is_marked(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=1, schedule="constant")
+    make(tmp_path, config=config).fit()
+    (tmp_path / "checkpoints" / "best.pt").unlink()
+    trainer = make(tmp_path, config=config)
+    trainer.resume_latest()
+    trainer.fit()
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.pt").progress["step"] == 3
+
+
+def test_a_network_in_evaluation_mode_is_trained_as_any_other(
+    tmp_path: Path, undisturbed: tuple[TrainResult, list[dict[str, Any]]]
+) -> None:
+    trainer = make(tmp_path)
+    trainer.model.eval()
+    assert trainer.fit().weights_sha256 == undisturbed[0].weights_sha256
+
+
+def test_the_schedule_is_told_the_top_1_error(tmp_path: Path) -> None:
+    # Of nine classes, so that five places are not all of them.
+    loaders = {"train": MemoryLoader(24, num_classes=9), "val": MemoryLoader(18, num_classes=9, shuffle=False)}
+    trainer = make(tmp_path, net=dataclasses.replace(TINY, num_classes=9), **loaders)
+    told: list[float] = []
+    trainer.schedule.end_epoch = told.append  # type: ignore[method-assign]
+    trainer.fit()
+    epochs = [record for record in metrics_of(tmp_path) if record["kind"] == "epoch"]
+    assert told == [record["val_top1_error"] for record in epochs]
+    assert told != [record["val_top5_error"] for record in epochs]
+
+
 def test_checkpoints_hold_what_evaluation_needs(tmp_path: Path) -> None:
     config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
     make(tmp_path, config=config, loader_config={"normalize": "none"}).fit()
@@ -519,9 +575,22 @@ def test_progress_lines_are_in_the_familiar_form(tmp_path: Path) -> None:
 
 def test_bfloat16_trains_too(tmp_path: Path) -> None:
     config = TrainConfig(epochs=1, lr=0.001, schedule="constant", precision="bfloat16")
-    result = make(tmp_path, config=config).fit()
-    assert result.val is not None
+    trainer = make(tmp_path, config=config)
+    result = trainer.fit()
     assert all(parameter.dtype is torch.float32 for parameter in make(tmp_path).model.parameters())
+    assert result.val == evaluate(trainer.model, MemoryLoader(12, shuffle=False), precision=torch.bfloat16)
+    assert result.val != evaluate(trainer.model, MemoryLoader(12, shuffle=False))
+
+
+def test_label_smoothing_is_in_the_loss(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=1, schedule="constant", log_steps=1, label_smoothing=0.3)
+    trainer = make(tmp_path, config=config, net=dataclasses.replace(TINY, dropout=0.0))
+    images, labels = next(iter(MemoryLoader(24)))
+    with torch.no_grad():
+        log_p = trainer.model(images).log_softmax(1)
+    expected = 0.7 * -log_p.gather(1, labels[:, None]).mean() - 0.3 * log_p.mean()
+    trainer.fit()
+    assert metrics_of(tmp_path)[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_results_are_json(undisturbed: tuple[TrainResult, list[dict[str, Any]]]) -> None:
