@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.torchrun_variables import torchrun_number
 
 Parallel = Literal["none", "towers", "ddp"]
 """How devices share the work: one device; two devices with a tower each; one process per device, each with all of the
@@ -33,11 +33,6 @@ class TorchrunPlace:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-
-    @property
-    def num_cpus(self) -> int:
-        """This rank's part of the CPUs that its machine's ranks share."""
-        return max(1, usable_cpus() // self.local_world_size)
 
     def share_of(self, batch_size: int) -> int:
         """This rank's part of a global batch, samples.
@@ -65,7 +60,7 @@ def torchrun_place(parallel: Parallel, environment: Mapping[str, str] = os.envir
         ConfigError: `ddp` without torchrun, several processes without `ddp`, or variables that are no such numbers.
     """
     if parallel != "ddp":
-        if _number(environment, "WORLD_SIZE", 1) > 1:
+        if torchrun_number("WORLD_SIZE", 1, environment) > 1:
             raise ConfigError(
                 f"torchrun started {environment['WORLD_SIZE']} processes, and with --parallel {parallel} each of them "
                 "would do all of the work by itself: add --parallel ddp, or start one process without torchrun"
@@ -75,19 +70,13 @@ def torchrun_place(parallel: Parallel, environment: Mapping[str, str] = os.envir
         raise ConfigError(
             f"--parallel ddp needs one process per device, and this one was not started by torchrun: {LAUNCH}"
         )
-    rank, world_size = _number(environment, "RANK", 0), _number(environment, "WORLD_SIZE", 1)
-    local_rank = _number(environment, "LOCAL_RANK", rank)
-    place = TorchrunPlace(rank, world_size, local_rank, _number(environment, "LOCAL_WORLD_SIZE", world_size))
+    rank, world_size = torchrun_number("RANK", 0, environment), torchrun_number("WORLD_SIZE", 1, environment)
+    local_rank = torchrun_number("LOCAL_RANK", rank, environment)
+    local_world_size = torchrun_number("LOCAL_WORLD_SIZE", world_size, environment)
+    place = TorchrunPlace(rank, world_size, local_rank, local_world_size)
     if not rank < world_size or not local_rank < place.local_world_size <= world_size:
         raise ConfigError(
             f"the environment says rank {rank} of {world_size}, local rank {local_rank} of {place.local_world_size}: "
             f"let torchrun set it: {LAUNCH}"
         )
     return place
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name, str(default))
-    if not text.isdecimal():
-        raise ConfigError(f"the environment variable {name} is {text!r}, expected a number: unset it or use torchrun")
-    return int(text)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmdali.pipeline.errors import MachineError
+from lmdali.pipeline.torchrun_variables import torchrun_number
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
@@ -24,6 +25,15 @@ def usable_cpus() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_cpus()
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def rank_cpus() -> int:
+    """This process's part of the usable CPUs, which all that torchrun started on this machine share; at least 1.
+
+    Raises:
+        ConfigError: LOCAL_WORLD_SIZE is no number.
+    """
+    return max(1, usable_cpus() // max(1, torchrun_number("LOCAL_WORLD_SIZE", 1)))
 
 
 def cpu_name() -> str:

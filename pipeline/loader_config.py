@@ -20,7 +20,7 @@ from lmdali.pipeline.block_order import (
     drops_last,
     require_listable,
 )
-from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.cpu_budget import rank_cpus
 from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.errors import ConfigError
@@ -58,7 +58,8 @@ class LoaderConfig:
             decode "auto" leaves the GPU alone.
         dtype: of the images; "uint8" holds pixels, so it takes neither normalisation nor lighting.
         layout: "NCHW" or "NHWC", the order of the tensor's axes.
-        num_threads: worker threads; None means every CPU this process may use.
+        num_threads: worker threads; None means every CPU this process may use, divided among those that torchrun
+            started on this machine.
         prefetch: batches worked on ahead of the consumer; None means 3, or up to 7 where threads are many for a batch.
         decoded_cache_bytes: memory in which decoded images of JPEG records are kept, as many as fit; from the second
             epoch on these cost a copy. Pixels are the same. 0 keeps none; needs the cpu backend.
@@ -159,7 +160,7 @@ class LoaderConfig:
     @property
     def threads(self) -> int:
         """`num_threads` with its default filled in."""
-        return self.num_threads or usable_cpus()
+        return self.num_threads or rank_cpus()
 
     @property
     def depth(self) -> int:

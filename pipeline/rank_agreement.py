@@ -7,7 +7,6 @@ for ever at the end of the epoch. So the loaders of a job agree before the first
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import distributed
 
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.torchrun_variables import torchrun_number
 
 Gather = Callable[[dict[str, Any]], list[dict[str, Any]]]
 """Gives every rank what each rank gave."""
@@ -31,14 +31,7 @@ def rank_and_world_size() -> tuple[int, int]:
     """
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
-    return _from_torchrun("RANK", 0), _from_torchrun("WORLD_SIZE", 1)
-
-
-def _from_torchrun(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise ConfigError(f"the environment variable {name} is {text!r}, expected a number: unset it or use torchrun")
-    return int(text)
+    return torchrun_number("RANK", 0), torchrun_number("WORLD_SIZE", 1)
 
 
 def process_group_gather(world_size: int, device: torch.device) -> Gather | None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from profile_document import profile_report, rate
 
-from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.tools.measurement import Rate
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_page import profile_page
-from lmdali.tools.rank_profile import agreed_plan, config_of_rank
+from lmdali.tools.rank_profile import agreed_plan
 from lmdali.tools.rank_report import RankRates, judged_by_ranks, rank_report
 from lmdali.tools.throughput_tables import print_report
 
@@ -109,13 +109,16 @@ def test_all_ranks_make_the_steps_of_the_slowest() -> None:
 
 
 def test_ranks_share_the_cpus_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmdali.model.torchrun.usable_cpus", lambda: 16)
-    place = TorchrunPlace(5, 8, 1, 4)
-    assert config_of_rank(ProfileConfig(parallel="ddp"), place).num_threads == 4
-    assert config_of_rank(ProfileConfig(parallel="ddp", num_threads=3), place).num_threads == 3
-    assert config_of_rank(ProfileConfig(), TorchrunPlace()).num_threads is None
-    with pytest.raises(ConfigError, match="--cold drops a page cache that all ranks share"):
-        config_of_rank(ProfileConfig(parallel="ddp", cold=True), place)
+    monkeypatch.setattr("lmdali.pipeline.cpu_budget.usable_cpus", lambda: 16)
+    assert ProfileConfig().usable_threads == LoaderConfig(dataset="x").threads == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert ProfileConfig(parallel="ddp").usable_threads == LoaderConfig(dataset="x").threads == 4
+    assert ProfileConfig(num_threads=3).usable_threads == LoaderConfig(dataset="x", num_threads=3).threads == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert LoaderConfig(dataset="x").threads == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "many")
+    with pytest.raises(ConfigError, match="LOCAL_WORLD_SIZE is 'many', expected a number"):
+        _ = LoaderConfig(dataset="x").threads
 
 
 def test_rates_keep_what_a_step_waited_for() -> None:

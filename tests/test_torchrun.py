@@ -60,12 +60,10 @@ def test_a_batch_is_divided_equally_or_not_at_all() -> None:
         TorchrunPlace(0, 8, 0, 8).share_of(4)
 
 
-def test_loaders_of_ranks_share_batch_and_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmdali.model.torchrun.usable_cpus", lambda: 16)
+def test_loaders_of_ranks_share_the_batch(tmp_path: Path) -> None:
     job = TrainJob(train=tmp_path, val=tmp_path, run_dir=tmp_path, preset=PRESETS["paper"])
     configs = job.loader_configs(TorchrunPlace(5, 8, 1, 4))
-    assert [(config.batch_size, config.num_threads) for config in configs] == [(16, 4)] * 2
-    assert job.loader_configs()[0].num_threads is None
+    assert [config.batch_size for config in configs] == [16] * 2
 
 
 def names(*arguments: str, place: TorchrunPlace | None = None) -> list[str]:

@@ -93,9 +93,6 @@ def evaluate_networks(dataset: Place, sources: Sequence[Path], config: EvalConfi
     readable = readable_classes(manifest.class_names, config.names)
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
-    arguments = config.loader_arguments()
-    if arguments["num_threads"] is None and place.local_world_size > 1:
-        arguments["num_threads"] = place.num_cpus
     with process_group(place, device) as ranks:
         asked = EvaluationSet(
             dataset=dataset,
@@ -104,7 +101,7 @@ def evaluate_networks(dataset: Place, sources: Sequence[Path], config: EvalConfi
             batch_size=config.batch_size,
             device=str(device),
             basis=config.basis,
-            loader_arguments=arguments,
+            loader_arguments=config.loader_arguments(),
             quiet=config.quiet or not ranks.is_first,
         )
         members = [member_probabilities(asked, source, ranks) for source in sources]

@@ -14,8 +14,9 @@ from torch import nn
 
 from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
-from lmdali.model.torchrun import TorchrunPlace, torchrun_place
+from lmdali.model.torchrun import torchrun_place
 from lmdali.pipeline.batch import Batch
+from lmdali.pipeline.cpu_budget import rank_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.nvtx_ranges import marked
 from lmdali.tools.foreign_loader import ForeignLoader, ForeignProbe
@@ -25,7 +26,7 @@ from lmdali.tools.measurement import Probe
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profile_facts import common_cautions, evidence_of
 from lmdali.tools.profiled_model import AUTOCAST, CROP_SIZE, kept_generators, place_model, training_step
-from lmdali.tools.rank_profile import config_of_rank, measure_job
+from lmdali.tools.rank_profile import measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.stage_detail import MAX_SECONDS
 from lmdali.tools.step_probes import Step, measure_on, step_probes
@@ -63,9 +64,8 @@ def profile_iterable(
         raise ConfigError(f"--loader {name}: --cold and --what-if look inside a loader of ours: give a DATASET")
     place = torchrun_place(config.parallel)
     device = pick_devices(config.parallel, config.device, "", place)[0]
-    config = config_of_rank(config, place)
     with process_group(place, device) as ranks, kept_generators(device):
-        return _profile(make, name, config, device, ranks, place, model, quiet=quiet or not ranks.is_first)
+        return _profile(make, name, config, device, ranks, model, quiet=quiet or not ranks.is_first)
 
 
 def _profile(
@@ -74,7 +74,6 @@ def _profile(
     config: ProfileConfig,
     device: torch.device,
     ranks: Ranks,
-    place: TorchrunPlace,
     model: nn.Module | Literal["alexnet"] | None,
     *,
     quiet: bool,
@@ -115,7 +114,7 @@ def _profile(
         setting=setting,
         time_to_first_batch_seconds=first_seconds,
         epoch_gap_seconds=median(loader.epoch_gaps_seconds) if loader.epoch_gaps_seconds else None,
-        verdict=judged_by_ranks(judge(evidence_of(own, setting, place.num_cpus)), job),
+        verdict=judged_by_ranks(judge(evidence_of(own, setting, rank_cpus())), job),
         suggestion=None,
         machine=machine,
         cautions=common_cautions(machine, config, lock),

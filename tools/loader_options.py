@@ -61,7 +61,7 @@ OPTION_HELP = {name: text for name, (_, _, text) in {**_LOADER, **_EPOCH}.items(
 _BATCH: dict[str, _Option] = {"batch_size": (("-b", "--batch-size"), click.IntRange(1), "Samples per step.")}
 
 _SHOWN_DEFAULTS = {
-    "num_threads": "every usable CPU",
+    "num_threads": "every usable CPU, divided among ranks",
     "prefetch": "3, or up to 7 for many threads or small batches",
     "cache_dir": "LMDALI_CACHE_DIR",
     "cache_bytes": "LMDALI_CACHE_BYTES",
@@ -80,7 +80,7 @@ class LoaderOptions:
     Attributes:
         backend: who makes the batches.
         decode: where JPEG is decoded for a GPU.
-        num_threads: loader threads; None means every CPU this process may use.
+        num_threads: loader threads; None means every CPU this process may use, divided among ranks of this machine.
         prefetch: batches worked on ahead of the consumer; None means 3, or up to 7 where threads are many for a batch.
         readahead_bytes: stored bytes that the kernel is asked for ahead of the loader.
         verify: when a record's CRC is compared.

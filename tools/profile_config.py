@@ -8,7 +8,7 @@ from typing import Literal
 
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import DType, Layout
-from lmdali.pipeline.cpu_budget import usable_cpus
+from lmdali.pipeline.cpu_budget import rank_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.nvtx_ranges import NvtxRanges, find_nvtx
@@ -66,7 +66,7 @@ class ProfileConfig(EpochOptions):
     @property
     def usable_threads(self) -> int:
         """`num_threads` with its default filled in."""
-        return self.num_threads or usable_cpus()
+        return self.num_threads or rank_cpus()
 
     def ranges(self) -> NvtxRanges | None:
         """What marks stages and steps; None unless that was asked for and can be done here."""

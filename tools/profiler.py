@@ -16,6 +16,7 @@ from lmdali.model.device import pick_devices
 from lmdali.model.parallel import Ranks, process_group
 from lmdali.model.torchrun import TorchrunPlace, torchrun_place
 from lmdali.pipeline.augment import AugmentConfig
+from lmdali.pipeline.cpu_budget import rank_cpus
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
@@ -50,7 +51,7 @@ from lmdali.tools.profile_facts import (
 from lmdali.tools.profile_page import report_command
 from lmdali.tools.profile_sweep import sweep_command
 from lmdali.tools.profiled_model import kept_generators, place_model, require_trainable, training_step
-from lmdali.tools.rank_profile import config_of_rank, measure_job
+from lmdali.tools.rank_profile import measure_job
 from lmdali.tools.rank_report import judged_by_ranks
 from lmdali.tools.report_table import print_json
 from lmdali.tools.step_probes import LoaderProbe, Step, first_batch, measure_on, step_probes
@@ -95,8 +96,9 @@ def profile_dataset(
     place = torchrun_place(config.parallel)
     if try_suggestion and place.world_size > 1:
         raise ConfigError("--try measures a loader while all else is quiet: profile one process without torchrun")
+    if config.cold and place.world_size > 1:
+        raise ConfigError("--cold drops a page cache that all ranks share: profile one process without torchrun")
     device = pick_devices(config.parallel, config.device, "", place)[0]
-    config = config_of_rank(config, place)
     with process_group(place, device) as ranks:
         quiet, trace = quiet or not ranks.is_first, trace if ranks.is_first else None
         options: dict[str, Any] = {"model": model, "augment": augment, "try_suggestion": try_suggestion, "trace": trace}
@@ -147,7 +149,7 @@ def _profile(
         operators = measure_operators(loader_config, device, plan, quiet=quiet) if is_dali else None
         inside, lock = look_inside(loader, plan, idle, trace)
         setting = setting_of(dataset, manifest, config, loader, device, trained, loader_config.augment)
-        evidence = evidence_of(own, setting, place.num_cpus)
+        evidence = evidence_of(own, setting, rank_cpus())
         verdict = judged_by_ranks(judged_cold(judge(evidence), cold), job)
         cache = CacheState.seen(rates["loader"], resident, resident_share(paths), record_bytes)
         memory = None if machine["memory_bytes"] is None else machine["memory_bytes"] // place.local_world_size

@@ -10,26 +10,11 @@ import torch
 from torch import nn
 
 from lmdali.model.parallel import Ranks
-from lmdali.model.torchrun import TorchrunPlace
-from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.measurement import MIN_STEPS_PER_WINDOW, Probe, Rate, WindowPlan
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.profiled_model import training_step
 from lmdali.tools.rank_report import RankRates, RankReport, rank_report
 from lmdali.tools.step_probes import Step, measure_on
-
-
-def config_of_rank(config: ProfileConfig, place: TorchrunPlace) -> ProfileConfig:
-    """What one rank measures: silent but for the first, and with its part of the machine's CPUs.
-
-    Raises:
-        ConfigError: something is asked for that one process must have to itself.
-    """
-    if place.world_size == 1:
-        return config
-    if config.cold:
-        raise ConfigError("--cold drops a page cache that all ranks share: profile one process without torchrun")
-    return replace(config, num_threads=config.num_threads or place.num_cpus)
 
 
 def measure_job(

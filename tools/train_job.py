@@ -72,16 +72,13 @@ class TrainJob(EpochOptions):
     recipe: Mapping[str, Any] | None = None
 
     def loader_configs(self, place: TorchrunPlace | None = None) -> tuple[LoaderConfig, LoaderConfig]:
-        """Of the training and the validation loader of one rank, which has its part of the batch and of the CPUs.
+        """Of the training and the validation loader of one rank, which has its part of the batch.
 
         Raises:
             ConfigError: the batch, or the last one of an epoch that was asked for, cannot be divided equally among the
                 ranks.
         """
         place = place or TorchrunPlace()
-        arguments = self.loader_arguments()
-        if arguments["num_threads"] is None and place.local_world_size > 1:
-            arguments["num_threads"] = place.num_cpus
         train = LoaderConfig(
             dataset=self.train,
             batch_size=place.share_of(self.preset.batch_size),
@@ -91,7 +88,7 @@ class TrainJob(EpochOptions):
             dtype=cast(DType, self.preset.train.precision),
             layout="NHWC" if self.preset.train.channels_last else "NCHW",
             drop_last=self._drop_last(place.world_size),
-            **{"order": self.preset.order, **arguments},
+            **{"order": self.preset.order, **self.loader_arguments()},
         )
         val = dataclasses.replace(
             train,
