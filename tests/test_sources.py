@@ -215,6 +215,18 @@ def test_images_without_class_folders_are_refused_with_their_number(tmp_path: Pa
     assert "2 image files lie directly in it" in refusal(tmp_path)
 
 
+def test_packed_files_are_named_with_what_to_do(tmp_path: Path) -> None:
+    plant(tmp_path, "shards-0000.tar.gz", "notes.txt")
+    assert "archives such as 'shards-0000.tar.gz' are not read: decompress" in refusal(tmp_path)
+
+
+def test_a_pattern_is_told_from_a_missing_folder(tmp_path: Path) -> None:
+    assert "no such file or folder: patterns are not expanded, give the folder" in refusal(
+        tmp_path / "{0000..0003}.tar"
+    )
+    assert refusal(tmp_path / "nothing").endswith("no such file or folder")
+
+
 def test_class_folders_without_images_are_refused_with_what_was_ignored(tmp_path: Path) -> None:
     plant(tmp_path, "a/1.txt", "b/2.npy")
     words = "2 class folders, but no image file in any of them (ignored: 2 other_extension (1 .npy, 1 .txt))"

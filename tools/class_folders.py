@@ -16,6 +16,7 @@ from lmdali.pipeline.errors import InputError
 from lmdali.tools.class_names import refuse_extra_classes
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan
 
+_PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar")
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"))
 """torchvision's list and .gif. What a file really is, its bytes say when it is decoded."""
 
@@ -162,6 +163,9 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _no_classes(root: Path, num_loose_images: int, ignored: Ignored) -> str:
     remedy = "put each class into a folder of its own, or give a list file of `path label` lines"
+    packed = [name for name in ignored.examples.get("outside_class_folders", ()) if name.lower().endswith(_PACKED)]
+    if packed:
+        remedy = f"archives such as {packed[0]!r} are not read: decompress those of tars, unpack others; else {remedy}"
     if num_loose_images:
         return (
             f"{str(root)!r}: {num_loose_images} image files lie directly in it and there are no class folders: {remedy}"

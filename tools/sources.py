@@ -177,7 +177,8 @@ def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any)
             raise InputError(
                 f"the source is an address ({address[1]}://): images are converted from a disk: copy them here first"
             )
-        raise InputError(f"{str(path)!r}: no such file or folder")
+        pattern = ": patterns are not expanded, give the folder" if re.search(r"[*?{]", str(path)) else ""
+        raise InputError(f"{str(path)!r}: no such file or folder{pattern}")
     kind = detect_format(path) if format == "auto" else format
     for name, kinds in _KINDS_OF_OPTION.items():
         if getattr(chosen, name) not in (None, False) and kind not in kinds:
