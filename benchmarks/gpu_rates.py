@@ -19,8 +19,8 @@ from lmdali.pipeline.backend import BackendName, DType
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.tools.augment_options import augment_for
 from lmdali.tools.ceilings import copy_probe, decode_probe, sample_records
-from lmdali.tools.loader_options import augment_for
 from lmdali.tools.measurement import Rate, WindowPlan, measure
 from lmdali.tools.step_probes import LoaderProbe
 

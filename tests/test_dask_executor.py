@@ -55,7 +55,13 @@ def cluster() -> Iterator[str]:
     # A worker that dies fails its task at once here; else four would have to.
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as local,
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",  # there is one even without a dashboard, and 8787 may be another suite's
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=50,
+        ) as local,
     ):
         yield local.scheduler_address
 
