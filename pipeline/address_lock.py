@@ -155,8 +155,11 @@ class _ObjectLock:
         holder = _parsed(found)
         known = _process(os.getpid())
         if holder.get("machine") == known["machine"] != "":
-            with suppress(TypeError, ValueError):
-                return bool(_process(int(holder["pid"]))["begun"] != holder["begun"])
+            with suppress(TypeError, ValueError, KeyError):
+                pid = int(holder["pid"])
+                begun = _process(pid)["begun"]
+                if begun or not _is_hidden(pid):
+                    return bool(begun != holder["begun"])
         return found.age_seconds > self._stale_seconds
 
     def _is_ours(self, found: Claimed | None) -> TypeGuard[Claimed]:
@@ -177,6 +180,17 @@ def _parsed(found: Claimed) -> dict[str, Any]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether it is another user's process, of which /proc says nothing here (mounted with hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _process(pid: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ user's machine; it releases the GIL, and keeps its machine code on disk between 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.kernel_cache import KernelCache
 
 try:
     import numba
@@ -35,11 +37,11 @@ def reordered(function: _Function) -> _Function:
 
 
 def _compile(function: _Function, **options: Any) -> _Function:
-    try:
-        kernel: _Function = numba.njit(nogil=True, cache=True, boundscheck=False, **options)(function)
-    except (RuntimeError, OSError):  # neither the package's folder nor the user's cache can be written
-        kernel = numba.njit(nogil=True, boundscheck=False, **options)(function)
-    return kernel
+    kernel: Any = numba.njit(nogil=True, boundscheck=False, **options)(function)
+    with suppress(RuntimeError, OSError):  # neither the package's folder nor the user's cache can be written
+        kernel._cache = KernelCache(function)  # what `cache=True` does, with numba's own
+    compiled_function: _Function = kernel
+    return compiled_function
 
 
 def inlined(function: _Function) -> _Function:

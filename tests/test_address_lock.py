@@ -61,6 +61,27 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(store: S3Store) -> Non
         assert holder(store)["pid"] == os.getpid()
 
 
+def test_the_lock_of_another_users_process_that_cannot_be_seen_is_left_alone(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where /proc hides the processes of others, as on machines that many log in to: it is not gone for that."""
+    seen = address_lock._process
+
+    def hidden(pid: int) -> dict[str, Any]:
+        return seen(pid) if pid == os.getpid() else {"pid": pid, "machine": "", "begun": ""}
+
+    def refused(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    store.put(WHOLE_LOCK, json.dumps({"host": "here", **seen(os.getppid())}).encode())
+    monkeypatch.setattr(address_lock, "_process", hidden)
+    monkeypatch.setattr(address_lock.os, "kill", refused)
+    with pytest.raises(LockedError, match=f"pid {os.getppid()} on here"), hold_address(store):
+        raise AssertionError
+    with hold_address(store, stale_seconds=-1):  # it is old enough
+        pass
+
+
 @pytest.mark.parametrize("content", [{"host": "afar", "pid": 1, "machine": "another", "begun": "1"}, "nonsense"])
 def test_a_lock_of_elsewhere_is_left_alone_until_it_is_old(store: S3Store, content: object) -> None:
     store.put(WHOLE_LOCK, json.dumps(content).encode())

@@ -1,0 +1,87 @@
+"""Machine code of kernels on disk: used again only for the very sources it was made of, and never missed.
+
+numba keeps it by the content of a kernel's own file. What other files have a part in it, the functions and numbers
+that a kernel imports, it does not see: after an upgrade in place the loader would go on with machine code of the
+version before. So the files here are named by a digest of all sources that a kernel can reach. A name of its own also
+ends a race: numba says in its index that a file is there before it is, and an older one of that name could be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lmdali.pipeline.errors import MissingExtraError
+
+try:
+    from numba.core.caching import FunctionCache, IndexDataCacheFile
+except ImportError as error:
+    raise MissingExtraError("numba", "train", "compiled kernels") from error
+
+_IMPORT = re.compile(rb"^from ([\w.]+) import (\([^)]*\)|.*)", re.MULTILINE)
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
+    """What a numba dispatcher asks for machine code, and gives it to. A disk that refuses is as good as none.
+
+    Args:
+        kernel: the Python function.
+
+    Raises:
+        RuntimeError: there is no directory that can be written.
+    """
+
+    def __init__(self, kernel: Any) -> None:
+        super().__init__(kernel)
+        digest = sources_digest(Path(kernel.__code__.co_filename))
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path, filename_base=f"{self._impl.filename_base}.{digest}", source_stamp=digest
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The machine code of a signature; None where there is none, or a damaged one, which is forgotten."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # whatever unpickling raises of a file that a power cut or a full disk has cut short
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep machine code, where the disk has room for it: it is in memory all the same."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+@cache
+def sources_digest(file: Path) -> str:
+    """16 hexadecimal digits for the content of a module's file and of all files of its package that it imports.
+
+    What counts are imports at the beginning of a line, in the form `from ... import ...`.
+    """
+    pending, found = [file], dict[Path, bytes]()
+    while pending:
+        path = pending.pop()
+        if path not in found:
+            found[path] = path.read_bytes()
+            pending += _imported(found[path])
+    digest = hashlib.sha256()
+    for path in sorted(found):
+        digest.update(hashlib.sha256(path.name.encode() + b"\0" + found[path]).digest())
+    return digest.hexdigest()[:16]
+
+
+def _imported(source: bytes) -> list[Path]:
+    own, found = __name__.partition(".")[0], []
+    for place, names in _IMPORT.findall(source):
+        if (module := place.decode()).partition(".")[0] == own:
+            spec = find_spec(module)
+            found.append(spec)
+            if spec is not None and spec.submodule_search_locations is not None:  # a package: its modules, perhaps
+                found += [find_spec(f"{module}.{name.decode()}") for name in re.findall(rb"\w+", names)]
+    return [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]

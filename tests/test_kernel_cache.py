@@ -1,0 +1,84 @@
+"""Machine code that was kept is used for the sources it was made of, and for no others."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmdali.pipeline import jpeg_kernel
+from lmdali.pipeline.kernel_cache import sources_digest
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A kernel in a folder beside those of lmdali, and a module with a number for it."""
+    folder = tmp_path / "lmdali/beside"
+    folder.mkdir(parents=True)
+    (folder / "numbers.py").write_text("NUMBER = 1\n")
+    (folder / "kernel.py").write_text(
+        "from lmdali.beside.numbers import NUMBER\n"
+        "from lmdali.pipeline.crop_kernel import compiled\n\n\n"
+        "@compiled\ndef answer():\n    return NUMBER\n"
+    )
+    return folder
+
+
+def answer(package: Path, before: Callable[[], None] | None = None) -> tuple[int, int]:
+    """What the kernel says in a process of its own, and how many signatures came from the disk."""
+    script = "from lmdali.beside.kernel import answer; print(answer(), sum(answer.stats.cache_hits.values()))"
+    environment = os.environ | {"PYTHONPATH": str(package.parents[1])}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, preexec_fn=before, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    number, hits = done.stdout.split()
+    return int(number), int(hits)
+
+
+def test_a_number_of_another_module_makes_a_kernel_anew(package: Path) -> None:
+    """As an upgrade in place does: the kernel's own file is what it was."""
+    assert answer(package) == (1, 0)
+    assert answer(package) == (1, 1)
+    (package / "numbers.py").write_text("NUMBER = 2\n")
+    assert answer(package) == (2, 0)
+    assert answer(package) == (2, 1)
+
+
+def test_a_damaged_cache_is_made_again(package: Path) -> None:
+    """What a power cut leaves of files that were not synced."""
+    assert answer(package) == (1, 0)
+    for kind in ("nbi", "nbc"):
+        (file,) = (package / "__pycache__").glob(f"*.{kind}")
+        file.write_bytes(file.read_bytes()[:7])
+        assert answer(package) == (1, 0)
+        assert answer(package) == (1, 1)
+
+
+def test_a_full_disk_keeps_no_kernel_and_nobody_from_it(package: Path) -> None:
+    def no_file_grows() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    assert answer(package, no_file_grows) == (1, 0)
+    assert not list((package / "__pycache__").glob("*.nb*"))
+
+
+def test_the_digest_is_of_all_that_a_module_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Path(jpeg_kernel.__file__)
+    read, seen = Path.read_bytes, set[str]()
+
+    def note(path: Path) -> bytes:
+        seen.add(path.name)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", note)
+    sources_digest.cache_clear()
+    assert len(sources_digest(module)) == 16
+    assert seen >= {"jpeg_kernel.py", "entropy_kernel.py", "huffman_tables.py", "word_access.py", "jpeg_header.py"}
+    assert "dataset_loader.py" not in seen
