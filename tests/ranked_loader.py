@@ -88,6 +88,7 @@ def start_ranks(
     for process in processes:
         process.join(250)
         process.kill()
+        process.join()
     del store
     return [process.exitcode for process in processes]
 

@@ -119,10 +119,19 @@ def test_a_cluster_converts_to_an_address(
     assert {name.removeprefix(f"{root}/"): filesystem.cat_file(name) for name in filesystem.find(root)} == expected
 
 
+@pytest.mark.parametrize("is_slow", [False, True], ids=["ends", "takes too long to end"])
 def test_a_run_that_is_interrupted_on_its_own_cluster_is_finished_here(
-    source: Source, tmp_path: Path, expected: dict[str, bytes]
+    source: Source, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, is_slow: bool
 ) -> None:
-    writer = begin(source, tmp_path / "out")
+    """A cluster that had not ended within 2 s made a TimeoutError of whatever its run had come to."""
+    writer, close = begin(source, tmp_path / "out"), distributed.LocalCluster.close
+
+    def slow_close(cluster: object, **options: object) -> None:
+        close(cluster, **options)
+        raise TimeoutError("timed out")
+
+    if is_slow:
+        monkeypatch.setattr(distributed.LocalCluster, "close", slow_close)
 
     def interrupt(done: int) -> None:
         if done:

@@ -80,7 +80,7 @@ def test_an_interrupt_ends_the_calls_and_comes_out_as_what_it_is(
 ) -> None:
     """It was an AttributeError where the thread of a call had closed what its consumer was about to close."""
     monkeypatch.setattr(SpawnContext, "Process", SlowJoin)
-    begun, main = tmp_path / "begun", threading.main_thread().ident
+    begun, main, before = tmp_path / "begun", threading.main_thread().ident, set(multiprocessing.active_children())
 
     def interrupt() -> None:
         while not begun.exists():
@@ -90,7 +90,7 @@ def test_an_interrupt_ends_the_calls_and_comes_out_as_what_it_is(
     with pytest.raises(KeyboardInterrupt):
         threading.Thread(target=interrupt, daemon=True).start()
         guarded_call(hang, "meta", str(begun), parser="the parser")
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_child_that_was_stopped_is_not_started_again() -> None:

@@ -27,6 +27,9 @@ _CONNECT_SECONDS = 30.0
 _STOP_SECONDS = 2.0
 """For tasks to notice that the run was stopped; see `dask_shard`."""
 
+_CLOSE_SECONDS = 30.0
+"""For a client and a cluster to end: less than one where nothing else keeps the machine busy."""
+
 
 class DaskExecutor:
     """Makes shards on a Dask cluster, one task per shard.
@@ -69,12 +72,12 @@ class DaskExecutor:
         with ExitStack() as stack:
             if self.scheduler is None:
                 address: Any = self._local_cluster()
-                stack.callback(address.close, timeout=_STOP_SECONDS)
+                stack.callback(self._close, address)
             else:
                 address = self.scheduler
             try:
                 client = self._dask.Client(address, timeout=_CONNECT_SECONDS)
-                stack.callback(client.close, timeout=_STOP_SECONDS)
+                stack.callback(self._close, client)
                 client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
             except (OSError, ValueError) as error:  # asyncio's TimeoutError is an OSError
                 raise MachineError(
@@ -82,6 +85,11 @@ class DaskExecutor:
                     f"({error}): check --scheduler, and that its workers have started"
                 ) from error
             yield client
+
+    def _close(self, opened: Any) -> None:
+        """End a client or a cluster. One that takes longer ends by itself, or with this process: no run fails by it."""
+        with suppress(self._dask.TimeoutError):
+            opened.close(timeout=_CLOSE_SECONDS)
 
     def _local_cluster(self) -> Any:
         with children_deaf_to_signals():
