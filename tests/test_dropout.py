@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from lmdali.model.alexnet_config import DROPOUT_RULES
 from lmdali.model.dropout import Dropout
+from lmdali.model.optim import PaperSGD
 from lmdali.pipeline.errors import ConfigError
 
 
@@ -45,6 +46,35 @@ def test_scale_only_scales_always_and_draws_nothing() -> None:
     assert torch.equal(layer.train()(units), units * 0.75)
     assert torch.equal(layer.eval()(units), units * 0.75)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def trained(rule: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """30 steps of two layers with dropout between them: the second one's weights, and outputs in evaluation."""
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.nn.Linear(12, 16), torch.nn.Linear(16, 4)
+    other = rule == "inverted"
+    with torch.no_grad():
+        for parameter in (*first.parameters(), *second.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        if other:
+            second.weight *= 0.5
+    own_rates = {"lr": 0.01 / 4, "weight_decay": 4 * 0.1} if other else {}
+    groups = [{"params": [first.weight, first.bias, second.bias]}, {"params": [second.weight], **own_rates}]
+    optimizer = PaperSGD(groups, 0.01, weight_decay=0.1)
+    network = torch.nn.Sequential(first, torch.nn.ReLU(), Dropout(0.5, rule), second)
+    torch.manual_seed(2)
+    for _ in range(30):
+        images, labels = torch.randn(8, 12, generator=generator), torch.arange(8) % 4
+        optimizer.zero_grad()
+        functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return second.weight.detach(), network.eval()(torch.randn(8, 12, generator=generator)).detach()
+
+
+def test_inverted_is_the_papers_at_half_the_weights_a_quarter_of_the_rate_and_four_times_the_decay() -> None:
+    (weights, outputs), (half, same) = trained("paper"), trained("inverted")
+    assert torch.equal(half * 2, weights)  # powers of two: to the bit
+    assert torch.equal(outputs, same)
 
 
 @pytest.mark.parametrize("rule", DROPOUT_RULES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from memory_loader import MemoryLoader
 from torch import Tensor, nn
 
 from lmdali.model.evaluator import EvalResult, evaluate, network_input
+from lmdali.model.parallel import Ranks
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError
 
@@ -84,10 +87,36 @@ def test_batch_size_does_not_change_the_result() -> None:
 
 
 def test_it_starts_at_the_beginning_whatever_was_iterated_before() -> None:
-    loader = MarkedLoader(6, batch_size=2, shuffle=False)
+    epochs: list[int] = []
+    loader = MarkedLoader(6, batch_size=2, shuffle=False, before_batch=lambda epoch, position: epochs.append(epoch))
     next(iter(loader))
     assert evaluate(Table(torch.zeros(6, 1, 4)), loader, CPU).num_samples == 6
     assert evaluate(Table(torch.zeros(6, 1, 4)), loader, CPU).num_samples == 6
+    assert epochs == [0] * 7
+
+
+def test_a_rank_may_have_no_sample_and_gets_those_of_all() -> None:
+    probabilities = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
+
+    class WithAnother(Ranks):
+        """The second rank of two, the first of which had both samples."""
+
+        def gather(self, value: Any) -> list[Any]:
+            return [2, value]
+
+        def sum(self, tensor: Tensor) -> Tensor:
+            first = {(2, 2): probabilities, (2,): torch.tensor([1, 1]), (3,): torch.tensor([1.5, 1.0, 0.0])}
+            assert not tensor.any()
+            return first[tuple(tensor.shape)].to(tensor.dtype)
+
+    class Nothing(MarkedLoader):
+        def __iter__(self) -> Iterator[Batch]:
+            return iter(())
+
+    loader = Nothing(2, num_classes=2, batch_size=1, shuffle=False)
+    result = evaluate(Table(torch.zeros(2, 1, 2)), loader, CPU, keep_probabilities=True, ranks=WithAnother(1, 2))
+    assert (result.loss, result.top1_error, result.num_samples) == (0.75, 0.5, 2)
+    assert result.probabilities is not None and torch.equal(result.probabilities, probabilities)
 
 
 @pytest.mark.parametrize("was_training", [True, False])

@@ -118,6 +118,7 @@ def test_fast_keeps_the_papers_rate_per_sample_and_its_network() -> None:
     assert fast.train.lr / fast.batch_size == pytest.approx(paper.train.lr / paper.batch_size)
     assert dataclasses.replace(fast.model, init="paper") == paper.model
     assert (fast.train.precision, fast.train.channels_last) == ("bfloat16", True)
+    assert (fast.train.epochs, fast.augment.lighting, fast.augment.lighting_epochs) == (60, "roots", 48)
     assert rates(fast, 0.0, "conv1.weight") == 0.0
     assert rates(fast, 2.0, "conv1.weight") == pytest.approx(0.04)
 

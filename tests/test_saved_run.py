@@ -9,7 +9,8 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from memory_loader import MemoryLoader
 
 from lmdali.model.alexnet import AlexNet
 from lmdali.model.alexnet_config import AlexNetConfig
-from lmdali.model.checkpoint import CheckpointDirectory, content_digest, load_checkpoint
+from lmdali.model.checkpoint import Checkpoint, CheckpointDirectory, content_digest, load_checkpoint
 from lmdali.model.generators import generator_states, restore_generators, seed_generators
 from lmdali.model.journal import read_metrics
+from lmdali.model.parallel import Ranks
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.trainer import Trainer
 
@@ -143,6 +145,35 @@ def test_each_rank_draws_its_own_masks_and_the_first_those_of_one_process() -> N
     torch.manual_seed(7)
     assert drawn(0) == float(torch.rand((), generator=torch.Generator().manual_seed(7)))
     assert len({drawn(0), drawn(1), drawn(2), drawn(1, step=5)}) == 4
+
+
+def test_a_rank_that_the_run_did_not_have_begins_a_stream_of_its_own_at_its_step(tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    trainer.state.step = 5
+    stored = SimpleNamespace(rng=(generator_states([torch.device("cpu")]),))
+    expected = []
+    for rank, step in ((1, 5), (2, 5)):
+        seed_generators(CONFIG.seed, rank=rank, step=step)
+        expected.append(float(torch.rand(())))
+    drawn = []
+    for rank in (1, 2):
+        run = dataclasses.replace(trainer._run, ranks=Ranks(rank, 3))
+        run.begin_generators(cast(Checkpoint, stored))
+        drawn.append(float(torch.rand(())))
+    assert drawn == expected
+    assert len(set(drawn)) == 2
+
+
+def test_each_gpu_has_a_state_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towers are on two: one name for both would give the second the first's masks back."""
+    put: dict[int | None, torch.Tensor] = {}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([device.index], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.update({device.index: state}))
+    devices = [torch.device("cuda", 1), torch.device("cuda", 0), torch.device("cuda", 1)]
+    states = generator_states(devices)
+    assert {name: state.tolist() for name, state in states.items() if name != "cpu"} == {"cuda": [1], "cuda.1": [0]}
+    restore_generators(states, devices)
+    assert {index: state.tolist() for index, state in put.items()} == {1: [1], 0: [0]}
 
 
 def test_generators_go_on_where_they_were() -> None:

@@ -114,6 +114,11 @@ def test_validation_uses_the_training_sets_statistics(tmp_path: Path, datasets: 
     assert val.augment.normalize == train.augment.normalize
 
 
+def test_the_seed_of_a_training_is_that_of_its_order_and_draws(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
+    job = TrainJob(train=datasets[0], val=datasets[1], run_dir=tmp_path, preset=small_preset(seed=5))
+    assert [config.seed for config in job.loader_configs()] == [5, 5]
+
+
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
     def job(name: str, *, resume: bool = False) -> TrainJob:
         preset = small_preset(checkpoint_steps=1)

@@ -435,6 +435,15 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -
     assert CheckpointDirectory(tmp_path / "checkpoints").paths() == []
 
 
+def test_an_infinite_loss_is_not_finite_either(tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    with torch.no_grad():
+        trainer.model.get_parameter("fc8.bias")[2] = -math.inf
+    with pytest.raises(LmdaliError, match="step 1: the loss is inf"):
+        trainer.fit()
+    assert metrics_of(tmp_path)[-1]["loss"] == "inf"
+
+
 def at_rate(lr: float, **fields: Any) -> TrainConfig:
     return dataclasses.replace(CONFIG, lr=lr, schedule="constant", **fields)
 
