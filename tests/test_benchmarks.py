@@ -37,7 +37,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 
 def task_for(dataset: Path, folder: Path, form: str) -> Task:
-    return make_task(dataset, folder / "copy", form, num_threads=2, batch_size=6)
+    # A peer takes any of the records: of six, now and then, the mean was too far from that of all for the same work.
+    return make_task(dataset, folder / "copy", form, num_threads=2, batch_size=20)
 
 
 # What contestants do.
