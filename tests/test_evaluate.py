@@ -82,6 +82,18 @@ def test_a_run_needs_its_own_directory_only(trained: TrainReport, val: Path, tmp
     assert evaluate_one(val, moved, QUIET).analysis == want
 
 
+def test_a_network_whose_probabilities_are_no_numbers_is_refused(
+    trained: TrainReport, val: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(trained.run_dir, tmp_path / "diverged")
+    path = moved / "checkpoints" / "best.pt"
+    stored = load_checkpoint(path)
+    path.unlink()
+    save_checkpoint(path, replace(stored, model={**stored.model, "fc8.bias": stored.model["fc8.bias"] * torch.nan}))
+    with pytest.raises(InputError, match="not finite: its training diverged"):
+        evaluate_one(val, moved, QUIET)
+
+
 def test_a_lone_checkpoint_finds_its_training_set_or_is_told(
     trained: TrainReport, val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ def written(path: Path, *parts: str) -> Path:
 def test_a_chain_is_read_with_what_is_shared_and_what_is_not(tmp_path: Path, chain_sets: dict[str, Path]) -> None:
     file = written(
         tmp_path / "c.toml",
-        'preset = "small"\n[model]\nwidth = 0.03125\n',
+        'preset = "small"\n[model]\nwidth = 0.03125\n[train]\nepochs = 9\nlr = 0.5\n[loader]\nbatch_size = 7\n',
         stage(chain_sets, "first", "fruit", "[stage.train]\nepochs = 4\n"),
         stage(
             chain_sets,
@@ -67,7 +67,8 @@ def test_a_chain_is_read_with_what_is_shared_and_what_is_not(tmp_path: Path, cha
             0.03125,
             5,
         )
-        assert made.recipe.preset.train.epochs == epochs
+        # What is shared, then the stage's own, then the command line's: the last that says anything holds.
+        assert (made.recipe.preset.train.epochs, made.recipe.preset.train.lr) == (epochs, 0.5)
         assert made.recipe.origins["train"]["epochs"] == f"{file}, stage {made.name}"
         assert made.recipe.origins["loader"]["batch_size"] == "--batch-size"
         json.dumps(made.to_json())

@@ -23,6 +23,7 @@ from lmdali.model.evaluator import evaluate
 from lmdali.model.journal import read_metrics
 from lmdali.model.saved_run import class_difference
 from lmdali.model.schedule import Plateau
+from lmdali.model.stuck_loss import StuckLoss
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.train_state import TrainResult, TrainState
 from lmdali.model.trainer import Trainer
@@ -248,6 +249,32 @@ def test_checkpoints_have_the_digest_so_far_and_at_its_end_that_of_the_epoch(tmp
         assert checkpoint.progress["epoch_digest"] == f"{loader.epoch_digest:016x}"
         assert checkpoint.train_loader == loader.state_dict()
     assert checkpoint.progress["epoch"] == 1
+
+
+def test_an_epochs_figures_are_the_means_of_its_own_steps(tmp_path: Path) -> None:
+    loaders = {"train": MemoryLoader(24, num_classes=9), "val": MemoryLoader(18, num_classes=9, shuffle=False)}
+    config = dataclasses.replace(CONFIG, log_steps=1)
+    make(tmp_path, config=config, net=dataclasses.replace(TINY, num_classes=9), **loaders).fit()
+    records = metrics_of(tmp_path)
+    for epoch in range(3):
+        steps, line = ([r for r in records if (r["kind"], r["epoch"]) == (kind, epoch)] for kind in ("step", "epoch"))
+        assert len(steps) == 3
+        for name in ("loss", "top1_error", "top5_error"):
+            mean = sum(record[name] for record in steps) / 3
+            assert mean > 0
+            assert line[0][f"train_{name}"] == pytest.approx(mean)
+            assert steps[-1][f"mean_{name}"] == pytest.approx(mean)
+
+
+def test_the_state_of_a_run_comes_back_whole() -> None:
+    state = TrainState(epoch=2, step=7, best_top1_error=0.5, best_epoch=1, stuck_loss=StuckLoss(3.0, 2, True))
+    restored = TrainState()
+    restored.restore(json.loads(json.dumps(dataclasses.asdict(state))))
+    assert restored == state
+    assert not state.note_validation(0.5)  # the first of two epochs that are as good stays the best one
+    assert state.best_epoch == 1
+    state.note_digest([7, None])  # a part is not known
+    assert state.epoch_digest is None
 
 
 def test_progress_of_an_earlier_version_has_no_digest() -> None:
