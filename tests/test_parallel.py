@@ -19,7 +19,7 @@ from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
 from lmdali.model.evaluator import evaluate
 from lmdali.model.journal import read_metrics
-from lmdali.model.parallel import Notice, Ranks
+from lmdali.model.parallel import Notice, Ranks, SharedFigures
 from lmdali.model.train_config import TrainConfig
 from lmdali.model.trainer import Trainer
 from lmdali.pipeline.errors import LmdaliError, MachineError
@@ -283,3 +283,15 @@ def test_one_rank_needs_nobody(tmp_path: Path) -> None:
     assert ranks.averaging(network) is network
     outcome = ranks.share(torch.tensor([1.0, 0.5, 0.25]), Notice(2, True)).wait()
     assert (outcome.loss, outcome.top1_error, outcome.top5_error, outcome.notice) == (1.0, 0.5, 0.25, Notice())
+
+
+def test_a_wish_of_one_rank_is_heard_in_its_step_and_the_later_signal_counts() -> None:
+    def heard(*wishes: float) -> Notice:
+        outcome = SharedFigures(torch.tensor([3.0, 1.5, 0.0, *wishes], dtype=torch.float64), 3, None, None).wait()
+        assert (outcome.loss, outcome.top1_error, outcome.top5_error) == (1.0, 0.5, 0.0)
+        return outcome.notice
+
+    assert heard(0, 0, 1) == Notice(stopped_by=15)
+    assert heard(0, 1, 0) == Notice(stopped_by=2)
+    assert heard(1, 1, 2) == Notice(stopped_by=15, save_is_due=True)
+    assert heard(0, 0, 0) == heard() == Notice()
