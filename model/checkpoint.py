@@ -103,11 +103,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_atomic(path, buffer.getvalue())
 
 
+class CheckpointVersionError(InputError):
+    """A checkpoint in a format that this version of lmdali does not read."""
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint; nothing in the file is executed.
 
     Raises:
         InputError: there is no such file, or it is not a checkpoint of lmdali.
+        CheckpointVersionError: another version of lmdali wrote it.
         IntegrityError: it is truncated, or its content is not what was written.
         StorageError: it cannot be read.
     """
@@ -133,7 +138,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise InputError(f"{path}: a torch file, but not a checkpoint of lmdali")
     if document.get("version") not in (1, _VERSION):
-        raise InputError(
+        raise CheckpointVersionError(
             f"{path}: checkpoint format {document.get('version')}, this lmdali reads 1 and {_VERSION}: "
             "use the version that wrote it"
         )
@@ -256,10 +261,16 @@ class CheckpointDirectory:
             self._arrange(best)
 
     def latest(self, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
-        """The newest whole checkpoint, or else the best one, or None; `warn` is told each damaged one on the way."""
+        """The newest whole checkpoint, or else the best one, or None; `warn` is told each damaged one on the way.
+
+        Raises:
+            CheckpointVersionError: one on the way is another version's; to train on from an older one would remove it.
+        """
         for path in reversed(self.candidates()):
             try:
                 return path, load_checkpoint(path)
+            except CheckpointVersionError:
+                raise
             except (IntegrityError, InputError) as error:
                 warn(f"checkpoint passed over: {error}")
         return None

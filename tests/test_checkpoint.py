@@ -15,6 +15,7 @@ from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import (
     Checkpoint,
     CheckpointDirectory,
+    CheckpointVersionError,
     content_digest,
     load_checkpoint,
     require_same_run,
@@ -179,6 +180,15 @@ def test_the_newest_whole_checkpoint_is_found_behind_damaged_ones(tmp_path: Path
     assert found[1].progress["step"] == 1
     assert len(warnings) == 2
     assert all("passed over" in line for line in warnings)
+
+
+def test_a_newer_versions_checkpoint_is_not_passed_over(tmp_path: Path) -> None:
+    directory = CheckpointDirectory(tmp_path)
+    newer = directory.save(example(1), step=1).with_name("step-000000002.pt")
+    torch.save({"format": "lmdali-checkpoint", "version": 99}, newer)
+    with pytest.raises(CheckpointVersionError, match="format 99"):
+        directory.latest(lambda said: None)
+    assert newer.exists()
 
 
 def test_the_best_one_is_gone_on_from_where_no_other_is_whole(tmp_path: Path) -> None:
