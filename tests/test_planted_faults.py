@@ -143,7 +143,7 @@ def test_the_suggestion_is_a_setting_with_a_rate_and_can_be_tried(
     small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch, time: VirtualTime
 ) -> None:
     # Four CPUs, one thread that sleeps: 4 threads sleep side by side. Nothing else could help as much.
-    monkeypatch.setattr("lmdali.model.torchrun.usable_cpus", lambda: 4)
+    monkeypatch.setattr("lmdali.pipeline.cpu_budget.usable_cpus", lambda: 4)
     monkeypatch.setattr("lmdali.tools.suggestion.CACHE_SHARE", 0.0)
     SLOW_DECODE(monkeypatch, time)
     # Windows of four steps: four batches come at a time.
