@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from open_files import our_threads
 from virtual_time import VirtualTime
 
 from lmdali.pipeline.errors import ConfigError
@@ -196,9 +197,9 @@ def test_threads_work_side_by_side_and_stop_when_the_window_does() -> None:
         if not hasattr(here, "has_met"):
             here.has_met = met.wait()
 
-    before = set(threading.enumerate())
+    before = our_threads()
     assert measure([ThreadedProbe(work, num_threads=4)], WindowPlan(steps=12, windows=1))[0].steps == 12
-    assert set(threading.enumerate()) <= before
+    assert our_threads() <= before
 
 
 def test_an_error_in_a_thread_comes_out() -> None:

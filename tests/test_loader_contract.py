@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from open_files import open_descriptors, our_threads
 
 from lmdali.pipeline import AugmentConfig, DatasetLoader, LoaderConfig, create_loader, load_eigenbasis, load_manifest
 from lmdali.pipeline.augment import draw_params, pixel_transform
@@ -879,10 +878,6 @@ def test_stage_seconds_count_the_consumers_wait(make: Make, backend: str) -> Non
     assert (seconds["read"] > 0) == (backend != "synthetic")
 
 
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-
-
 def test_threads_and_descriptors_return_to_their_baseline(make: Make) -> None:
     def cycle(how: int) -> None:
         loader = make(augment=PAPER)
@@ -899,17 +894,17 @@ def test_threads_and_descriptors_return_to_their_baseline(make: Make) -> None:
     for how in range(3):  # whatever is loaded once and for all
         cycle(how)
     gc.collect()
-    threads, descriptors = threading.active_count(), open_descriptors()
+    threads, descriptors = len(our_threads()), open_descriptors()
     for how in range(20):
         cycle(how)
     gc.collect()
-    assert threading.active_count() <= threads
+    assert len(our_threads()) <= threads
     assert open_descriptors() <= descriptors
 
 
 @pytest.mark.parametrize("batches", [1, 7])
 def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end(small_jpeg_dataset: Path, batches: int) -> None:
-    before = set(threading.enumerate())
+    before = our_threads()
     loader: DatasetLoader | None = create_loader(
         LoaderConfig(dataset=small_jpeg_dataset, batch_size=5, augment=PIXELS, dtype="uint8", backend="cpu")
     )
@@ -917,7 +912,7 @@ def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end(small_jpeg_datas
     iterator: Any = iter(loader)
     for _ in range(batches):  # 7 is an epoch: what runs then is the next one's
         next(iterator)
-    threads = [one for one in set(threading.enumerate()) - before if one.name.startswith("lmdali")]
+    threads = our_threads() - before
     assert threads
     del iterator, loader
     for _ in range(1000):  # where another thread is collecting, this one does nothing

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from open_files import open_descriptors, our_threads
 from torch.utils.data import DataLoader
 
 from lmdali.pipeline.augment import AugmentConfig
@@ -59,13 +60,12 @@ def test_a_hundred_aborted_loaders_leave_no_thread_and_no_descriptor(
 
     cycle()
     gc.collect()
-    threads = threading.active_count()
-    descriptors, mappings = len(list(Path("/proc/self/fd").iterdir())), mapped_shards()
+    threads, descriptors, mappings = len(our_threads()), open_descriptors(), mapped_shards()
     for _ in range(100):
         cycle()
     gc.collect()
-    assert threading.active_count() <= threads
-    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
+    assert len(our_threads()) <= threads
+    assert open_descriptors() <= descriptors
     assert mapped_shards() <= mappings
 
 
@@ -150,7 +150,7 @@ def test_a_signal_handler_may_close_the_loader_that_it_interrupts(
     small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
 ) -> None:
     """It runs in the thread that waits for a batch: that one comes to its end, and no other."""
-    threads_before = set(threading.enumerate())
+    threads_before = our_threads()
     loader, finish = create_loader(config(small_jpeg_dataset)), CpuBackend.finish
     taken: list[Batch] = []
 
@@ -171,7 +171,7 @@ def test_a_signal_handler_may_close_the_loader_that_it_interrupts(
     finally:
         signal.signal(signal.SIGUSR1, handled_before)
     assert len(taken) == (0 if ends else 1)
-    assert set(threading.enumerate()) <= threads_before
+    assert our_threads() <= threads_before
     with pytest.raises(ConfigError, match="this loader was closed"):
         iter(loader)
 
@@ -261,7 +261,7 @@ def test_threads_that_the_system_refuses(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_some)
-    before = set(threading.enumerate())
+    before = our_threads()
     if refused == "lmdali-readahead":
         assert epoch_hash(small_jpeg_dataset) == expected
     else:
@@ -270,7 +270,7 @@ def test_threads_that_the_system_refuses(
                 next(iter(loader))
             monkeypatch.undo()
             assert len(list(loader)) == len(loader)
-    assert set(threading.enumerate()) <= before
+    assert our_threads() <= before
 
 
 @pytest.mark.parametrize(

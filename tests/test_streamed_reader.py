@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from open_files import our_threads
 from remote_server import Fault, RemoteServer, serving
 
 from lmdali.pipeline import decode_choice, remote_retry
@@ -268,16 +269,14 @@ def test_a_shard_that_cannot_be_had_is_named_and_not_kept(
     fault: Fault, message: str, server: RemoteServer, tmp_path: Path, manifest: Manifest, no_pauses: None
 ) -> None:
     server.always("shards/00002/data.mdb", fault)
-    before = set(threading.enumerate())
+    before = our_threads()
     loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
     with pytest.raises(RemoteError, match=rf"{server.address}/shards/00002/data\.mdb: .*{message}"):
         for _ in loader:
             pass
     loader.close()
     gc.collect()
-    # The server's own, one for each connection, may be ending still.
-    left = set(threading.enumerate()) - before
-    assert not [thread.name for thread in left if thread.name.startswith("lmdali")]
+    assert our_threads() <= before
     # Of a later shard a part may be there: it was on its way, and the next run goes on with it.
     entries = ShardCache(tmp_path / "cache").entries()
     assert manifest.shards[2].sha256 not in {entry.sha256 for entry in entries}
@@ -432,10 +431,10 @@ def test_a_loader_that_is_dropped_unclosed_lets_its_threads_end_and_its_shards_g
     server: RemoteServer, tmp_path: Path
 ) -> None:
     server.always("shards/00003/data.mdb", Fault(503, {"Retry-After": "200"}))
-    before = set(threading.enumerate())
+    before = our_threads()
     loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
     next(iter(loader))
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("lmdali") and thread not in before]
+    threads = our_threads() - before
     assert threads
     gone = weakref.ref(loader)
     del loader
