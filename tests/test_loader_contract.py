@@ -895,11 +895,11 @@ def test_threads_and_descriptors_return_to_their_baseline(make: Make) -> None:
         cycle(how)
     gc.collect()
     threads, descriptors = len(our_threads()), open_descriptors()
-    for how in range(20):
+    for how in range(30):
         cycle(how)
     gc.collect()
     assert len(our_threads()) <= threads
-    assert open_descriptors() <= descriptors
+    assert open_descriptors() < descriptors + 10  # or each way to end one leaves one each time
 
 
 @pytest.mark.parametrize("batches", [1, 7])
