@@ -38,6 +38,14 @@ class _Chunk(NamedTuple):
         return self.place == place and 0 <= step - self.first_step < len(self.plans)
 
 
+class _Begun(NamedTuple):
+    """A chunk that the thread makes."""
+
+    place: Place
+    first_step: int
+    made: Future[_Chunk]
+
+
 class BatchPlanner:
     """Plans of one rank's batches. A plan is a pure function of its place; what is kept here only saves time.
 
@@ -68,8 +76,7 @@ class BatchPlanner:
         self._across = across_epochs
         self._chunks: deque[_Chunk] = deque()
         self._thread: ThreadPoolExecutor | None = None
-        self._next: tuple[Place, int] | None = None
-        self._made_next: Future[_Chunk] | None = None
+        self._begun: _Begun | None = None
 
     def plan(self, place: Place, step: int) -> tuple[BatchPlan, int]:
         """A batch, and the digest of its samples and draws; what was planned before it is forgotten.
@@ -98,7 +105,7 @@ class BatchPlanner:
     def _find(self, place: Place, step: int) -> _Chunk:
         chunk = next((chunk for chunk in self._chunks if chunk.has(place, step)), None)
         if chunk is None:
-            chunk = self._take_next() if self._next == (place, step) else self._make(place, step)
+            chunk = self._take_begun(place, step) or self._make(place, step)
             self._chunks.append(chunk)
         if chunk is self._chunks[-1] and step - chunk.first_step >= 3 * len(chunk.plans) // 4:
             self._begin_behind(chunk)
@@ -111,15 +118,20 @@ class BatchPlanner:
             if not self._across:
                 return
             place, step = Place(place.epoch + 1, 0), 0
-        if self._next != (place, step):
+        if self._begun is None or self._begun[:2] != (place, step):
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="lmdali-plan")
-            self._next, self._made_next = (place, step), self._thread.submit(self._make, place, step)
+            try:
+                self._begun = _Begun(place, step, self._thread.submit(self._make, place, step))
+            except RuntimeError:  # the system refuses a thread, or the program ends: it is made when it is due
+                self._thread = None
 
-    def _take_next(self) -> _Chunk:
-        made, self._next, self._made_next = self._made_next, None, None
-        assert made is not None, "there is one wherever there is a next place"
-        return made.result()
+    def _take_begun(self, place: Place, step: int) -> _Chunk | None:
+        begun = self._begun
+        if begun is None or begun[:2] != (place, step):
+            return None
+        self._begun = None
+        return begun.made.result()
 
     def _make(self, place: Place, first_step: int) -> _Chunk:
         stop_step = min(first_step + self._steps_at_once, self._slice.num_steps(place.position))
