@@ -40,7 +40,7 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
     Raises:
         IntegrityError: the file is missing, not Parquet, or too short.
     """
-    with _parquet_errors(path), _opened(path) as source:
+    with _parquet_errors(path), open_file(path) as source:
         file = pq.ParquetFile(source)
         metadata = file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -72,7 +72,7 @@ class ColumnReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         with _parquet_errors(path):
-            self._source = _opened(path)
+            self._source = open_file(path)
             self._file = pq.ParquetFile(self._source)
             metadata = self._file.metadata
             sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
@@ -105,7 +105,7 @@ def has_column(path: Path, column: str) -> bool:
     Raises:
         IntegrityError: the file is missing or not Parquet.
     """
-    with _parquet_errors(path), _opened(path) as source:
+    with _parquet_errors(path), open_file(path) as source:
         return column in pq.read_schema(source).names
 
 
@@ -149,12 +149,12 @@ def count_values(path: Path, column: str) -> Counter[Any]:
 
 
 def _read(path: Path, columns: list[str] | None) -> Any:
-    with _parquet_errors(path), _opened(path) as source:
+    with _parquet_errors(path), open_file(path) as source:
         return pq.read_table(source, columns=columns)
 
 
-def _opened(path: Path) -> Any:
-    """The open file, by its name's bytes: pyarrow takes no text that is not UTF-8."""
+def open_file(path: Path | str) -> Any:
+    """A `pyarrow.OSFile`, opened by its name's bytes: pyarrow takes no text that is not UTF-8."""
     return pa.OSFile(os.fsencode(path))
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.records import MAX_POSITION
+from lmdali.pipeline.table_reader import open_file
 from lmdali.tools.class_names import TextLabels
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
@@ -65,8 +66,7 @@ class TableScan:
 
 def open_parquet(path: str) -> Any:
     """A `pyarrow.parquet.ParquetFile` that reads piece by piece, in the calling thread."""
-    # By its name's bytes: pyarrow takes no text that is not UTF-8.
-    return pq.ParquetFile(pa.OSFile(os.fsencode(path)), buffer_size=BUFFER_BYTES, pre_buffer=False)
+    return pq.ParquetFile(open_file(path), buffer_size=BUFFER_BYTES, pre_buffer=False)
 
 
 def scan_table(path: str, image: str | None = None, label: str | None = None) -> TableScan:
