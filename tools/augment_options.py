@@ -133,9 +133,10 @@ def _decorate(function: Callable[..., None], options: dict[str, click.ParamType[
     for name, kind in reversed(options.items()):
         flag = f"--{name.replace('_', '-')}"
         declared = f"{flag}/--no-{flag[2:]}" if kind is click.BOOL else flag
-        text = f"{AUGMENT_HELP[name]}  [default: {_UNSAID.get(name, 'as --augment')}]"
+        said = f"{_UNSAID[name]:.3g}" if name in _UNSAID else "as --augment"
+        text = f"{AUGMENT_HELP[name]}  [default: {said}]"
         function = click.option(declared, name, type=kind, default=None, help=text)(function)
     return function
 
 
-_UNSAID = {"crop_size": "224", "min_area": "0.08", "max_aspect": "4/3"}
+_UNSAID = {"crop_size": AugmentConfig.crop_size} | WINDOW_DEFAULTS

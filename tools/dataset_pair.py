@@ -14,7 +14,7 @@ _MUCH_LARGER = 2
 """Validation sets are smaller than training sets nearly always; a few-shot training's is not."""
 
 _TRAIN_WORDS = ("train", "trn")
-_HELD_OUT_WORDS = ("val", "valid", "test", "dev", "eval")
+_HELD_OUT_WORDS = ("val", "test", "dev", "eval")
 _SWAPPED_KINDS = ("ilsvrc-val", "ilsvrc-train")
 """Kinds of the sources of TRAIN and VAL that leave no doubt."""
 
