@@ -57,7 +57,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
             super().save_overload(sig, data)
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        """What tells machine code apart. numba asks for it before it turns to the files, which are those of this key."""
+        """What tells machine code apart. numba asks for it before it turns to the files, those of this key."""
         key = super()._index_key(sig, codegen)
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
         base = f"{self._impl.filename_base}.{self._sources}.{name}"

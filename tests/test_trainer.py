@@ -368,7 +368,7 @@ def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
 
 
 def test_what_another_run_has_trained_since_is_not_removed(tmp_path: Path) -> None:
-    # A job that is requeued while its predecessor still saves: it finds the lock free, and had read an older checkpoint.
+    # A job that is requeued while its predecessor still saves: it finds the lock free, and has read an older one.
     config = TrainConfig(**CONFIG.to_json() | {"checkpoint_steps": 2})
     stop = at_step(2, lambda: signal.raise_signal(signal.SIGTERM))
     make(tmp_path, config=config, train=MemoryLoader(24, before_batch=stop)).fit()
