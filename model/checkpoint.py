@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lmdali.model.alexnet_config import AlexNetConfig
-from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
+from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LockedError
 from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
 
 BEST_NAME = "best.pt"
@@ -221,6 +221,7 @@ class CheckpointDirectory:
         if keep < 1:
             raise ConfigError(f"at least one checkpoint must be kept, found {keep}")
         self.directory, self.keep = directory, keep
+        self._seen: list[Path] | None = None
 
     def paths(self) -> list[Path]:
         """Checkpoints, oldest first, `best.pt` not among them."""
@@ -254,7 +255,16 @@ class CheckpointDirectory:
 
         Args:
             best: the checkpoint that `best.pt` should be, where that is known.
+
+        Raises:
+            LockedError: somebody has written here since `latest` was called, whose steps the next save would remove.
         """
+        seen, self._seen = self._seen, None
+        if seen is not None and self.paths() != seen:
+            raise LockedError(
+                f"{self.directory}: another run has trained here since this one looked for a checkpoint: resume again, "
+                "from its last one"
+            )
         if self.directory.is_dir():
             for aside in self.directory.glob(".*.tmp"):
                 aside.unlink(missing_ok=True)
@@ -266,6 +276,7 @@ class CheckpointDirectory:
         Raises:
             CheckpointVersionError: one on the way is another version's; to train on from an older one would remove it.
         """
+        self._seen = self.paths()
         for path in reversed(self.candidates()):
             try:
                 return path, load_checkpoint(path)

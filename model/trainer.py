@@ -179,7 +179,7 @@ class Trainer:
 
         Raises:
             InputError: `run_dir` holds a run that this one does not resume.
-            LockedError: another process trains in `run_dir`.
+            LockedError: another process trains in `run_dir`, or has done so since `resume_latest`.
             LmdaliError: a loss or a weight is not finite; names the step and the samples.
             StorageError: a checkpoint or the metrics could not be written.
         """
@@ -199,8 +199,8 @@ class Trainer:
 
     def _open(self, opened: contextlib.ExitStack, prepare: Callable[[], None]) -> None:
         opened.enter_context(run_lock(self.run_dir))
-        prepare()
         self.checkpoints.recover(self._resumed_from if self.state.ends_best_epoch else None)
+        prepare()
         resumed = self._resumed is not None
         opened.enter_context(self._record.opened(resumed=resumed, tensorboard=self.config.tensorboard))
 

@@ -17,12 +17,12 @@ _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 
 
-def usable_cpus() -> int:
-    """CPUs this process may run on, at least 1.
+def usable_cpus(process: int = 0) -> int:
+    """CPUs that a process may run on, at least 1; 0 is this one.
 
     `os.cpu_count()` counts the machine's; in a container or under `taskset` that starts too many threads.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(process)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_cpus()
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
@@ -30,10 +30,20 @@ def usable_cpus() -> int:
 def rank_cpus() -> int:
     """This process's part of the usable CPUs, which all that torchrun started on this machine share; at least 1.
 
+    What they share are the CPUs of torchrun itself: those of a rank that was bound to some of them
+    (`torchrun --numa-binding`, `numactl`, `taskset`) are divided already.
+
     Raises:
         ConfigError: LOCAL_WORLD_SIZE is no number.
     """
-    return max(1, usable_cpus() // max(1, torchrun_number("LOCAL_WORLD_SIZE", 1)))
+    own, num_ranks = usable_cpus(), torchrun_number("LOCAL_WORLD_SIZE", 1)
+    if num_ranks <= 1:
+        return own
+    try:
+        shared = usable_cpus(os.getppid())
+    except OSError:  # it has ended
+        shared = own
+    return max(1, min(own, shared // num_ranks))
 
 
 def cpu_name() -> str:

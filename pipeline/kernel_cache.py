@@ -4,6 +4,8 @@ numba keeps it by the content of a kernel's own file. What other files have a pa
 that a kernel imports, it does not see: after an upgrade in place the loader would go on with machine code of the
 version before. So the files here are named by a digest of all sources that a kernel can reach. A name of its own also
 ends a race: numba says in its index that a file is there before it is, and an older one of that name could be read.
+Signatures and processors have names of their own, too: machines that share a folder, and of whose files each learns
+late, would number them alike, and one would run what was compiled for another's processor.
 """
 
 from __future__ import annotations
@@ -38,10 +40,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
 
     def __init__(self, kernel: Any) -> None:
         super().__init__(kernel)
-        digest = sources_digest(Path(kernel.__code__.co_filename))
-        self._cache_file = IndexDataCacheFile(
-            cache_path=self._cache_path, filename_base=f"{self._impl.filename_base}.{digest}", source_stamp=digest
-        )
+        self._sources = sources_digest(Path(kernel.__code__.co_filename))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The machine code of a signature; None where there is none, or a damaged one, which is forgotten."""
@@ -56,6 +55,14 @@ class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
         """Keep machine code, where the disk has room for it: it is in memory all the same."""
         with suppress(OSError):
             super().save_overload(sig, data)
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """What tells machine code apart. numba asks for it before it turns to the files, those of this key."""
+        key = super()._index_key(sig, codegen)
+        name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        base = f"{self._impl.filename_base}.{self._sources}.{name}"
+        self._cache_file = IndexDataCacheFile(self._cache_path, base, source_stamp=self._sources)
+        return key
 
 
 @cache

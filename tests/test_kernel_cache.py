@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numba
 import pytest
+from numba.core.caching import IndexDataCacheFile
 
 from lmdali.pipeline import jpeg_kernel
-from lmdali.pipeline.kernel_cache import sources_digest
+from lmdali.pipeline.kernel_cache import KernelCache, sources_digest
 
 
 @pytest.fixture
@@ -67,6 +70,36 @@ def test_a_full_disk_keeps_no_kernel_and_nobody_from_it(package: Path) -> None:
 
     assert answer(package, no_file_grows) == (1, 0)
     assert not list((package / "__pycache__").glob("*.nb*"))
+
+
+def test_who_learns_late_of_another_ones_files_does_not_take_them_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network disk, where each of two machines that compile at once finds no index there."""
+
+    def double(number: float) -> float:
+        return number + number
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    kernel: Any = numba.njit(double)
+    kinds = (numba.int64,), (numba.float64,)
+    for kind in kinds:
+        kernel.compile(kind)
+    target, compiled = kernel.targetctx, kernel.overloads
+    one, other, later = (KernelCache(double) for _ in range(3))
+    write = IndexDataCacheFile._save_data
+
+    def write_late(files: Any, name: str, data: Any) -> None:
+        monkeypatch.setattr(IndexDataCacheFile, "_save_data", write)
+        other.save_overload(kinds[1], compiled[kinds[1]])
+        write(files, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexDataCacheFile, "_load_index", lambda files: {})
+        monkeypatch.setattr(IndexDataCacheFile, "_save_data", write_late)
+        one.save_overload(kinds[0], compiled[kinds[0]])
+    found = [later.load_overload(kind, target) for kind in kinds]
+    assert [made and made.signature.args for made in found] == list(kinds)
 
 
 def test_the_digest_is_of_all_that_a_module_imports(monkeypatch: pytest.MonkeyPatch) -> None:

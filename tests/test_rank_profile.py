@@ -175,7 +175,7 @@ def test_a_rank_is_told_of_its_part_of_the_machine_only(
     # Eight ranks on 64 CPUs have eight threads each: 64 for every one of them would be advice to ruin the job.
     situations: list[Situation] = []
     monkeypatch.setattr(profiler, "torchrun_place", lambda parallel: TorchrunPlace(local_world_size=8))
-    monkeypatch.setattr("lmdali.pipeline.cpu_budget.usable_cpus", lambda: 64)
+    monkeypatch.setattr("lmdali.pipeline.cpu_budget.usable_cpus", lambda process=0: 64)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setattr(profiler, "suggest", lambda found: situations.append(found) or suggest(found))
     config = ProfileConfig(batch_size=4, steps=10, device="cpu", num_threads=2)

@@ -109,7 +109,7 @@ def test_all_ranks_make_the_steps_of_the_slowest() -> None:
 
 
 def test_ranks_share_the_cpus_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmdali.pipeline.cpu_budget.usable_cpus", lambda: 16)
+    monkeypatch.setattr("lmdali.pipeline.cpu_budget.usable_cpus", lambda process=0: 16)
     assert ProfileConfig().usable_threads == LoaderConfig(dataset="x").threads == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert ProfileConfig(parallel="ddp").usable_threads == LoaderConfig(dataset="x").threads == 4

@@ -73,6 +73,33 @@ def test_without_affinity_the_machines_cpus_count(eight_cpus: Path, monkeypatch:
     assert cpu_budget.usable_cpus() == 1
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [(64, 8), (8, 8), (32, 8), (2, 2)],
+    ids=["not bound", "each to an eighth", "to a NUMA node with three others", "to less"],
+)
+def test_ranks_that_are_bound_to_cpus_are_not_given_a_part_of_their_part(
+    eight_cpus: Path, monkeypatch: pytest.MonkeyPatch, own: int, expected: int
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    affinity = {0: set(range(own)), os.getppid(): set(range(64))}
+    monkeypatch.setattr(os, "sched_getaffinity", affinity.__getitem__)
+    assert cpu_budget.rank_cpus() == expected
+
+
+def test_a_rank_whose_launcher_is_gone_takes_its_part_of_its_own_cpus(
+    eight_cpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def affinity(process: int) -> set[int]:
+        if process:
+            raise ProcessLookupError
+        return set(range(8))
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(os, "sched_getaffinity", affinity)
+    assert cpu_budget.rank_cpus() == 2
+
+
 # Checksums.
 
 

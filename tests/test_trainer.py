@@ -367,6 +367,24 @@ def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
     assert metrics_of(tmp_path)[-1]["step"] == 9
 
 
+def test_what_another_run_has_trained_since_is_not_removed(tmp_path: Path) -> None:
+    # A job that is requeued while its predecessor still saves: it finds the lock free, and has read an older one.
+    config = TrainConfig(**CONFIG.to_json() | {"checkpoint_steps": 2})
+    stop = at_step(2, lambda: signal.raise_signal(signal.SIGTERM))
+    make(tmp_path, config=config, train=MemoryLoader(24, before_batch=stop)).fit()
+    early = make(tmp_path, config=config)
+    early.resume_latest()
+    meanwhile = make(tmp_path, config=config)
+    meanwhile.resume_latest()
+    assert meanwhile.fit().steps == 9
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    prepared: list[bool] = []
+    with pytest.raises(LockedError, match="another run has trained here since"):
+        early.fit(lambda: prepared.append(True))
+    assert not prepared
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
 def test_changed_settings_are_used_and_shown(tmp_path: Path) -> None:
     config = TrainConfig(**CONFIG.to_json() | {"epochs": 1, "schedule": "constant"})
     make(tmp_path, config=config).fit()

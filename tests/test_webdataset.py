@@ -130,6 +130,7 @@ def test_labels_are_checked_against_the_class_list(tmp_path: Path) -> None:
         ({"a.jpg": b"", "a.cls": b"4000000000"}, "has the label 4000000000"),
         ({"a.jpg": b"", "a.cls": b"1", "a.png": b""}, "sample 'a' has two images, 'a.jpg' and 'a.png'"),
         ({"a.jpg": b"", "a.json": b"{"}, "expected an object with a number or a name as label or cls or class"),
+        ({"a.jpg": b"", "a.json": b'{"label": 0, "class": "cat"}'}, "class, the same where it has several"),
         ({"a.jpg": b"", "a.json": b"3"}, "'a.json' holds b'3'"),
         ({"a.jpg": b"", "a.json": b'{"label": true}'}, "'a.json' holds"),
         ({"a.jpg": b"", "a.json": b'{"label": 1.0}'}, "'a.json' holds"),
@@ -169,6 +170,7 @@ def test_names_for_labels_are_classes_sorted_or_those_of_a_list(tmp_path: Path) 
         (("training_0-of-2", "extra-0"), None, ["extra-0", "training_0-of-2"]),
         (("cats-0", "dogs-0"), None, ["cats-0", "dogs-0"]),
         (("contest-0", "trainer-0"), None, ["contest-0", "trainer-0"]),
+        (("train_val-0", "train_val-1"), None, ["train_val-0", "train_val-1"]),
     ],
 )
 def test_of_several_splits_one_is_taken(

@@ -117,8 +117,9 @@ def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
             shown = ", ".join(sorted({repr(own[0]) for own in words.values()})[:_MAX_SHOWN])
             raise InputError(f"{str(folder)!r}: has no split {split!r}; its tars are {shown}")
         return chosen
-    splits = {_SPLITS[word]: word for own in words.values() for word in own[1:] if word in _SPLITS}
-    if len(splits) > 1:
+    told = [{_SPLITS[word]: word for word in own[1:] if word in _SPLITS} for own in words.values()]
+    if len({frozenset(each) for each in told if each}) > 1:  # not where each is of train_val
+        splits = {split: word for each in told for split, word in each.items()}
         shown = ", ".join(map(repr, sorted(splits.values())))
         raise InputError(f"{str(folder)!r}: has the splits {shown}: choose one with --split")
     return files
@@ -160,7 +161,7 @@ def _label(window: TarWindow, key: str, sample: _Sample) -> int | str:
     if label is None:
         wanted = "a number or a name"
         if sample.cls is None:
-            wanted = f"an object with a number or a name as {' or '.join(_JSON_FIELDS)}"
+            wanted = f"an object with a number or a name as {' or '.join(_JSON_FIELDS)}, the same where it has several"
         raise InputError(f"{window.where}: {member.name!r} holds {text[:60]!r} for a label; expected {wanted}")
     return label
 
