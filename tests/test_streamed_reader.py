@@ -160,7 +160,7 @@ def test_what_shards_cost_is_counted(
 
     def publish_once_it_is_waited_for(self: ShardCache, info: ShardInfo) -> None:
         # However late the thread is that needs the first shard: it is not there before.
-        wait_until(lambda: info.name != "00000" or loader._stream.fetcher._state.waiting[0])  # type: ignore[union-attr]
+        wait_until(lambda: info.name != "00000" or loader._stream.fetcher._state.demand.waiting[0])  # type: ignore[union-attr]
         publish(self, info)
 
     monkeypatch.setattr(ShardCache, "publish", publish_once_it_is_waited_for)
