@@ -49,6 +49,7 @@ class ShardFetcher:
         shards: all of the dataset.
         cache: where they go.
         fetch: how they come.
+        interrupt: ends what `fetch` waits for.
         let_go: called with the number of a shard that may be removed from now on: nothing may look at it any more.
         num_threads: shards fetched at once.
         room_wait_seconds: how long somebody who needs a shard waits for others to make room, or to let go of it.
@@ -61,12 +62,13 @@ class ShardFetcher:
         cache: ShardCache,
         fetch: Fetch,
         *,
+        interrupt: Callable[[], object] = lambda: None,
         let_go: Callable[[int], None],
         num_threads: int = DEFAULT_FETCHES,
         room_wait_seconds: float = 300.0,
         poll_seconds: float = 0.05,
     ) -> None:
-        self._shards, self._cache, self._fetch = shards, cache, fetch
+        self._shards, self._cache, self._fetch, self._interrupt = shards, cache, fetch, interrupt
         self._num_threads, self._poll = num_threads, poll_seconds
         self._new_demand = partial(
             ShardDemand, shards, cache, let_go, room_wait_seconds=room_wait_seconds, poll_seconds=poll_seconds
@@ -139,7 +141,9 @@ class ShardFetcher:
         """Stop, join the threads and let go of all shards. A later use begins anew."""
         self.stop()
         for thread in self._state.threads:
-            thread.join()
+            while thread.is_alive():
+                self._interrupt()  # again and again: it may have been about to ask for something
+                thread.join(self._poll)
         self._cache.close()
         self._state = _State(self._new_demand())
 
