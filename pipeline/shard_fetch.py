@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from lmdali.pipeline.cpu_budget import start_thread
 from lmdali.pipeline.errors import MachineError
 from lmdali.pipeline.fetch_counts import FetchCounters, FetchCounts
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.remote_file import FetchStopped
 from lmdali.pipeline.shard_cache import Claim, ShardCache
 from lmdali.pipeline.shard_demand import ShardDemand
+from lmdali.pipeline.thread_start import start_thread
 
 Fetch = Callable[[ShardInfo, Path, Callable[[], bool]], int]
 """Brings a shard to a file; asks again and again whether it is to stop; says how many bytes came."""
