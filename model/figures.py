@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmdali.model.journal import read_metrics
+from lmdali.model.journal import best_epoch, read_metrics
 from lmdali.model.picture_file import save_picture
 from lmdali.model.plot_file import open_plot, save_plot, tidy_axes
 from lmdali.pipeline.errors import InputError
@@ -81,7 +81,7 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
     _draw(loss, epochs, "loss", 1.0)
     _draw(error, epochs, "top1_error", 100.0)
     loss.set(xlabel="epoch", ylabel="cross-entropy, nats", title="loss")
-    best = min(epochs, key=lambda record: record["val_top1_error"])
+    best = best_epoch(epochs)
     percent = 100 * best["val_top1_error"]
     error.plot(best["epoch"] + 1, percent, "o", color=_VAL_COLOR)
     error.set(xlabel="epoch", ylabel="top-1 error, %", title=f"lowest validation error {percent:.1f} %")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +21,7 @@ EPOCH_FIGURES = (
 """Of an epoch's line, the numbers that curves are drawn of."""
 _EPOCH_KEYS = {
     **dict.fromkeys(("epoch", "step"), "a whole number"),
-    **dict.fromkeys(EPOCH_FIGURES, "a number or null or nothing"),
+    **dict.fromkeys((*EPOCH_FIGURES, "best_top1_error"), "a number or null or nothing"),
 }
 
 
@@ -114,6 +116,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     with storage_errors(path):
         payload = path.read_bytes()
     return _parsed(payload, path)
+
+
+def best_epoch(epochs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of a run's epochs, one or more, that with the lowest validation error, as its checkpoints know it.
+
+    Where the run went on with another validation set the lowest error began anew, and so rose from one line to the
+    next; what was measured before says nothing of the set that it has now.
+    """
+    begin, known = 0, [record.get("best_top1_error") for record in epochs]
+    for number, (before, after) in enumerate(pairwise(known), start=1):
+        if before is not None and after is not None and after > before:
+            begin = number
+    return min(epochs[begin:], key=lambda record: record["val_top1_error"])
 
 
 def _parsed(payload: bytes, path: Path) -> list[dict[str, Any]]:

@@ -32,6 +32,10 @@ class _Pending:
     lr: float
 
 
+class ResumeWarning(UserWarning):
+    """A run does not go on just as it was: other settings, a damaged checkpoint, lines that are missing."""
+
+
 class Recorder:
     """Turns steps and epochs into sums of the run's state, lines of its journal, and a progress line.
 
@@ -59,7 +63,7 @@ class Recorder:
     ) -> None:
         self.session = Stopwatch()
         self._run_dir, self._state, self._log_steps, self._ranks = run_dir, state, log_steps, ranks
-        self._num_classes = num_classes
+        self._num_classes, self._is_silent = num_classes, progress is None
         self._line = ProgressLine(progress if ranks.is_first else None)
         self._watch = Stopwatch()
         self._epoch_length = 0
@@ -86,10 +90,10 @@ class Recorder:
             resume_step=state.step,
             resume_epoch=state.epoch,
         )
-        if self._journal.shortfall_bytes:
-            self.say(f"{self._journal.path}: {self._journal.shortfall_bytes} bytes of earlier steps are missing")
         self._timed_at = time.monotonic()
         try:
+            if self._journal.shortfall_bytes:
+                self.notice(f"{self._journal.path}: {self._journal.shortfall_bytes} bytes of earlier steps are missing")
             yield
         finally:
             self._count_seconds()
@@ -98,6 +102,12 @@ class Recorder:
     def say(self, text: str) -> None:
         """Show one line."""
         self._line.say(text)
+
+    def notice(self, text: str) -> None:
+        """Show one line that nobody may miss: where nothing is shown it is a `ResumeWarning`."""
+        self.say(text)
+        if self._is_silent and self._ranks.is_first:
+            warnings.warn(text, ResumeWarning, stacklevel=2)
 
     def begin_epoch(self, num_steps: int) -> None:
         """Start the epoch's clock; `num_steps` is what the progress line counts to."""

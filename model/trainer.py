@@ -131,7 +131,7 @@ class Trainer:
             IntegrityError: there are checkpoints, but all of them are damaged.
         """
         self._may_replace = True
-        found = self.checkpoints.latest(self._record.say)
+        found = self.checkpoints.latest(self._record.notice)
         self._run.require_same_everywhere(found)
         if found is not None:
             path, checkpoint = found
@@ -145,12 +145,12 @@ class Trainer:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint when `fit` is called. Training settings may differ from the checkpoint's; those
-        given here are used, and each difference is shown.
+        given here are used, and each difference is shown: as a `ResumeWarning` where there is no progress stream.
 
         Raises:
             InputError: the checkpoint is of another network, other classes or another training set.
         """
-        self._run.restore(checkpoint, self._record.say)
+        self._run.restore(checkpoint, self._record.notice)
         if self.state.epoch_steps > 0:
             self.train_loader.load_state_dict(checkpoint.train_loader)
         self._resumed, self._may_replace = checkpoint, True

@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from lmdali.pipeline.errors import LockedError, RemoteError
+from lmdali.pipeline.errors import LockedError, MachineError, RemoteError
 from lmdali.pipeline.file_store import FileStore
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig, TransientError
 from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.s3_store import Claimed, S3Store
+from lmdali.pipeline.thread_start import start_thread
 
 WHOLE_LOCK = f"{STAGING_DIRECTORY}/lock"
 REFRESH_SECONDS = 30.0
@@ -55,6 +56,7 @@ def hold_address(
     Raises:
         LockedError: another run holds it.
         RemoteError: it cannot be written.
+        MachineError: the system has no thread to write it again and again.
     """
     if isinstance(store, S3Store):
         lock = _ObjectLock(store, name, config or RetryConfig(), refresh_seconds, stale_seconds)
@@ -90,7 +92,7 @@ class _ObjectLock:
         self._tag = ""
         self._lost = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_fresh, name="lmdali-lock", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def take(self) -> None:
         """Create the lock, or take over one that was left."""
@@ -107,7 +109,11 @@ class _ObjectLock:
             if tag is None:
                 raise LockedError(self._message(found))
         self._tag, self._written = tag, time.monotonic()
-        self._thread.start()
+        try:
+            self._thread = start_thread("lmdali-lock", self._keep_fresh)
+        except MachineError:
+            self.release()
+            raise
 
     def check(self) -> None:
         """Raises LockedError where the lock is another's by now, or RemoteError where that cannot be told."""
@@ -122,7 +128,8 @@ class _ObjectLock:
     def release(self) -> None:
         """Stop writing it, and remove it."""
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if not self._lost:
             with suppress(RemoteError, TransientError):  # it will be stale soon
                 found = self._store.claimed(self._name)  # another may have it, and we have not heard of it yet

@@ -1,16 +1,12 @@
-"""The CPUs of this process: how many it may really use (affinity and container limits count), and what they are; and
-what to say where the system has no thread for them."""
+"""The CPUs of this process: how many it may really use (affinity and container limits count), and what they are."""
 
 from __future__ import annotations
 
 import math
 import os
 import platform
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
-from lmdali.pipeline.errors import MachineError
 from lmdali.pipeline.torchrun_variables import torchrun_number
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
@@ -55,28 +51,6 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def start_thread(name: str, work: Callable[..., object], *args: object) -> threading.Thread:
-    """A daemon thread that does `work(*args)`.
-
-    Raises:
-        MachineError: the system refuses it.
-    """
-    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise thread_refused(error) from error
-    return thread
-
-
-def thread_refused(error: RuntimeError) -> MachineError:
-    """The error for a thread that the system has not started, of Python's."""
-    return MachineError(
-        f"the system refuses another thread ({error}): raise its limits on processes (ulimit -u, pids.max of a "
-        "container) or on memory, or lower num_threads"
-    )
 
 
 def _cgroup_cpus() -> float | None:

@@ -20,6 +20,7 @@ class DatasetIdentity:
         digest: manifest digest, or the name of a synthetic dataset.
         shard_sizes: records of each shard, in storage order.
         records: those that are delivered; None means all.
+        source_kind: what it was converted from, such as "folder"; None where that is not known.
     """
 
     num_records: int
@@ -28,6 +29,7 @@ class DatasetIdentity:
     digest: str
     shard_sizes: Sequence[int]
     records: RecordList | None = None
+    source_kind: str | None = None
 
     @property
     def num_samples(self) -> int:
@@ -47,4 +49,11 @@ class DatasetIdentity:
     def of(cls, manifest: Manifest) -> DatasetIdentity:
         """Of a converted dataset."""
         sizes = tuple(shard.num_records for shard in manifest.shards)
-        return cls(manifest.num_records, manifest.image_size, manifest.class_names, manifest.digest, sizes)
+        return cls(
+            manifest.num_records,
+            manifest.image_size,
+            manifest.class_names,
+            manifest.digest,
+            sizes,
+            source_kind=manifest.source.get("kind"),
+        )

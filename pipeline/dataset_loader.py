@@ -45,6 +45,7 @@ class DatasetLoader(ProcessBound):
         order_text: the order of samples, with its parameters where it has any.
         prefetch: batches worked on ahead of the consumer.
         timers: where stages are counted, and recorded on demand.
+        identity: what it knows of its dataset.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class DatasetLoader(ProcessBound):
         super().__init__()
         self.backend_name, self.backend_reason = choice
         self.prefetch = prefetch = config.depth
-        self._config, self._backend, self._identity, self._slice = config, backend, identity, rank_slice
+        self._config, self._backend, self.identity, self._slice = config, backend, identity, rank_slice
         self.timers = timers
         self.order_text = order_name(config.order, config.block_shards, config.block_nodes, identity.records)
         # Evaluation goes back to epoch 0 each time: what it would load ahead is never asked for.
@@ -108,12 +109,12 @@ class DatasetLoader(ProcessBound):
     @property
     def num_samples(self) -> int:
         """Records that an epoch delivers, all ranks together."""
-        return self._identity.num_samples
+        return self.identity.num_samples
 
     @property
     def num_records(self) -> int:
         """Records in the dataset, whether they are delivered or not."""
-        return self._identity.num_records
+        return self.identity.num_records
 
     @property
     def num_views(self) -> int:
@@ -123,12 +124,12 @@ class DatasetLoader(ProcessBound):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Class names; the position is the label."""
-        return self._identity.class_names
+        return self.identity.class_names
 
     @property
     def manifest_digest(self) -> str:
         """Identity of the dataset."""
-        return self._identity.digest
+        return self.identity.digest
 
     @property
     def epoch(self) -> int:

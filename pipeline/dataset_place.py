@@ -99,7 +99,9 @@ def open_reader(
         opened, manifest = remote.open()
         cache = ShardCache(remote.cache_dir, cache_bytes(room_bytes))
         require_shard_room(cache, manifest.shards)
-        return StreamedReader(opened, manifest, cache, remote.fetch_shard, num_threads=fetches)
+        return StreamedReader(
+            opened, manifest, cache, remote.fetch_shard, interrupt=remote.store.interrupt, num_threads=fetches
+        )
     directory = Path(place)
     advise_on_network_disk(directory)
     local = ShardReader(directory, load_manifest(directory))

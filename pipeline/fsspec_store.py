@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +21,7 @@ _FIRST_RANGE, _SMALLEST_RANGE, _LARGEST_RANGE = 1 << 20, 1 << 17, 16 << 20
 """Bytes asked of an object store in one request: what such a line brings in `_RANGE_SECONDS`, within these limits."""
 
 _RANGE_SECONDS = 4.0
-"""A request cannot be given up half-way: whoever closes a loader waits for it, and what breaks loses all of it."""
+"""What breaks loses all of its request, and of some packages none can be given up half-way."""
 
 _PACKAGES = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 """What fsspec itself needs for a scheme, where the name does not say it, and the extra that brings it."""
@@ -56,25 +58,29 @@ class FsspecStore:
         self._process = os.getpid()
         self._config = config
         self._is_async = bool(getattr(self._opened, "async_impl", False))
+        self._asked: set[Future[Any]] = set()
 
     @property
     def _filesystem(self) -> Any:
         """What fsspec made; another one in a forked child, where the parent's refuses everything."""
         if self._process != os.getpid():
-            self._opened, self._process = self._reopen()[0], os.getpid()
+            self._opened, self._process, self._asked = self._reopen()[0], os.getpid(), set()
         return self._opened
 
     def open(self, name: str, start: int) -> Body:
         """The object's bytes from `start` on, asked for in ranges."""
-        path = f"{self._root}/{name}"
-        size = self._translated(name, lambda: int(self._filesystem.info(path, **self._limits(0))["size"]))
+        size = self._translated(name, lambda: int(self._answer("info", 0, f"{self._root}/{name}")["size"]))
         return Body(start, size, self._chunks(name, start, size))
+
+    def interrupt(self) -> None:
+        """Cancel requests for bytes and sizes, where the package makes them in coroutines."""
+        for future in tuple(self._asked):
+            future.cancel()
 
     def stat(self, name: str) -> RemoteStat | None:
         """The size of an object: no hash that all stores would keep is known."""
-        path = f"{self._root}/{name}"
         try:
-            found = self._translated(name, lambda: self._filesystem.info(path, **self._limits(0)))
+            found = self._translated(name, lambda: self._answer("info", 0, f"{self._root}/{name}"))
         except RemoteError as error:
             if error.is_missing:
                 return None
@@ -117,20 +123,30 @@ class FsspecStore:
             began = perf_counter()
             chunk = self._translated(
                 name,
-                lambda a=start, b=end: self._filesystem.cat_file(path, start=a, end=b, **self._limits(b - a)),
+                lambda a=start, b=end: self._answer("cat_file", b - a, path, start=a, end=b),
             )
             rate = (end - start) / max(perf_counter() - began, 1e-9)
             yield chunk
             length = round(min(max(rate * _RANGE_SECONDS, _SMALLEST_RANGE), _LARGEST_RANGE))
             start = end
 
-    def _limits(self, num_bytes: int) -> dict[str, Any]:
-        """What so many bytes may take at the lowest rate; a read that stalls is ended by the packages themselves.
+    def _answer(self, method: str, num_bytes: int, *arguments: Any, **options: Any) -> Any:
+        """What a method of fsspec's returns, within what so many bytes may take at the lowest rate.
 
-        fsspec's synchronous calls take it where they wait for coroutines of another thread.
+        A package without coroutines ends a read that stalls by itself, and cannot be interrupted.
         """
+        filesystem = self._filesystem
+        if not self._is_async:
+            return getattr(filesystem, method)(*arguments, **options)
         seconds = self._config.read_timeout_seconds + num_bytes / self._config.min_bytes_per_second
-        return {"timeout": seconds} if self._is_async else {}
+        coroutine = getattr(filesystem, f"_{method}")(*arguments, **options)
+        asked = asyncio.run_coroutine_threadsafe(coroutine, filesystem.loop)
+        self._asked.add(asked)
+        try:
+            return asked.result(seconds)
+        finally:
+            asked.cancel()
+            self._asked.discard(asked)
 
     def _translated(self, name: str, call: Any) -> Any:
         shown = f"{self.shown}/{name}"
@@ -144,6 +160,8 @@ class FsspecStore:
             raise not_allowed(shown, redacted(str(error))) from None
         except FileExistsError:
             raise
+        except TimeoutError:
+            raise TransientError("no answer in time") from None
         except Exception as error:  # each package has errors of its own: connections, time limits, statuses
             if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
                 raise not_allowed(shown, type(error).__name__) from None

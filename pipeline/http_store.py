@@ -11,14 +11,15 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
 from lmdali.pipeline.errors import RemoteError
+from lmdali.pipeline.http_connections import WatchedConnections
 from lmdali.pipeline.remote_address import as_sent, joined, redacted, without_user
 from lmdali.pipeline.remote_retry import RetryConfig, TransientError
 from lmdali.pipeline.remote_store import CHUNK_BYTES, Body, not_allowed, not_found
@@ -54,7 +55,8 @@ class HttpStore:
         self._address = as_sent(place)
         self.shown = redacted(place)
         self._timeout = config.read_timeout_seconds
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._connections = WatchedConnections()
+        self._opener = urllib.request.build_opener(_NoRedirect, self._connections)
 
     def open(self, name: str, start: int) -> Body:
         """The file's bytes from `start` on, or all of them where the server knows no ranges.
@@ -63,15 +65,20 @@ class HttpStore:
             RemoteError: not there, not allowed, or an endless redirection.
             TransientError: anything that may pass.
         """
-        response = self._request(joined(self._address, name), start)
+        response, close = self._request(joined(self._address, name), start)
         try:
             begin, size = _extent(response.status, response.headers, start)
         except TransientError:
-            response.close()
+            close()
             raise
-        return Body(begin, size, _chunks(response), response.close)
+        return Body(begin, size, _chunks(response), close)
 
-    def _request(self, url: str, start: int) -> http.client.HTTPResponse:
+    def interrupt(self) -> None:
+        """End all connections, whatever they wait for."""
+        self._connections.interrupt()
+
+    def _request(self, url: str, start: int) -> tuple[http.client.HTTPResponse, Callable[[], object]]:
+        """An answer with a file, and what ends its connection."""
         origin = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):
             parts = urlsplit(url)
@@ -81,8 +88,7 @@ class HttpStore:
             if self._user is not None and (parts.scheme, parts.netloc) == (origin.scheme, origin.netloc):
                 request.add_header("Authorization", "Basic " + base64.b64encode(self._user.encode()).decode())
             try:
-                with _client_errors(redacted(url)):
-                    return self._opener.open(request, timeout=self._timeout)  # type: ignore[no-any-return]
+                return self._opened(request)
             except urllib.error.HTTPError as error:
                 error.close()
                 if error.code == 416 and start:  # there are not so many bytes: let the size be seen
@@ -101,6 +107,13 @@ class HttpStore:
                     raise RemoteError(refused) from None
                 url = as_sent(target)
         raise RemoteError(f"{redacted(origin.geturl())}: redirected more than {_MAX_REDIRECTS} times")
+
+    def _opened(self, request: urllib.request.Request) -> tuple[http.client.HTTPResponse, Callable[[], object]]:
+        with ExitStack() as ended:
+            ended.callback(self._connections.forget, request)
+            with _client_errors(redacted(request.full_url)):
+                response = ended.enter_context(self._opener.open(request, timeout=self._timeout))
+            return response, ended.pop_all().close
 
 
 def _judged(shown: str, status: int, headers: Message) -> RemoteError | TransientError:

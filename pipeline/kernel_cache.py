@@ -10,12 +10,15 @@ late, would number them alike, and one would run what was compiled for another's
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
 import re
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from time import time
 from typing import Any
 
 from lmdali.pipeline.errors import MissingExtraError
@@ -24,6 +27,11 @@ try:
     from numba.core.caching import FunctionCache, IndexDataCacheFile
 except ImportError as error:
     raise MissingExtraError("numba", "train", "compiled kernels") from error
+
+_DAY_SECONDS = 86_400
+_UNUSED_DAYS = 90
+"""After which machine code of other sources is removed: a version that is used notes it, and its file's time with it.
+One that is missed is compiled again, so whoever is wrong here loses seconds."""
 
 _IMPORT = re.compile(rb"^from ([\w.]+) import (\([^)]*\)|.*)", re.MULTILINE)
 
@@ -45,24 +53,44 @@ class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The machine code of a signature; None where there is none, or a damaged one, which is forgotten."""
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
+            with suppress(OSError):
+                if found is not None and _unused_days(self._index) > 1:
+                    os.utime(self._index)
+            return found
         except Exception:  # whatever unpickling raises of a file that a power cut or a full disk has cut short
             with suppress(OSError):
                 self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep machine code, where the disk has room for it: it is in memory all the same."""
+        """Keep machine code, where the disk has room for it: it is in memory all the same. What is old goes."""
         with suppress(OSError):
             super().save_overload(sig, data)
+            _remove_unused(Path(self._cache_path))
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         """What tells machine code apart. numba asks for it before it turns to the files, those of this key."""
         key = super()._index_key(sig, codegen)
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
         base = f"{self._impl.filename_base}.{self._sources}.{name}"
+        self._index = Path(self._cache_path, f"{base}.nbi")
         self._cache_file = IndexDataCacheFile(self._cache_path, base, source_stamp=self._sources)
         return key
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove machine code that no version of ours has used for long."""
+    for index in folder.glob("*.nbi"):
+        with suppress(FileNotFoundError):  # another process was quicker
+            if _unused_days(index) > _UNUSED_DAYS:
+                index.unlink()
+                for data in folder.glob(f"{glob.escape(index.stem)}.*.nbc"):
+                    data.unlink()
+
+
+def _unused_days(index: Path) -> float:
+    return (time() - index.stat().st_mtime) / _DAY_SECONDS
 
 
 @cache

@@ -143,17 +143,31 @@ def _take(
 
 
 def _opened(path: Path, *, create: bool) -> IO[str]:
-    """A lock file; made where that is wanted, again and again where `.staging/` is removed before it is in there."""
+    """A lock file, made where that is wanted.
+
+    Raises:
+        FileNotFoundError: there is none, and none is to be made.
+        StorageError: the disk refuses.
+    """
     with storage_errors(path):
-        for left in reversed(range(_OPEN_TRIES if create else 1)):
-            try:
-                if create:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                return path.open("a+" if create or os.access(path, os.W_OK) else "r")
-            except (FileNotFoundError, FileExistsError):
-                if create and not left:  # not removed meanwhile, but a link to nowhere
-                    raise
+        if create:
+            return _made(path)
+        with suppress(FileNotFoundError):
+            return path.open("a+" if os.access(path, os.W_OK) else "r")
     raise FileNotFoundError(path)
+
+
+def _made(path: Path) -> IO[str]:
+    """Tried again and again: whoever finishes a dataset may remove `.staging/` before the file is in there."""
+    tries = _OPEN_TRIES
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("a+")
+        except (FileNotFoundError, FileExistsError):
+            tries -= 1
+            if not tries:  # not removed meanwhile, but a link to nowhere
+                raise
 
 
 def _sign(lock: IO[str], directory: Path) -> None:

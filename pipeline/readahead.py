@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.batch_queue import Place
-from lmdali.pipeline.cpu_budget import start_thread
 from lmdali.pipeline.errors import MachineError
 from lmdali.pipeline.shard_reader import ShardReader
+from lmdali.pipeline.thread_start import start_thread
 
 DEPTH_BYTES = 64_000_000
 """Stored bytes asked for ahead. A local disk is busy with 6 MB; the rest is for storage that answers late: at 1 GB/s,

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline import record_kernel
-from lmdali.pipeline.cpu_budget import thread_refused
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.records import crc_problem, parse_record, record_crc
 from lmdali.pipeline.shard_reader import Located, ShardReader
+from lmdali.pipeline.thread_start import thread_refused
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.verify_policy import CrcPolicy
 

@@ -105,6 +105,8 @@ class FileFetch:
                     sync_file(path)
                     return
                 except TransientError as error:
+                    if self._stopped():  # it was interrupted, perhaps: nobody need hear of it
+                        raise FetchStopped from None
                     self._attempts.failed(error)
                 except _BadBody as error:
                     self._restart(file)

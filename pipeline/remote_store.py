@@ -58,6 +58,10 @@ class Store(Protocol):
         """
         ...
 
+    def interrupt(self) -> None:
+        """Whoever waits for bytes of a file now, in any thread, gets `TransientError` soon, as far as that can be."""
+        ...
+
 
 class WritableStore(Store, Protocol):
     """A store that can also be written to. Every file in it is whole or absent, at least once its writer has ended."""

@@ -36,6 +36,7 @@ class StreamedReader(ShardReader):
         manifest: of the dataset.
         cache: where shards go.
         fetch: how they come.
+        interrupt: ends what `fetch` waits for.
         num_threads: shards fetched at once.
 
     Attributes:
@@ -50,12 +51,15 @@ class StreamedReader(ShardReader):
         cache: ShardCache,
         fetch: Fetch,
         *,
+        interrupt: Callable[[], object],
         num_threads: int = DEFAULT_FETCHES,
     ) -> None:
         super().__init__(directory, manifest)
         self.cache = cache
         self._by_name = {info.name: info for info in manifest.shards}
-        self.fetcher = ShardFetcher(manifest.shards, cache, fetch, let_go=self._unmap, num_threads=num_threads)
+        self.fetcher = ShardFetcher(
+            manifest.shards, cache, fetch, interrupt=interrupt, let_go=self._unmap, num_threads=num_threads
+        )
         _streams.add(self)
 
     def check_files(self) -> None:

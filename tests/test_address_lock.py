@@ -16,7 +16,7 @@ from s3_server import S3Server
 
 from lmdali.pipeline import address_lock
 from lmdali.pipeline.address_lock import WHOLE_LOCK, hold_address
-from lmdali.pipeline.errors import LockedError
+from lmdali.pipeline.errors import LockedError, MachineError
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.s3_store import S3Store
 from lmdali.pipeline.stores import open_writable_store
@@ -48,6 +48,16 @@ def test_the_second_is_told_who_is_first_and_the_lock_goes_with_its_holder(store
     assert store.claimed(WHOLE_LOCK) is None and store.claimed(".staging/part") is None
     with hold_address(store):
         pass
+
+
+def test_a_lock_that_no_thread_could_keep_fresh_is_given_back(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise MachineError("the system refuses another thread")
+
+    monkeypatch.setattr(address_lock, "start_thread", refused)
+    with pytest.raises(MachineError, match="refuses another thread"), hold_address(store):
+        raise AssertionError
+    assert store.claimed(WHOLE_LOCK) is None
 
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over(store: S3Store) -> None:

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_place import Place
-from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools.dataset_pair import SameDatasetWarning, SwappedDatasetsWarning, swap_sign, tell_of_pair
 
 
 @pytest.fixture(scope="module")
-def manifest(small_jpeg_dataset: Path) -> Manifest:
-    return load_manifest(small_jpeg_dataset)
+def identity(small_jpeg_dataset: Path) -> DatasetIdentity:
+    return DatasetIdentity.of(load_manifest(small_jpeg_dataset))
 
 
-def sized(manifest: Manifest, times: int = 1, kind: str = "folder") -> Manifest:
+def sized(identity: DatasetIdentity, times: int = 1, kind: str = "folder") -> DatasetIdentity:
     """The same dataset with so many times the records, made of something."""
-    return replace(manifest, num_records=manifest.num_records * times, source={**manifest.source, "kind": kind})
+    return replace(identity, num_records=identity.num_records * times, source_kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -39,32 +40,34 @@ def sized(manifest: Manifest, times: int = 1, kind: str = "folder") -> Manifest:
         ("contrast", "valley", False),
     ],
 )
-def test_names_say_which_is_which(train: str, val: str, swapped: bool, manifest: Manifest) -> None:
-    assert bool(swap_sign(train, val, (manifest, manifest))) == swapped
+def test_names_say_which_is_which(train: str, val: str, swapped: bool, identity: DatasetIdentity) -> None:
+    assert bool(swap_sign(train, val, (identity, identity))) == swapped
 
 
 @pytest.mark.parametrize(("times", "swapped"), [((1, 3), True), ((1, 2), False), ((3, 1), False)])
-def test_sizes_say_so_where_they_are_far_apart(times: tuple[int, int], swapped: bool, manifest: Manifest) -> None:
-    pair = sized(manifest, times[0]), sized(manifest, times[1])
+def test_sizes_say_so_where_they_are_far_apart(
+    times: tuple[int, int], swapped: bool, identity: DatasetIdentity
+) -> None:
+    pair = sized(identity, times[0]), sized(identity, times[1])
     assert bool(swap_sign(Path("a"), Path("b"), pair)) == swapped
 
 
-def test_archives_leave_no_doubt(manifest: Manifest) -> None:
-    archives = sized(manifest, kind="ilsvrc-val"), sized(manifest, kind="ilsvrc-train")
+def test_archives_leave_no_doubt(identity: DatasetIdentity) -> None:
+    archives = sized(identity, kind="ilsvrc-val"), sized(identity, kind="ilsvrc-train")
     assert swap_sign("a", "b", archives) == "TRAIN was made of ilsvrc-val archives, VAL of ilsvrc-train"
     assert swap_sign("a", "b", archives[::-1]) == ""
 
 
-def test_one_warning_at_most_is_given_and_it_names_both(manifest: Manifest, jpeg_dataset: Path) -> None:
+def test_one_warning_at_most_is_given_and_it_names_both(identity: DatasetIdentity, jpeg_dataset: Path) -> None:
     train: Place = Path("data/val")
-    other = sized(load_manifest(jpeg_dataset))
+    other = sized(DatasetIdentity.of(load_manifest(jpeg_dataset)))
     with pytest.warns(SameDatasetWarning, match="one dataset"):
-        tell_of_pair(train, Path("data/train"), (manifest, manifest))
+        tell_of_pair(train, Path("data/train"), (identity, identity))
     with pytest.warns(
         SwappedDatasetsWarning, match=r"TRAIN is .*/data/val, VAL is .*/data/train; the training set"
     ) as seen:
-        tell_of_pair(train, Path("data/train"), (manifest, other))
+        tell_of_pair(train, Path("data/train"), (identity, other))
     assert [Path(one.filename).name for one in seen] == [Path(__file__).name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tell_of_pair(Path("data/train"), train, (manifest, other))
+        tell_of_pair(Path("data/train"), train, (identity, other))

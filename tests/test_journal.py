@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmdali.model.journal import Journal, read_metrics
+from lmdali.model.journal import Journal, best_epoch, read_metrics
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 
 
@@ -107,6 +107,25 @@ def test_a_damaged_line_is_named(tmp_path: Path, damaged: str) -> None:
         read_metrics(path)
     with pytest.raises(InputError, match="no such file"):
         read_metrics(tmp_path / "other.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("errors", "lowest", "best"),
+    [
+        ([0.5, 0.3, 0.4, 0.3], [0.5, 0.3, 0.3, 0.3], 1),
+        ([0.5, 0.3, 0.9, 0.8, 0.85], [0.5, 0.3, 0.9, 0.8, 0.8], 3),  # another set from the third on
+        ([0.5, 0.3, 0.9, 0.2, 0.6], [0.5, 0.3, 0.9, 0.2, 0.6], 4),  # and yet another for the last
+        ([0.5, 0.3, 0.4], [None, None, None], 1),  # not known: all of them are of one set
+    ],
+)
+def test_the_best_epoch_is_of_the_validation_set_that_the_run_has_now(
+    errors: list[float], lowest: list[float | None], best: int
+) -> None:
+    epochs = [
+        {"epoch": epoch, "val_top1_error": error, "best_top1_error": known}
+        for epoch, (error, known) in enumerate(zip(errors, lowest, strict=True))
+    ]
+    assert best_epoch(epochs)["epoch"] == best
 
 
 def test_nan_is_not_written(tmp_path: Path) -> None:

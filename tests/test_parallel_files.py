@@ -57,3 +57,26 @@ def test_time_passes_until_it_is_stopped() -> None:
     before = clock.now()
     clock.sleep(0)
     assert clock.now() >= before
+
+
+def test_what_tasks_wait_for_is_interrupted_until_all_have_ended() -> None:
+    stop, begun, answers = threading.Event(), threading.Event(), [threading.Event() for _ in range(2)]
+    interrupts = []
+
+    def patient() -> None:
+        begun.set()
+        for answer in answers:
+            answer.wait(1000)
+
+    def interrupted() -> None:
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        assert stop.is_set()
+        answers[len(interrupts)].set()
+        interrupts.append(len(interrupts))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all([patient] * 3, threads=1, stop=stop, look=interrupted, interrupt=interrupt)
+    assert interrupts == [0, 1]

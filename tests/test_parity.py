@@ -33,7 +33,7 @@ NEEDS_DALI = pytest.mark.skipif(not HAS_DALI, reason="no nvidia-dali wheel here"
 def row(**fields: Any) -> ParityRow:
     defaults: dict[str, Any] = {
         "form": "stored images", "backend": "dali on cpu", "num_images": 1, "largest": 0.0, "mean": 0.0,
-        "largest_limit": 1.0, "mean_limit": 0.5,
+        "bias": 0.0, "largest_limit": 1.0, "mean_limit": 0.5,
     }  # fmt: skip
     return ParityRow(**defaults | fields)
 
@@ -97,7 +97,7 @@ def test_differences_are_the_largest_and_the_mean_over_all_batches(
     small_jpeg_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = compared(monkeypatch, small_jpeg_dataset, FakeLoader([10.0, 20.0]), FakeLoader([10.5, 17.0]))
-    assert (found.num_images, found.largest, found.mean) == (2, 3.0, 1.75)
+    assert (found.num_images, found.largest, found.mean, found.bias) == (2, 3.0, 1.75, 1.25)
     assert not found.passed
 
 
@@ -112,7 +112,7 @@ def test_a_backend_equals_itself(small_jpeg_dataset: Path) -> None:
     rows = list(compare_backends(small_jpeg_dataset, backends=("cpu",), num_batches=1, num_threads=1))
     assert [(found.form, found.largest, found.num_images) for found in rows] == [
         ("stored images", 0.0, 32), ("crops and flips", 0.0, 32), ("resized windows", 0.0, 32),
-        ("mean and lighting", 0.0, 32), ("central mean", 0.0, 32),
+        ("mean and lighting", 0.0, 32), ("central mean", 0.0, 32), ("channel means", 0.0, 32),
     ]  # fmt: skip
 
 
@@ -143,4 +143,4 @@ def test_what_lies_inside_counts(small_jpeg_dataset: Path, monkeypatch: pytest.M
     resized = replace(AugmentConfig.pixels(), crop="resized", crop_size=4)
     monkeypatch.setattr(parity, "_forms", lambda size: iter([("resized windows", "uint8", resized)]))
     (found,) = compare_backends(small_jpeg_dataset, backends=("dali",))
-    assert (found.largest, found.mean) == (1.0, 1 / 18)
+    assert (found.largest, found.mean, found.bias) == (1.0, 1 / 18, 1 / 6), "one channel of three has all of it"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +126,16 @@ def test_a_forked_child_reads_as_its_parent_does(sent: Sent) -> None:
 def test_a_range_may_take_as_long_as_the_lowest_rate_allows(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
     sent.store.put("file", b"content")
     given: list[float] = []
-    cat_file = sent.store._filesystem.cat_file
+    result = Future[Any].result
 
-    def noting(*arguments: Any, timeout: float, **options: Any) -> Any:
+    def noting(future: Future[Any], timeout: float) -> Any:
         given.append(timeout)
-        return cat_file(*arguments, timeout=timeout, **options)
+        return result(future, timeout)
 
-    monkeypatch.setattr(sent.store._filesystem, "cat_file", noting)
+    monkeypatch.setattr(Future, "result", noting)
     assert b"".join(sent.store.open("file", 0).chunks) == b"content"
-    assert given == [PATIENCE.read_timeout_seconds + len(b"content") / PATIENCE.min_bytes_per_second]
+    least = PATIENCE.read_timeout_seconds
+    assert given == [least, least + len(b"content") / PATIENCE.min_bytes_per_second], "its size, then its bytes"
 
 
 def test_who_may_not_list_uploads_can_still_write(sent: Sent, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,3 +234,26 @@ def test_a_store_that_does_not_answer_is_asked_again(s3: S3Server, tmp_path: Pat
     finally:
         held.release.set()
     assert held.reached.is_set() and store.stat("file") == (7, SHA256)
+
+
+def test_who_waits_for_a_store_that_does_not_answer_can_be_interrupted(sent: Sent, s3: S3Server) -> None:
+    store = S3Store(f"s3://bucket/{sent.store._prefix}", RetryConfig(read_timeout_seconds=1e4))
+    store.put("file", b"content")
+    held = s3.hold("GET", f"{sent.store._prefix}/file")
+    found: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            b"".join(store.open("file", 0).chunks)
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    held.reached.wait(100)
+    while thread.is_alive():
+        store.interrupt()
+        thread.join(0.01)
+    held.release.set()
+    assert isinstance(found[0], TransientError) and not store._asked
+    assert b"".join(store.open("file", 0).chunks) == b"content"

@@ -35,7 +35,7 @@ def test_what_failed_ahead_of_its_use_is_asked_for_again_when_it_is_needed(
 
     fetcher = ShardFetcher(manifest.shards, ShardCache(tmp_path, 10**9), fetch, let_go=lambda _: None, num_threads=1)
     fetcher.keep([0])
-    while 0 not in fetcher._state.failed:
+    while 0 not in fetcher._state.demand.failed:
         threading.Event().wait(0.01)
     fetcher.use([0])()
     assert tries == ["00000"] * 2
@@ -67,7 +67,7 @@ def test_fewer_threads_than_were_asked_for_will_do_and_none_is_an_error(
     fetcher.close()
     with pytest.raises(MachineError, match="the system refuses another thread"):
         fetcher.use([0])
-    assert not fetcher._state.waiting, "nobody would ever let go of it"
+    assert not fetcher._state.demand.waiting, "nobody would ever let go of it"
     allowed.append(1)
     fetcher.use([0])()
     fetcher.close()

@@ -22,7 +22,7 @@ import torch
 from open_files import our_threads
 from remote_server import Fault, RemoteServer, serving
 
-from lmdali.pipeline import decode_choice, remote_retry
+from lmdali.pipeline import decode_choice, remote_dataset, remote_retry
 from lmdali.pipeline import loader as loader_module
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.dataset_place import open_reader
@@ -160,7 +160,7 @@ def test_what_shards_cost_is_counted(
 
     def publish_once_it_is_waited_for(self: ShardCache, info: ShardInfo) -> None:
         # However late the thread is that needs the first shard: it is not there before.
-        wait_until(lambda: info.name != "00000" or loader._stream.fetcher._state.waiting[0])  # type: ignore[union-attr]
+        wait_until(lambda: info.name != "00000" or loader._stream.fetcher._state.demand.waiting[0])  # type: ignore[union-attr]
         publish(self, info)
 
     monkeypatch.setattr(ShardCache, "publish", publish_once_it_is_waited_for)
@@ -393,11 +393,24 @@ def test_arrays_that_are_kept_stay_readable(server: RemoteServer, tmp_path: Path
         assert held in {entry.sha256 for entry in ShardCache(tmp_path / "cache").entries()}
 
 
-def test_closing_does_not_wait_for_a_server_that_hangs(server: RemoteServer, tmp_path: Path) -> None:
-    server.always("shards/00003/data.mdb", Fault(503, {"Retry-After": "200"}))
+@pytest.mark.parametrize(
+    "fault", [Fault(503, {"Retry-After": "200"}), Fault(pause_seconds=1000)], ids=["pause", "silence"]
+)
+def test_closing_does_not_wait_for_a_server_that_hangs(
+    fault: Fault,
+    server: RemoteServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(remote_dataset, "RetryConfig", partial(remote_retry.RetryConfig, read_timeout_seconds=1e4))
+    server.always("shards/00003/data.mdb", fault)
     loader = create_loader(config(server.address, tmp_path / "cache", order="sequential"))
     next(iter(loader))
+    wait_until(lambda: server.count("shards/00003/data.mdb"))
     loader.close()
+    told = ["HTTP 503; trying again"] if fault.status == 503 else []
+    assert len(caplog.records) == len(told) and all(words in caplog.text for words in told)
 
 
 @pytest.mark.parametrize("how", ["interrupt", "again"])

@@ -21,6 +21,7 @@ from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.model.checkpoint import CheckpointDirectory, load_checkpoint
 from lmdali.model.evaluator import evaluate
 from lmdali.model.journal import read_metrics
+from lmdali.model.recorder import ResumeWarning
 from lmdali.model.saved_run import class_difference
 from lmdali.model.schedule import Plateau
 from lmdali.model.stuck_loss import StuckLoss
@@ -405,7 +406,11 @@ def test_changed_settings_of_the_loader_are_shown_where_the_checkpoint_knows_the
     screen = io.StringIO()
     make(tmp_path, config=config, loader_config=now, progress=screen).resume_latest()
     changes = [line for line in screen.getvalue().splitlines() if line.startswith("changed")]
-    assert changes == [f"changed on resuming: {change}" for change in ("batch_size 8 -> 4", "lighting roots -> none")]
+    expected = [f"changed on resuming: {change}" for change in ("batch_size 8 -> 4", "lighting roots -> none")]
+    assert changes == expected
+    with pytest.warns(ResumeWarning) as told:
+        make(tmp_path, config=config, loader_config=now).resume_latest()
+    assert [str(warning.message) for warning in told] == expected, "silence is of progress"
 
 
 @pytest.mark.parametrize("before", ["constant", "plateau:9", "cosine:1"])

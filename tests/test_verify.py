@@ -256,10 +256,11 @@ def test_parity_shows_that_both_backends_make_the_same_pixels(
     code, rows = parity(request.getfixturevalue(f"small_{encoding}_dataset"), capsys, "--batches", "1")
     assert code == 0
     forms = ["stored images", "crops and flips", "resized windows", "mean and lighting", "central mean"]
-    assert [row["form"] for row in rows] == forms
+    assert [row["form"] for row in rows] == [*forms, "channel means"]
     assert all(row["passed"] and row["num_images"] == 32 and row["backend"] == "dali on cpu" for row in rows)
     assert [row["largest"] for row in rows[:2]] == [0, 0]
     assert rows[3]["mean"] < 1e-4
+    assert all(row["bias"] <= 3 * row["mean"] for row in rows)
 
 
 @pytest.mark.dali
@@ -271,7 +272,7 @@ def test_parity_is_a_table_for_people(
     assert run("verify", small_raw_dataset.name, "--parity") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "gray levels" in lines[0]
-    assert sum("dali on cpu" in line for line in lines) == 5
+    assert sum("dali on cpu" in line for line in lines) == 6
 
 
 def test_parity_that_is_missed_is_exit_code_9(
@@ -279,10 +280,11 @@ def test_parity_that_is_missed_is_exit_code_9(
 ) -> None:
     from lmdali.pipeline import parity as module
 
-    monkeypatch.setattr(module, "_differences", lambda *arguments: (32, 3.5, 0.25))
+    found = {"num_images": 32, "largest": 3.5, "mean": 0.25, "bias": 0.0}
+    monkeypatch.setattr(module, "_differences", lambda *_: found)
     code, rows = parity(small_jpeg_dataset, capsys)
     assert code == 9
-    assert [row["passed"] for row in rows] == [False] * 5
+    assert [row["passed"] for row in rows] == [False] * 6
     assert run("verify", small_jpeg_dataset, "--parity") == 9
     assert "stored images by dali on cpu differ by up to 3.5 gray levels, 0.25 on average" in capsys.readouterr().err
 

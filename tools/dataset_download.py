@@ -178,7 +178,8 @@ class _Copy:
                     came = self.fetched_bytes + sum(fetch.fetched_bytes for fetch in self._running)
                 progress(min(total, round((here + came) / 1e6)))
 
-            run_all([partial(self._bring, info) for info in missing], threads=threads, stop=self._stop, look=look)
+            tasks = [partial(self._bring, info) for info in missing]
+            run_all(tasks, threads=threads, stop=self._stop, look=look, interrupt=self._store.interrupt)
         with storage_errors(shards):
             sync_directory(shards)
 

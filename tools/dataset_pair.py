@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Sequence
 from itertools import takewhile
 
+from lmdali.pipeline.dataset_identity import DatasetIdentity
 from lmdali.pipeline.dataset_place import Place, place_text
-from lmdali.pipeline.manifest import Manifest
 
 _MUCH_LARGER = 2
 """Validation sets are smaller than training sets nearly always; a few-shot training's is not."""
@@ -27,13 +27,15 @@ class SwappedDatasetsWarning(UserWarning):
     """Training and validation set seem to have changed places."""
 
 
-def tell_of_pair(train: Place, val: Place, manifests: tuple[Manifest, Manifest], *, stacklevel: int = 1) -> None:
+def tell_of_pair(
+    train: Place, val: Place, identities: tuple[DatasetIdentity, DatasetIdentity], *, stacklevel: int = 1
+) -> None:
     """Warn where two datasets are hardly what was meant.
 
     Args:
         train: given as the training set.
         val: given as the validation set.
-        manifests: of both.
+        identities: of both.
         stacklevel: of whom the warning is about, as of `warnings.warn`; 1 is the caller.
 
     Warns:
@@ -41,14 +43,14 @@ def tell_of_pair(train: Place, val: Place, manifests: tuple[Manifest, Manifest],
         SwappedDatasetsWarning: their sizes, their names or what they were made of say that they are the wrong way
             round; a training on few of the samples that there are looks the same.
     """
-    if manifests[0].digest == manifests[1].digest:
+    if identities[0].digest == identities[1].digest:
         warnings.warn(
             f"TRAIN and VAL are one dataset ({place_text(train)}): validation figures say nothing of images that were "
             "not trained on; give a VAL of other images, unless to overfit is what you want to see",
             SameDatasetWarning,
             stacklevel=stacklevel + 1,
         )
-    elif sign := swap_sign(train, val, manifests):
+    elif sign := swap_sign(train, val, identities):
         warnings.warn(
             f"TRAIN and VAL may have changed places: {sign}; the training set comes first, the validation set second",
             SwappedDatasetsWarning,
@@ -56,10 +58,10 @@ def tell_of_pair(train: Place, val: Place, manifests: tuple[Manifest, Manifest],
         )
 
 
-def swap_sign(train: Place, val: Place, manifests: tuple[Manifest, Manifest]) -> str:
+def swap_sign(train: Place, val: Place, identities: tuple[DatasetIdentity, DatasetIdentity]) -> str:
     """What says that two datasets are the wrong way round, in words; empty where nothing does."""
-    kinds = tuple(manifest.source.get("kind") for manifest in manifests)
-    counts = tuple(manifest.num_records for manifest in manifests)
+    kinds = tuple(identity.source_kind for identity in identities)
+    counts = tuple(identity.num_records for identity in identities)
     if kinds == _SWAPPED_KINDS:
         return f"TRAIN was made of {kinds[0]} archives, VAL of {kinds[1]}"
     first, second = _own_words(train, val), _own_words(val, train)

@@ -19,6 +19,7 @@ from time import perf_counter, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from lmdali.pipeline.thread_start import start_thread
 from lmdali.tools.stage_detail import Calls
 
 _T = TypeVar("_T")
@@ -61,14 +62,13 @@ class LockSampler:
     def __init__(self) -> None:
         self._late: list[float] = []
         self._begun, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lmdali-lock-sampler", daemon=True)
 
     def calls(self) -> Calls | None:
         """The samples so far; None without any."""
         return Calls.of(self._late) if self._late else None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = start_thread("lmdali-lock-sampler", self._run)
         self._begun.wait()
         return self
 

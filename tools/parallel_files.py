@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 from lmdali.pipeline.remote_file import FetchStopped
 from lmdali.pipeline.remote_retry import Clock
@@ -29,7 +29,12 @@ def stoppable_clock(stop: threading.Event) -> Clock:
 
 
 def run_all(
-    tasks: Sequence[Callable[[], object]], *, threads: int, stop: threading.Event, look: Callable[[], object]
+    tasks: Sequence[Callable[[], object]],
+    *,
+    threads: int,
+    stop: threading.Event,
+    look: Callable[[], object],
+    interrupt: Callable[[], object] = lambda: None,
 ) -> None:
     """Run all tasks; `look` is called several times a second.
 
@@ -38,11 +43,13 @@ def run_all(
         threads: at once.
         stop: set when an error or a signal ends the work; tasks look at it.
         look: shows progress.
+        interrupt: ends what tasks wait for, once `stop` is set.
 
     Raises:
         Exception: the first of any task.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lmdali-file")
+    left = set[Future[object]]()
     try:
         left = {pool.submit(task) for task in tasks}
         while left:
@@ -52,6 +59,10 @@ def run_all(
                 future.result()
     except BaseException:
         stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        while left := {future for future in left if not future.done()}:
+            interrupt()  # again and again: one may have been about to ask for something
+            wait(left, timeout=_LOOK_SECONDS)
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()

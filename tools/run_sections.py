@@ -9,7 +9,7 @@ from typing import Any
 
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.model.checkpoint import Checkpoint
-from lmdali.model.journal import EPOCH_FIGURES, METRICS_FILE, read_metrics
+from lmdali.model.journal import EPOCH_FIGURES, METRICS_FILE, best_epoch, read_metrics
 from lmdali.model.kernel_figure import chroma_energy, draw_tower_kernels, tower_kernels
 from lmdali.pipeline.json_keys import require_keys
 from lmdali.tools.html_page import (
@@ -86,8 +86,7 @@ def result_section(run: RunRecord) -> Section:
     """The numbers to see first, and what went wrong."""
     figures, epochs = [], run.epochs
     if epochs:
-        best = min(epochs, key=lambda record: record["val_top1_error"])
-        last = epochs[-1]
+        best, last = best_epoch(epochs), epochs[-1]
         figures += [
             KeyFigure(
                 label="best top-1 error",

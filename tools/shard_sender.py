@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from lmdali.pipeline.address_lock import StillHeld
+from lmdali.pipeline.errors import MachineError
 from lmdali.pipeline.remote_file import FetchStopped
 from lmdali.pipeline.shard_publisher import ShardPublisher
+from lmdali.pipeline.thread_start import start_thread
 from lmdali.tools.conversion import ShardJob
 
 SENDERS = 4
@@ -32,13 +34,16 @@ class ShardSender:
         self._busy: set[str] = set()
         self._is_last = False
         self._error: BaseException | None = None
-        self._threads = [
-            threading.Thread(target=self._work, name=f"lmdali-send-{number}", daemon=True) for number in range(SENDERS)
-        ]
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> ShardSender:
-        for thread in self._threads:
-            thread.start()
+        for number in range(SENDERS):
+            try:
+                self._threads.append(start_thread(f"lmdali-send-{number}", self._work))
+            except MachineError:
+                if not self._threads:
+                    raise
+                break  # fewer will do
         return self
 
     def __exit__(self, *_: object) -> None:

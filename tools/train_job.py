@@ -23,7 +23,7 @@ from lmdali.model.trainer import Trainer
 from lmdali.model.weight_layout import Network
 from lmdali.pipeline.backend import DType
 from lmdali.pipeline.dataset_loader import DatasetLoader
-from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest, place_text
+from lmdali.pipeline.dataset_place import Place, place_directory, place_text
 from lmdali.pipeline.eigenbasis import load_moments, save_statistics
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
@@ -186,8 +186,7 @@ def _train(
             trainer.resume_latest()
         trainer.require_vacant()
         if ranks.is_first:
-            train, val = (place_manifest(place, cache_dir=job.cache_dir) for place in (job.train, job.val))
-            tell_of_pair(job.train, job.val, (train, val), stacklevel=3)
+            tell_of_pair(job.train, job.val, (train_loader.identity, val_loader.identity), stacklevel=3)
         if progress is not None:
             print(_opening(job, trainer, train_loader), file=progress, flush=True)
         if job.init_from is not None and not trainer.checkpoints.candidates():

@@ -43,7 +43,7 @@ def command(
     With --parity no bytes are checked. The same batches are made by both backends, whole stored images and augmented
     ones, and the largest and mean difference is shown in gray levels; the exit code is 9 where it is larger than it may
     be: 0 for raw pixels, 1 for JPEG decoded by DALI on a CPU (a mean of 0.1), 2 more for resized windows (0.05), a mean
-    of 1 for JPEG decoded on a GPU.
+    of 1 for JPEG decoded on a GPU. The bias, a channel's mean beside its other one, is shown only.
     """
     if parity:
         _parity(dataset, device, batches, workers, as_json=as_json)
@@ -73,7 +73,7 @@ def _parity(dataset: Path, device: str, batches: int, workers: int | None, *, as
     else:
         print_table(
             f"{dataset}: differences to cpu on cpu, gray levels",
-            ("", "backend", "images", "largest", "allowed", "mean", "allowed"),
+            ("", "backend", "images", "largest", "allowed", "mean", "allowed", "bias"),
             [
                 (
                     row.form,
@@ -83,6 +83,7 @@ def _parity(dataset: Path, device: str, batches: int, workers: int | None, *, as
                     f"{row.largest_limit:.3g}",
                     f"{row.mean:.3g}",
                     f"{row.mean_limit:.3g}",
+                    f"{row.bias:.3g}",
                 )
                 for row in rows
             ],
