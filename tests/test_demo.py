@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,13 @@ from lmdali.pipeline.errors import InputError, MachineError
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.tools import profile_config
 from lmdali.tools.cli import cli
+from lmdali.tools.conversion_report import ConvertSummary
+from lmdali.tools.conversion_run import convert
 from lmdali.tools.dataset_check import verify_dataset
 from lmdali.tools.demo import DemoConfig, DemoReport, demo_recipe, print_report, run_demo
 from lmdali.tools.exit_codes import run_command
 from lmdali.tools.measurement import WindowPlan
+from lmdali.tools.pictures import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +88,23 @@ def test_a_demo_of_any_length_has_a_schedule(tmp_path: Path, epochs: int) -> Non
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_it_trains_ends_it(
-    tmp_path: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    report: DemoReport,
+    tmp_path: Path,
+    number: int,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # It went on with a network of half its epochs, and reported that.
-    train_on = Trainer._train_on
+    train_on, copied = Trainer._train_on, iter(report.converted)
+
+    def copy(out: Path, split: str, config: DemoConfig) -> ConvertSummary:
+        shutil.copytree(report.out / "data" / split, out / "data" / split)
+        return next(copied)
+
+    # What comes before the training takes most of the time, and has been done.
+    monkeypatch.setattr("lmdali.tools.demo.write_dataset", lambda *arguments, **options: None)
+    monkeypatch.setattr("lmdali.tools.demo._convert", copy)
 
     def signalled(self: Trainer, *arguments: Any) -> None:
         train_on(self, *arguments)
@@ -108,8 +125,10 @@ def test_an_earlier_demo_is_replaced_and_nothing_else_is_touched(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Profiling is a third of a demo this small, and has been done once.
+    # Profiling is a third of a demo this small, and has been done once; another is the start of processes.
     monkeypatch.setattr("lmdali.tools.demo.profile_dataset", lambda *arguments, **options: report.profiled)
+    monkeypatch.setattr("lmdali.tools.demo.write_dataset", partial(write_dataset, workers=1))
+    monkeypatch.setattr("lmdali.tools.demo.convert", partial(convert, workers=1))
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match=r"'thesis.tex', which no demo made"):
         run_demo(DemoConfig(out=tmp_path, quiet=True))

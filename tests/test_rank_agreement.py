@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranked_loader import start_ranks
 
+from lmdali.model.parallel import Ranks
 from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.rank_agreement import process_group_gather, require_agreement
@@ -34,15 +34,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_rank(rank: int, directory: Path) -> None:
+def run_rank(ranks: Ranks, directory: Path) -> None:
     """What a rank of a job does: a loader for each scenario, and what came of it into a file."""
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{directory / 'rendezvous'}",
-        rank=rank,
-        world_size=WORLD,
-        timeout=timedelta(seconds=200),
-    )
+    rank = ranks.rank
     outcomes = {}
     for name, other in SCENARIOS.items():
         fields = {**EQUAL, "augment": SMALL} | (other if rank == 1 or name == "evaluation" else {})
@@ -58,20 +52,13 @@ def run_rank(rank: int, directory: Path) -> None:
         create_loader(LoaderConfig(backend="synthetic", **EQUAL, augment=SMALL, seed=8), rank=0, world_size=1).close()
         create_loader(LoaderConfig(backend="synthetic", **EQUAL, augment=SMALL, seed=8), rank=1, world_size=3).close()
     (directory / f"{rank}.json").write_text(json.dumps(outcomes))
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of each rank, by scenario."""
     directory = tmp_path_factory.mktemp("job")
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=run_rank, args=(rank, directory)) for rank in range(WORLD)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(250)
-    assert [process.exitcode for process in ranks] == [0] * WORLD
+    assert start_ranks(WORLD, run_rank, directory) == [0] * WORLD
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(WORLD)]
 
 

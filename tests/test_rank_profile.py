@@ -6,90 +6,66 @@ They sleep in a time in which nothing else takes long, and in which they wait fo
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from ranked_loader import start_ranks
 from slow_model import SlowModel
-from torch import distributed
+from torch import Tensor, distributed
+from virtual_time import VirtualTime
 
+from lmdali.model.parallel import Ranks
 from lmdali.model.torchrun import TorchrunPlace
 from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.errors import ConfigError
-from lmdali.tools import profiler
+from lmdali.tools import foreign_profile, profiler
 from lmdali.tools.profile_config import ProfileConfig
 from lmdali.tools.suggestion import Situation, suggest
 
-JOB = """
-import json, os, sys
-from contextlib import nullcontext
-from pathlib import Path
 
-import torch
-from torch import distributed
+def profiled_by_rank(ranks: Ranks, dataset: Path, out: Path) -> None:
+    """What a rank does, in a process of its own: what is put in another's place may stay there."""
+    time, average = VirtualTime(pytest.MonkeyPatch()), Ranks.averaging
+    is_slow = ranks.rank == 1
 
-torch.set_num_threads(1)
-sys.path.append(sys.argv[3])
-import pytest
-from slow_model import SlowModel
-from torch import distributed
-from virtual_time import VirtualTime
+    def wait_for_others(*_: Any) -> None:
+        # Whoever comes first to where gradients are averaged waits for the last one: so it is that one's time for all.
+        latest = torch.tensor(time.now, dtype=torch.float64)
+        distributed.all_reduce(latest, distributed.ReduceOp.MAX)
+        time.now = float(latest)
 
-from lmdali.pipeline.augment import AugmentConfig
-from lmdali.model.parallel import Ranks, process_group
-from lmdali.model.torchrun import torchrun_place
-from lmdali.tools import foreign_profile, profiler
-from lmdali.tools.profile_config import ProfileConfig
+    def averaging(ranks: Ranks, network: Any) -> Any:
+        averaged = average(ranks, network)
+        averaged.register_forward_hook(wait_for_others)
+        return averaged
 
-SLOW = int(os.environ["RANK"]) == 1
-DATASET, OUT = map(Path, sys.argv[1:3])
-TIME = VirtualTime(pytest.MonkeyPatch())
+    class Batches:
+        num_workers = 0
 
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            while True:
+                time.sleep(0.02 * is_slow)
+                yield torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
 
-def wait_for_others(*_):
-    # Whoever comes first to where gradients are averaged waits for the last one: so it is that one's time for all.
-    latest = torch.tensor(TIME.now, dtype=torch.float64)
-    distributed.all_reduce(latest, distributed.ReduceOp.MAX)
-    TIME.now = float(latest)
-
-
-def averaging(ranks, network, average=Ranks.averaging):
-    averaged = average(ranks, network)
-    averaged.register_forward_hook(wait_for_others)
-    return averaged
-
-
-class Batches:
-    num_workers = 0
-
-    def __iter__(self):
-        while True:
-            TIME.sleep(0.02 * SLOW)
-            yield torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
-
-
-def main():
-    sys.modules["slow_job"] = sys.modules["__main__"]
+    Ranks.averaging = averaging  # type: ignore[method-assign]
+    # A process can meet the others only once, and this is to be one start of torchrun.
+    profiler.process_group = foreign_profile.process_group = lambda *_, **__: nullcontext(ranks)  # type: ignore
+    sys.modules["slow_job"] = SimpleNamespace(Batches=Batches)  # type: ignore[assignment]
     arguments = "run --loader slow_job:Batches --parallel ddp --no-model --steps 10 --device cpu --json --quiet"
-    profiler.command(arguments.split(), standalone_mode=False)
+    with (out / f"printed{ranks.rank}").open("w") as file, redirect_stdout(file):
+        profiler.command(arguments.split(), standalone_mode=False)
     config = ProfileConfig(batch_size=4, steps=10, device="cpu", parallel="ddp", num_threads=1)
     by_input = foreign_profile.profile_iterable(Batches, "slow", config, model=SlowModel(0.005, 1000), quiet=True)
-    model, augment = SlowModel(0.02 if SLOW else 0.001), AugmentConfig(crop_size=24)
-    by_compute = profiler.profile_dataset(DATASET, config, model=model, augment=augment, quiet=True)
+    model, augment = SlowModel(0.02 if is_slow else 0.001), AugmentConfig(crop_size=24)
+    by_compute = profiler.profile_dataset(dataset, config, model=model, augment=augment, quiet=True)
     reports = [by_input.to_json(), by_compute.to_json()]
-    OUT.joinpath(f"rank{os.environ['RANK']}.json").write_text(json.dumps(reports))
-
-
-Ranks.averaging = averaging
-with process_group(torchrun_place("ddp"), torch.device("cpu"), timeout_seconds=200) as ranks:
-    # A process can meet the others only once, and this is to be one start of torchrun.
-    profiler.process_group = foreign_profile.process_group = lambda *_, **__: nullcontext(ranks)
-    main()
-"""
+    (out / f"reports{ranks.rank}.json").write_text(json.dumps(reports))
 
 
 class Reports(NamedTuple):
@@ -103,34 +79,12 @@ class Reports(NamedTuple):
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, small_jpeg_dataset: Path) -> Reports:
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "job.py").write_text(JOB)
-    # Started as torchrun starts them, without itself: it costs as much as a rank. (test_torchrun.py has it.) So their
-    # store is here.
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    torchrun = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    torchrun |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(folder / "job.py"), str(small_jpeg_dataset), str(folder), str(Path(__file__).parent)]
-    with ExitStack() as running:
-        ranks = [
-            running.enter_context(
-                subprocess.Popen(
-                    command,
-                    env={**os.environ, **torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for rank in (0, 1)
-        ]
-        for rank in ranks:
-            running.callback(rank.kill)  # whatever happens, none is left behind
-        outputs = [rank.communicate(timeout=250) for rank in ranks]
-    del store
-    assert [rank.returncode for rank in ranks] == [0, 0], outputs
-    (printed,) = (line for out, _ in outputs for line in out.splitlines() if line.startswith("{"))
-    assert printed in outputs[0][0]  # one report for all ranks, by the first
-    by_input, by_compute = zip(*(json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)), strict=True)
+    assert start_ranks(2, profiled_by_rank, small_jpeg_dataset, folder) == [0, 0]
+    printed, nothing = ((folder / f"printed{rank}").read_text() for rank in (0, 1))
+    assert nothing == "", "one report for all ranks, by the first"
+    by_input, by_compute = zip(
+        *(json.loads((folder / f"reports{rank}.json").read_text()) for rank in (0, 1)), strict=True
+    )
     return Reports(json.loads(printed), by_input, by_compute)
 
 
