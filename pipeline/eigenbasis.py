@@ -225,7 +225,7 @@ def solve(moments: Moments, dataset_digest: str = "") -> Eigenbasis:
     """
     n = moments.num_pixels
     if n == 0:
-        raise IntegrityError("no pixels to compute an eigenbasis from: the dataset has no stored records")
+        raise IntegrityError("no pixels for an eigenbasis: the dataset has no stored records: convert others")
     sums = [int(s) for s in moments.sums]
     products = [[int(p) for p in row] for row in moments.products]
     # N * S2 - S1 S1ᵀ reaches 4.6e26 for ImageNet, past int64: Python integers, then one rounding.

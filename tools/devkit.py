@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.files import system_says
 from lmdali.tools.class_table import read_class_table
 from lmdali.tools.source_entries import Ignored
 from lmdali.tools.tar_scan import TarWindow, latest_members, walk_tar
@@ -118,7 +119,7 @@ def _content(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise InputError(f"{str(path)!r}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{str(path)!r}: cannot be read ({system_says(error)})") from None
     if len(data) > limit:
         raise InputError(f"{str(path)!r}: more than {limit} bytes: not the file it should be")
     return data

@@ -118,7 +118,7 @@ def read_picture_file(path: Path, size: int, recipe: Mapping[str, Any]) -> Pixel
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: the picture cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: the picture cannot be read ({system_says(error)})") from error
     try:
         decoded = decode_source(data, DecodePolicy(orientation=recipe.get("orientation", DecodePolicy().orientation)))
         resize = recipe.get("resize")
