@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.augment_reference import apply_params
-from lmdali.pipeline.eigenbasis import Eigenbasis, Moments, solve
+from lmdali.pipeline.eigenbasis import Eigenbasis, solve
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.tools.augment_options import AUGMENTS
 

@@ -19,9 +19,9 @@ import pytest
 from lmdali.pipeline import shard_header, shard_reader
 from lmdali.pipeline.dataset_plan import DatasetPlan
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import RecordError, ShardError
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.records import Record, pack_record, parse_record, record_crc
 from lmdali.pipeline.shard_figures import shard_from_json
 from lmdali.pipeline.shard_header import DATA_FILE
