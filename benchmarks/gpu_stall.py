@@ -13,7 +13,7 @@ import torch
 
 from lmdali.model.alexnet import AlexNet, AlexNetConfig
 from lmdali.pipeline import normaliser
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.backend import BackendName, BatchPlan, DType, OutputSpec
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.gpu_kernels import has_gpu_kernels
@@ -21,6 +21,7 @@ from lmdali.pipeline.host_to_device import upload_together
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.normaliser import DeviceNormalizer
+from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.tools.measurement import WindowPlan, measure
 from lmdali.tools.profiled_model import training_step
 from lmdali.tools.step_probes import LoaderProbe, ModelProbe

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.eigenbasis import Moments, save_statistics
+from lmdali.pipeline.eigenbasis import save_statistics
 from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, ShardInfo
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.shard_header import DATA_FILE
 from lmdali.pipeline.shard_writer import ShardWriter
 

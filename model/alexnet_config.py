@@ -121,5 +121,5 @@ class AlexNetConfig:
         """
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
-            raise ConfigError(f"network settings unknown to this version of lmdali: {', '.join(unknown)}")
+            raise ConfigError(f"network settings unknown to this lmdali: {', '.join(unknown)}: upgrade it")
         return cls(**fields)

@@ -129,14 +129,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         # Not in torch's words, which recommend to load it without this protection.
         raise InputError(
             f"{path}: refused: not a checkpoint, damaged, or with more in it than tensors and plain values; nothing of "
-            "it was run"
+            "it was run: give a checkpoint of `lmdali train`"
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError ... for damaged archives
         raise IntegrityError(
             f"{path}: not a readable checkpoint ({type(error).__name__}), damaged or truncated: use an earlier one"
         ) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise InputError(f"{path}: a torch file, but not a checkpoint of lmdali")
+        raise InputError(f"{path}: a torch file, but not a checkpoint of lmdali: give one of `lmdali train`")
     if document.get("version") not in (1, _VERSION):
         raise CheckpointVersionError(
             f"{path}: checkpoint format {document.get('version')}, this lmdali reads 1 and {_VERSION}: "

@@ -140,11 +140,13 @@ def train_code_network(
     """
     count = len(features)
     if count < 2:
-        raise InputError(f"{features.directory}: {count} record is not enough to learn a code from")
+        raise InputError(f"{features.directory}: {count} record is not enough to learn a code from: give more")
     network = CodeNetwork(features.plan.dims, config.bits, seed=config.seed)
     mean, mean_square = _moments(features)
     if not mean_square > 0:
-        raise InputError(f"{features.directory}: all records are alike, there is nothing to learn a code from")
+        raise InputError(
+            f"{features.directory}: all records are alike, there is nothing to learn a code from: give others"
+        )
     network.mean.copy_(torch.from_numpy(mean))
     network.scale.fill_(mean_square**-0.5)
     network.to(device).train()

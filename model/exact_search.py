@@ -88,7 +88,10 @@ def search_exact(
     with ThreadPoolExecutor(usable_cpus()) as pool:
         for block in blocks:
             if block.shape[1] != queries.shape[1]:
-                raise InputError(f"queries of {queries.shape[1]} dimensions for features of {block.shape[1]}")
+                raise InputError(
+                    f"queries of {queries.shape[1]} dimensions for features of {block.shape[1]}: both must come from "
+                    "one checkpoint"
+                )
             step = max(1, _FOUND_NUMBERS // len(queries))
             for start in range(0, len(block), step):
                 rows = block[start : start + step]
@@ -111,7 +114,7 @@ def check_queries(queries: NDArray[Any], k: int) -> None:
         raise InputError("no query: give at least one vector, record number or picture")
     if queries.dtype.kind == "f" and not np.isfinite(queries).all():
         place = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
-        raise InputError(f"query {place}: its features are not finite, so nothing is near to it")
+        raise InputError(f"query {place}: its features are not finite, so nothing is near to it: leave it out")
 
 
 def direct_distances(query: NDArray[np.float64], rows: NDArray[Any]) -> NDArray[np.float64]:

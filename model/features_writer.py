@@ -72,7 +72,9 @@ class FeaturesWriter:
             stored = rows.astype(self.plan.precision)
         if not np.isfinite(stored).all():
             if not np.isfinite(rows).all():
-                raise InputError(f"{self.plan.source}: its features are not finite: the training diverged")
+                raise InputError(
+                    f"{self.plan.source}: its features are not finite: its training diverged: give an earlier one"
+                )
             raise InputError(
                 f"{self.plan.source}: features up to {np.abs(rows).max():g} do not fit into float16: use "
                 "--precision float32"

@@ -76,7 +76,7 @@ def save_learning_curve(metrics: Path, path: Path) -> Path:
     # A line that was edited must not end a training in its last step.
     epochs = [record for record in epochs if all(record.get(name) is not None for name in _CURVES)]
     if not epochs:
-        raise InputError(f"{metrics}: no finished epoch, so there is no curve to draw")
+        raise InputError(f"{metrics}: no finished epoch, so there is no curve to draw: train one")
     figure, (loss, error) = open_plot("the learning curve")
     _draw(loss, epochs, "loss", 1.0)
     _draw(error, epochs, "top1_error", 100.0)

@@ -52,7 +52,7 @@ def search_hamming(words: NDArray[np.uint64], queries: NDArray[np.uint64], k: in
     """
     check_queries(queries.T, k)
     if len(queries) != len(words):
-        raise InputError(f"queries of {len(queries)} words for codes of {len(words)}")
+        raise InputError(f"queries of {len(queries)} words for codes of {len(words)}: both must be of one encoder")
     found = [_nearest(words, query, k) for query in queries.T]
     return Neighbours(np.stack([indices for indices, _ in found]), np.stack([distances for _, distances in found]))
 

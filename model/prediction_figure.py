@@ -58,10 +58,13 @@ def rank_classes(pixels: Pixels, label: int, probabilities: Tensor, class_names:
         InputError: other than C names, or a probability is not finite.
     """
     if len(class_names) != len(probabilities):
-        raise InputError(f"{len(class_names)} class names for the {len(probabilities)} classes of the network")
+        found = f"{len(class_names)} class names for the {len(probabilities)} classes of the network"
+        raise InputError(f"{found}: give those it was trained on")
     values = probabilities.detach().cpu().double().numpy()
     if not np.isfinite(values).all():
-        raise InputError("the network's probabilities are not finite: its training diverged")
+        raise InputError(
+            "the network's probabilities are not finite: its training diverged: give an earlier checkpoint"
+        )
     order = np.argsort(-values, kind="stable")[:NUM_BARS].tolist()
     return Prediction(pixels, label, tuple(order), tuple(float(values[place]) for place in order), class_names)
 

@@ -126,7 +126,7 @@ def load_probabilities(path: Path) -> Probabilities:
         StorageError: it cannot be read.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file of probabilities")
+        raise InputError(f"{path}: no such file: give one of `lmdali eval --save-probabilities`")
     with storage_errors(path):
         payload = path.read_bytes()
     try:
@@ -135,7 +135,9 @@ def load_probabilities(path: Path) -> Probabilities:
         about = json.loads(arrays["about"].tobytes())
         known = about["format"] == _FORMAT
     except KeyError:
-        raise InputError(f"{path}: an .npz file, but not of probabilities of lmdali") from None
+        raise InputError(
+            f"{path}: an .npz file, but not of probabilities: give one of `lmdali eval --save-probabilities`"
+        ) from None
     except Exception as error:  # NumPy lets what zlib, tokenize and ast raise out, and MemoryError, on damaged headers
         # Not in NumPy's words, which tell how to load what it takes for a pickle without protection.
         raise IntegrityError(
@@ -144,7 +146,8 @@ def load_probabilities(path: Path) -> Probabilities:
         ) from error
     if not known or about.get("version") != _VERSION:
         raise InputError(
-            f"{path}: {about['format']}, version {about.get('version')}: this lmdali reads {_FORMAT}, {_VERSION}"
+            f"{path}: {about['format']}, version {about.get('version')}: this lmdali reads {_FORMAT}, {_VERSION}: make "
+            "it again"
         )
     try:
         return _checked(path, arrays, about)

@@ -147,7 +147,10 @@ def require_same_classes(model: Network, train_loader: Loader, val_loader: Loade
     train, val = train_loader.class_names, val_loader.class_names
     require_same_names(train, val)
     if len(train) != model.config.num_classes:
-        raise InputError(f"the network has {model.config.num_classes} classes, the training set {len(train)}")
+        raise InputError(
+            f"the network has {model.config.num_classes} classes, the training set {len(train)}: make one with that "
+            "num_classes"
+        )
 
 
 def require_same_names(train: Sequence[str], val: Sequence[str]) -> None:

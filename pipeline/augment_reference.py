@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment import AugmentParams
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.resized_crop import resize_window
 
 

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params
+from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.backend import BatchPlan
 from lmdali.pipeline.batch_queue import Place
 from lmdali.pipeline.order_digest import view_hashes
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 
 SAMPLES_AT_ONCE = 2048

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_tasks import samples_per_task
@@ -25,6 +24,7 @@ from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.host_to_device import torch_dtype
 from lmdali.pipeline.patches import PatchCutter, Samples
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.record_threads import ImageRun, RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers

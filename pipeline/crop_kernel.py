@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.errors import MissingExtraError
 from lmdali.pipeline.kernel_cache import KernelCache
+from lmdali.pipeline.pixel_transform import PixelTransform
 
 try:
     import numba

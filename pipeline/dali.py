@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_tasks import samples_per_task
@@ -32,6 +31,7 @@ from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.dali_graph import build_graph, feed_draws
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.host_to_device import torch_dtype, upload
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.shard_reader import ShardReader

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.pixel_transform import PixelTransform
 
 try:
     from nvidia.dali import fn, types

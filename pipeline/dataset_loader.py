@@ -10,7 +10,6 @@ from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Self
 
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import Backend, BatchPlan
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.batch_iterator import BatchIterator
@@ -24,6 +23,7 @@ from lmdali.pipeline.fetch_counts import FetchCounts
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.loader_state import LoaderState
 from lmdali.pipeline.order_digest import combine
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.process_bound import ProcessBound
 from lmdali.pipeline.readahead import Horizon, Readahead
 from lmdali.pipeline.remote_file import FetchStopped
@@ -214,7 +214,7 @@ class DatasetLoader(ProcessBound):
             )
         epoch, position = given.epoch, given.sample_in_epoch
         if position > self.num_samples:
-            raise InputError(f"the loader state says epoch {epoch}, sample {position} of {self.num_samples}")
+            raise InputError(f"the loader state says sample {position} of {self.num_samples} in an epoch: damaged")
         if self._slice.num_steps(position) == 0:  # nothing is left of that epoch
             epoch, position = epoch + 1, 0
         with self._alone():

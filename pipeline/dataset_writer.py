@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmdali.pipeline.dataset_plan import DatasetPlan, Part, PlannedShard, differences, other_options
-from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, save_statistics
+from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, save_statistics
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import file_sha256, read_json, storage_errors, sync_directory, write_json
 from lmdali.pipeline.manifest import (
@@ -26,6 +26,7 @@ from lmdali.pipeline.manifest import (
     ShardInfo,
     load_manifest,
 )
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_check import (
     already_holds,
     is_leftover,

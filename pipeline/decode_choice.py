@@ -27,12 +27,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params
+from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.backend import Backend, BackendName, BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.cpu_budget import cpu_name, usable_cpus
 from lmdali.pipeline.errors import ConfigError, LmdaliError, install_line
 from lmdali.pipeline.manifest import Manifest
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.rate_memory import RateKey, RateMemory, memory_file, rounded_bytes, software_versions
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 

@@ -51,7 +51,9 @@ class FsspecStore:
         except ImportError as error:
             raise InputError(f"{self.shown}: {redacted(str(error))}") from None
         except ValueError as error:
-            raise InputError(f"{self.shown}: {redacted(str(error))}: no such kind of address") from None
+            raise InputError(
+                f"{self.shown}: {redacted(str(error))}: write it as https://, s3://, gs:// or file://"
+            ) from None
         except OSError as error:
             raise RemoteError(f"{self.shown}: {redacted(str(error))}: check the address") from None
         self._reopen = partial(fsspec.core.url_to_fs, address, **options)
@@ -100,7 +102,8 @@ class FsspecStore:
         attempts.run(lambda: self._translated(name, lambda: self._filesystem.put_file(str(path), there)))
         found = attempts.run(lambda: self.stat(name))
         if found is None or found.num_bytes != size:
-            raise RemoteError(f"{self.shown}/{name}: {size} bytes were sent, {found and found.num_bytes} are there")
+            there_now = found and found.num_bytes
+            raise RemoteError(f"{self.shown}/{name}: {size} bytes were sent, {there_now} are there: run it again")
         attempts.received(size)
 
     def remove(self, name: str) -> None:

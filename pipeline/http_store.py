@@ -103,10 +103,14 @@ class HttpStore:
                     target = urljoin(url, target)
                 scheme = target.partition(":")[0]
                 if scheme != "https" and scheme != origin.scheme:
-                    refused = f"{redacted(origin.geturl())}: redirected to {redacted(target)}: refused"
-                    raise RemoteError(refused) from None
+                    raise RemoteError(
+                        f"{redacted(origin.geturl())}: redirected to {redacted(target)}: refused, for it is less safe: "
+                        "check the address"
+                    ) from None
                 url = as_sent(target)
-        raise RemoteError(f"{redacted(origin.geturl())}: redirected more than {_MAX_REDIRECTS} times")
+        raise RemoteError(
+            f"{redacted(origin.geturl())}: redirected more than {_MAX_REDIRECTS} times: check the address"
+        )
 
     def _opened(self, request: urllib.request.Request) -> tuple[http.client.HTTPResponse, Callable[[], object]]:
         with ExitStack() as ended:
@@ -123,7 +127,7 @@ def _judged(shown: str, status: int, headers: Message) -> RemoteError | Transien
         return not_allowed(shown, f"HTTP {status}")
     if status in _TRANSIENT or status >= 500:
         return TransientError(f"HTTP {status}", _retry_after_seconds(headers.get("Retry-After")))
-    return RemoteError(f"{shown}: HTTP {status}")
+    return RemoteError(f"{shown}: HTTP {status}: check the address")
 
 
 def _retry_after_seconds(value: str | None) -> float | None:
@@ -168,7 +172,10 @@ def _client_errors(shown: str) -> Iterator[None]:
     except (OSError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise RemoteError(f"{shown}: its certificate is not to be trusted ({cause.verify_message})") from None
+            raise RemoteError(
+                f"{shown}: its certificate is not to be trusted ({cause.verify_message}): check the address, and the "
+                "certificates of this machine (SSL_CERT_FILE)"
+            ) from None
         if isinstance(cause, TimeoutError):
             raise TransientError("no answer in time") from None
         raise TransientError(redacted(str(cause)) or type(cause).__name__) from None

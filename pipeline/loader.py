@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import Backend, BackendName, OutputSpec
 from lmdali.pipeline.block_order import order_nodes
 from lmdali.pipeline.dataset_identity import DatasetIdentity
@@ -16,6 +16,7 @@ from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
 from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
 from lmdali.pipeline.loader_state import STATE_VERSION
+from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.pipeline.readahead import Readahead
 from lmdali.pipeline.release import has_dali, lmdali_version
 from lmdali.pipeline.sampler import RankSlice

@@ -134,7 +134,7 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         document = read_json(path)
     except IntegrityError as error:
-        raise ManifestError(str(error)) from error
+        raise ManifestError(f"{error}; {_AGAIN}") from error
     return _from_json(document, path)
 
 
@@ -147,18 +147,18 @@ def parse_manifest(payload: bytes, place: str) -> Manifest:
     try:
         document = parse_json(payload, place)
     except IntegrityError as error:
-        raise ManifestError(str(error)) from error
+        raise ManifestError(f"{error}; {_AGAIN}") from error
     return _from_json(document, place)
 
 
 def _from_json(document: dict[str, Any], path: Path | str) -> Manifest:
     if document.get("format") != FORMAT:
         raise ManifestError(
-            f"{path}: format is {document.get('format')!r}, expected {FORMAT!r}: not one of our datasets"
+            f"{path}: format is {document.get('format')!r}, expected {FORMAT!r}: give what `lmdali convert` made"
         )
     version = document.get("format_version")
     if not (isinstance(version, list) and len(version) == 2 and all(type(part) is int for part in version)):
-        raise ManifestError(f"{path}: format_version is {version!r}, expected two integers: the file is damaged")
+        raise ManifestError(f"{path}: format_version is {version!r}, expected two integers: {_RESTORE}")
     if version[0] > FORMAT_VERSION[0]:
         raise ManifestError(
             f"{path}: written by format {version[0]}.{version[1]}, this version reads up to {FORMAT_VERSION[0]}.x: "
@@ -168,20 +168,26 @@ def _from_json(document: dict[str, Any], path: Path | str) -> Manifest:
     try:
         found = canonical_digest(document)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path}: holds what no manifest has ({error}): the file is damaged") from error
+        raise ManifestError(f"{path}: holds what no manifest has ({error}): {_RESTORE}") from error
     if claimed != found:
         raise ManifestError(
-            f"{path}: its digest is {str(claimed)[:12]}..., its content gives {found[:12]}...: the file was edited or "
-            "damaged; restore it or convert again"
+            f"{path}: its digest is {str(claimed)[:12]}..., its content gives {found[:12]}...: {_RESTORE}"
         )
     try:
         manifest = Manifest(**_parse(Manifest, document), digest=found)
     except (KeyError, TypeError) as error:
-        raise ManifestError(f"{path}: field {error} is missing or of the wrong kind") from error
-    _check(manifest, path)
-    if document.get("channel_order") != "RGB":
-        raise ManifestError(f"{path}: channel_order is {document.get('channel_order')!r}, only 'RGB' can be read")
+        raise ManifestError(f"{path}: field {error} is missing or of the wrong kind: {_RESTORE}") from error
+    try:
+        _check(manifest, path)
+        if document.get("channel_order") != "RGB":
+            raise ManifestError(f"{path}: channel_order is {document.get('channel_order')!r}, only 'RGB' can be read")
+    except ManifestError as error:
+        raise ManifestError(f"{error}: {_RESTORE}") from None
     return manifest
+
+
+_AGAIN = "restore it or convert again"
+_RESTORE = f"the file was edited or damaged; {_AGAIN}"
 
 
 _KINDS = {"int": int, "str": str, "dict[str, Any]": dict, "dict[str, str]": dict}

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.gpu_kernels import has_gpu_kernels
 from lmdali.pipeline.host_to_device import torch_dtype, upload, upload_together
+from lmdali.pipeline.pixel_transform import PixelTransform
 
 
 class DeviceNormalizer:

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline import crop_kernel, jpeg_kernel, paint_kernel
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import OutputSpec
 from lmdali.pipeline.decoded_cache import DecodedCache
 from lmdali.pipeline.errors import RecordError
 from lmdali.pipeline.half_kernel import to_bfloat16, to_float16
 from lmdali.pipeline.jpeg_decoder import JpegDecoder
 from lmdali.pipeline.manifest import Manifest
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.record_codec import decode_stored, ppm_header
 from lmdali.pipeline.record_kernel import first_unlike
 from lmdali.pipeline.record_threads import ImageRun

@@ -53,7 +53,8 @@ def decode_stored(data: bytes | memoryview, size: int = 256, out: Pixels | None 
     except ValueError as error:
         raise RecordError(f"a stored image does not decode ({error}): run `lmdali verify` on the dataset") from None
     if pixels.shape != (size, size, 3):
-        raise RecordError(f"a stored image is {pixels.shape[1]} x {pixels.shape[0]}, the dataset is {size} x {size}")
+        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise RecordError(f"a stored image is {found}, the dataset is {size} x {size}: run `lmdali verify`")
     return pixels if out is None else out
 
 

@@ -45,7 +45,10 @@ def fetch_small(store: Store, name: str, *, max_bytes: int, config: RetryConfig,
                 for chunk in body.chunks:
                     data += chunk
                     if len(data) > max_bytes:
-                        raise RemoteError(f"{store.shown}/{name}: larger than {max_bytes} bytes: this is another file")
+                        raise RemoteError(
+                            f"{store.shown}/{name}: larger than {max_bytes} bytes: this is another file: check the "
+                            "address"
+                        )
                     attempts.received(len(chunk))
             if body.num_bytes is not None and len(data) != body.num_bytes:
                 raise TransientError(f"{len(data)} of {body.num_bytes} bytes came")

@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 _QUIET_SECONDS = 60.0
 """Between two notices about one server: if it is away, every file that is wanted from it fails."""
 
+_LATER = "see that the server and the way to it are up, then run this again"
+
 _told: dict[str, float] = {}
 """Server -> when a notice about it was given. Of the process: its threads fetch files of one server each by itself."""
 
@@ -140,7 +142,8 @@ class Attempts:
         seconds = self._clock.now() - self._try_begin
         rate = self._config.min_bytes_per_second
         if self._seconds_left() < 0:
-            raise RemoteError(f"{self._what}: {self._bytes} bytes in {self._clock.now() - self._begin:.0f} s: too slow")
+            seconds = self._clock.now() - self._begin
+            raise RemoteError(f"{self._what}: {self._bytes} bytes in {seconds:.0f} s: too slow: {_LATER}")
         if seconds > self._config.read_timeout_seconds + self._try_bytes / rate:
             raise TransientError(f"{self._try_bytes} bytes in {seconds:.0f} s, fewer than {rate:.0f} a second")
 
@@ -153,7 +156,7 @@ class Attempts:
         self._failures += 1
         config = self._config
         if self._failures >= config.tries:
-            raise RemoteError(f"{self._what}: {error.reason}; given up after {self._failures} tries")
+            raise RemoteError(f"{self._what}: {error.reason}; given up after {self._failures} tries: {_LATER}")
         pause = config.pause_seconds(self._failures) * (1 - self._clock.chance() / 2)
         asked = error.retry_after_seconds
         if asked is not None:
@@ -161,7 +164,8 @@ class Attempts:
         if pause > self._seconds_left():
             wish = "" if asked is None else f" and asks to wait for {asked:.0f} s"
             raise RemoteError(
-                f"{self._what}: {error.reason}{wish}; given up, for there are {config.budget_seconds:.0f} s for a file"
+                f"{self._what}: {error.reason}{wish}; given up, for there are {config.budget_seconds:.0f} s for a "
+                f"file: {_LATER}"
             )
         if self._failures == 1:
             self._tell(error.reason, pause)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmdali.pipeline.errors import ShardError, StorageError
-from lmdali.pipeline.files import file_sha256
+from lmdali.pipeline.files import file_sha256, system_says
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE, save_offsets
@@ -25,7 +25,7 @@ def check_data_file(directory: Path, info: ShardInfo) -> None:
         if file_sha256(path) != info.sha256:
             raise ShardError(f"{path}: sha256 differs from the one taken when it was made")
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
+        raise StorageError(f"{path}: {system_says(error)}") from error
 
 
 def restore_offsets(directory: Path, info: ShardInfo) -> bool:

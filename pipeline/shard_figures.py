@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.files import read_sealed, seal, write_json
 from lmdali.pipeline.manifest import ShardInfo
+from lmdali.pipeline.moments import Moments
 
 SHARD_FILE = "shard.json"
 _FIELDS = {"shard", "plan", "moments"}

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.files import canonical_digest, file_sha256, npy_bytes, read_json, write_json, write_synced
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, SHARDS_DIRECTORY, ShardInfo
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY
 from lmdali.pipeline.shard_figures import SHARD_FILE, ShardFigures
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX, ShardWriter

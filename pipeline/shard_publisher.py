@@ -130,7 +130,9 @@ class ShardPublisher:
         """Raises InputError where what is begun there is no longer this plan: whole runs do not wait for parts."""
         found = read_remote(self._store, STAGED_PLAN, self._config)
         if found is None:
-            raise InputError(f"{self._store.shown}: another run has published it, or cleared it away, meanwhile")
+            raise InputError(
+                f"{self._store.shown}: another run has published it, or cleared it away, meanwhile: run again"
+            )
         self._check_plan(found)
 
     def restore(self) -> None:

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import LmdaliError, RecordError, ShardError, StorageError
-from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex
+from lmdali.pipeline.files import system_says
+from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex, ShardInfo
 from lmdali.pipeline.mapped_files import MappedFiles
 from lmdali.pipeline.records import Record, crc_problem, key_prefix, parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size
@@ -111,7 +112,7 @@ class ShardReader:
             if sizes[info.name] != info.file_bytes:
                 raise ShardError(
                     f"{self.data_file(info.name)}: {sizes[info.name]} bytes, manifest.json says {info.file_bytes}: "
-                    "the shard is damaged or replaced"
+                    f"the shard is damaged or replaced; {self._on_damage(info)}"
                 )
 
     def data_file(self, name: str) -> Path:
@@ -212,8 +213,18 @@ class ShardReader:
                     ) from error
             return self._mapping
 
+    def _on_damage(self, info: ShardInfo) -> str:
+        """A shard is damaged: what is to be done, as the end of a message."""
+        return f"run `lmdali verify {self.directory}`"
+
     def _map_shard(self, mapping: MappedShards, number: int) -> None:
         info = self.manifest.shards[number]
+        try:
+            self._map_sound(mapping, number, info)
+        except ShardError as error:
+            raise ShardError(f"{error}; {self._on_damage(info)}") from error
+
+    def _map_sound(self, mapping: MappedShards, number: int, info: ShardInfo) -> None:
         path = self.data_file(info.name)
         with self._lock:
             if mapping.is_mapped[number]:
@@ -228,7 +239,7 @@ class ShardReader:
             except FileNotFoundError as error:  # removed since it was checked
                 raise ShardError(f"{path}: {error.strerror}") from error
             except OSError as error:
-                raise StorageError(f"{path}: {error.strerror}") from error
+                raise StorageError(f"{path}: {system_says(error)}") from error
             place = int(mapping.files.starts[number])
             file = mapping.files.bytes[place : place + info.file_bytes].data
             offsets = self._offsets(number, file, header)

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.errors import ShardError, StorageError
-from lmdali.pipeline.manifest import Manifest
+from lmdali.pipeline.errors import StorageError
+from lmdali.pipeline.manifest import Manifest, ShardInfo
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 from lmdali.pipeline.shard_cache import ShardCache
 from lmdali.pipeline.shard_fetch import DEFAULT_FETCHES, Fetch, ShardFetcher
 from lmdali.pipeline.shard_header import DATA_FILE
-from lmdali.pipeline.shard_reader import Located, MappedShards, ShardReader
+from lmdali.pipeline.shard_reader import Located, ShardReader
 from lmdali.pipeline.shard_windows import ShardHorizon
 
 
@@ -141,14 +141,9 @@ class StreamedReader(ShardReader):
         self.fetcher.close()
         super().close()
 
-    def _map_shard(self, mapping: MappedShards, number: int) -> None:
-        try:
-            super()._map_shard(mapping, number)
-        except ShardError as error:
-            self.cache.discard(self.manifest.shards[number])
-            raise ShardError(
-                f"{error}; the shard was whole when it came: it is removed, and the next run fetches it again"
-            ) from error
+    def _on_damage(self, info: ShardInfo) -> str:
+        self.cache.discard(info)
+        return "the shard was whole when it came: it is removed, and the next run fetches it again"
 
     def _unmap(self, number: int) -> None:
         with self._lock:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import IntegrityError
 
+_CURE = "run `lmdali verify`, then `lmdali repair`"
+
 
 def read_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """Rows as dictionaries.
@@ -46,7 +48,7 @@ def take_rows(path: Path, columns: list[str], indices: list[int]) -> list[dict[s
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         first_rows = [0, *accumulate(sizes)]
         if indices and not 0 <= min(indices) <= max(indices) < first_rows[-1]:
-            raise IntegrityError(f"{path}: has {first_rows[-1]} rows, row {max(indices)} was asked for: damaged?")
+            raise IntegrityError(f"{path}: has {first_rows[-1]} rows, row {max(indices)} was asked for: {_CURE}")
         group_of = [bisect_right(first_rows, index) - 1 for index in indices]
         groups = sorted(set(group_of))
         table = file.read_row_groups(groups, columns=columns)
@@ -86,7 +88,7 @@ class ColumnReader:
             IntegrityError: the file is damaged or too short.
         """
         if not 0 <= start <= stop <= self.num_rows:
-            raise IntegrityError(f"{self._path}: has {self.num_rows} rows, rows up to {stop} were asked for: damaged?")
+            raise IntegrityError(f"{self._path}: has {self.num_rows} rows, rows up to {stop} were asked for: {_CURE}")
         first = bisect_right(self._first_rows, start) - 1
         groups = range(first, bisect_right(self._first_rows, stop - 1)) if start < stop else range(0)
         with _parquet_errors(self._path):
@@ -116,7 +118,7 @@ def read_integers(path: Path, column: str) -> NDArray[np.int64]:
         IntegrityError: the file is missing, not Parquet, or lacks the column.
     """
     if not has_column(path, column):
-        raise IntegrityError(f"{path}: has no column {column!r}: written by another version, or damaged")
+        raise IntegrityError(f"{path}: has no column {column!r}: written by another version, or damaged: {_CURE}")
     values: NDArray[np.int64] = _read(path, [column])[column].to_numpy().astype(np.int64, copy=False)
     return values
 
@@ -163,4 +165,4 @@ def _parquet_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}") from error
+        raise IntegrityError(f"{path}: cannot be read as Parquet: {error}: {_CURE}") from error

@@ -152,7 +152,7 @@ def read_staged(path: Path) -> pa.Table:
             return pq.ParquetFile(pa.BufferReader(payload)).read(use_threads=False)
         return pa.ipc.open_stream(payload).read_all()
     except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path}: cannot be read as a table: {error}") from error
+        raise IntegrityError(f"{path}: cannot be read as a table: {error}: make that shard again") from error
 
 
 def _table(kind: type[Row], rows: Sequence[Row]) -> pa.Table:

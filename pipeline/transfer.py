@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import PixelTransform
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.host_to_device import Uploader
 from lmdali.pipeline.normaliser import DeviceNormalizer
+from lmdali.pipeline.pixel_transform import PixelTransform
 
 _LABEL_BYTES, _OPERAND_BYTES = 8, 8 + 12
 """Of a sample, and of a view: where its part of the mean begins, and three shifts."""

@@ -10,16 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import (
-    AugmentConfig,
-    AugmentParams,
-    PixelTransform,
-    draw_params,
-    pixel_transform,
-)
+from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.augment_reference import apply_params
-from lmdali.pipeline.eigenbasis import Eigenbasis, Moments, solve
+from lmdali.pipeline.eigenbasis import Eigenbasis, solve
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.moments import Moments
+from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.tools.augment_options import AUGMENTS
 
 SIX_PIXELS = ((188, 188, 188), (68, 68, 68), (140, 128, 116), (116, 128, 140), (131, 122, 131), (125, 134, 125))

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdali.pipeline import batch_planner
-from lmdali.pipeline.augment import AugmentConfig, AugmentParams, PixelTransform, draw_params
+from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.batch_planner import BatchPlanner
 from lmdali.pipeline.batch_queue import Place
 from lmdali.pipeline.block_order import ORDERS, OrderName, create_order
 from lmdali.pipeline.order_digest import batch_digest
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.sampler import RankSlice, SampleOrder
 
 SEED, SIZE = 5, 40

@@ -115,7 +115,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytes
     with pytest.raises(LmdaliError):
         load_checkpoint(path)
     path.write_text('{"kind": "epoch"}')
-    with pytest.raises(InputError, match=r"a\.pt: refused: not a checkpoint, .*; nothing of it was run$"):
+    with pytest.raises(
+        InputError,
+        match=r"a\.pt: refused: not a checkpoint, .*; nothing of it was run: give a checkpoint of `lmdali train`$",
+    ):
         load_checkpoint(path)  # nor is torch's advice repeated, to read it without protection
     assert capsys.readouterr().out == ""
 

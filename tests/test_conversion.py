@@ -16,9 +16,10 @@ import pytest
 
 from lmdali.pipeline.dataset_writer import DatasetWriter
 from lmdali.pipeline.decode import decode_source
-from lmdali.pipeline.eigenbasis import Moments, load_moments
+from lmdali.pipeline.eigenbasis import load_moments
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.perceptual_hash import HASH_KIND, picture_hash
 from lmdali.pipeline.record_codec import decode_stored, encode_jpeg
 from lmdali.pipeline.records import record_crc

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lmdali.pipeline import crop_kernel
-from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment import AugmentParams
 from lmdali.pipeline.augment_reference import apply_params
+from lmdali.pipeline.pixel_transform import PixelTransform
 
 SIZE = 12
 

@@ -19,10 +19,11 @@ import torch
 pytest.importorskip("nvidia.dali", reason="no nvidia-dali wheel here")
 
 from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader, load_manifest, timing
-from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment import AugmentParams
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.dali import DaliBackend
 from lmdali.pipeline.errors import RecordError
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers

@@ -15,9 +15,10 @@ from kill_points import kill_script
 
 from lmdali.pipeline.dataset_plan import DatasetPlan, Part
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.pipeline.eigenbasis import Moments, load_moments
+from lmdali.pipeline.eigenbasis import load_moments
 from lmdali.pipeline.errors import InputError, IntegrityError, LockedError, StorageError
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY
 from lmdali.pipeline.records import record_key
 from lmdali.pipeline.shard_output import ShardContent

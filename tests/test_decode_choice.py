@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmdali.pipeline.augment import AugmentConfig, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.block_order import NodeOrder
@@ -29,6 +29,7 @@ from lmdali.pipeline.decode_choice import (
 )
 from lmdali.pipeline.errors import ConfigError, RecordError
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.pixel_transform import pixel_transform
 from lmdali.pipeline.rate_memory import RateKey, RateMemory
 from lmdali.pipeline.sampler import EpochOrder, RankSlice
 

@@ -10,17 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lmdali.pipeline import eigenbasis
-from lmdali.pipeline.eigenbasis import (
-    MEAN_FILE,
-    STATISTICS_FILE,
-    Moments,
-    load_eigenbasis,
-    load_moments,
-    save_statistics,
-    solve,
-)
+from lmdali.pipeline import moments as moments_module
+from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, load_eigenbasis, load_moments, save_statistics, solve
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
+from lmdali.pipeline.moments import Moments
 
 SIX_PIXELS = np.array(
     [[188, 188, 188], [68, 68, 68], [140, 128, 116], [116, 128, 140], [131, 122, 131], [125, 134, 125]], np.uint8
@@ -168,15 +161,15 @@ def test_images_of_different_sizes_leave_no_mean_image_in_either_order() -> None
 
 def test_position_sums_stay_exact_past_the_whole_numbers_of_float32() -> None:
     white, moments = np.full((1, 1, 3), 255, np.uint8), Moments.zero(1, 1)
-    count = eigenbasis._EXACT_IN_FLOAT32 + 2
-    assert 255 * eigenbasis._EXACT_IN_FLOAT32 < 2**24 < 255 * count
+    count = moments_module._EXACT_IN_FLOAT32 + 2
+    assert 255 * moments_module._EXACT_IN_FLOAT32 < 2**24 < 255 * count
     for _ in range(count):
         moments.add_image(white)
     assert moments.image_sums is not None and moments.image_sums.tolist() == [[[255 * count] * 3]]
 
 
 def test_position_sums_that_were_asked_for_do_not_change_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eigenbasis, "_EXACT_IN_FLOAT32", 3)
+    monkeypatch.setattr(moments_module, "_EXACT_IN_FLOAT32", 3)
     moments, expected = Moments.zero(64, 64), np.zeros((64, 64, 3), np.int64)
     for number in range(8):
         before = moments.image_sums

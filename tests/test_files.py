@@ -68,6 +68,19 @@ def test_a_full_disk_is_named_with_what_is_free(tmp_path: Path) -> None:
     assert "resume" in str(disk_full(tmp_path / "x"))
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "x: Permission denied: change its permissions or its owner"),
+        (errno.EIO, "x: Input/output error: the disk or the way to it fails: see the system's log"),
+        (errno.EBUSY, "x: Device or resource busy"),
+    ],
+)
+def test_what_the_system_says_comes_with_what_to_do_about_it(tmp_path: Path, number: int, said: str) -> None:
+    with pytest.raises(StorageError, match=f"{said}$"), storage_errors(tmp_path / "x"):
+        raise OSError(number, os.strerror(number))
+
+
 def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         write_atomic(tmp_path / "no" / "x", b"")

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from open_files import open_descriptors, our_threads
 
 from lmdali.pipeline import AugmentConfig, DatasetLoader, LoaderConfig, create_loader, load_eigenbasis, load_manifest
-from lmdali.pipeline.augment import draw_params, pixel_transform
+from lmdali.pipeline.augment import draw_params
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.block_order import create_order
 from lmdali.pipeline.errors import ConfigError, InputError, RecordError
 from lmdali.pipeline.order_digest import batch_digest
+from lmdali.pipeline.pixel_transform import pixel_transform
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.sampler import EpochOrder
 from lmdali.pipeline.shard_header import DATA_FILE

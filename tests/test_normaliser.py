@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmdali.pipeline import normaliser
-from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment import AugmentParams
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.host_to_device import torch_dtype
 from lmdali.pipeline.normaliser import DeviceNormalizer
+from lmdali.pipeline.pixel_transform import PixelTransform
 
 CPU = torch.device("cpu")
 HEIGHT = 12

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline import crop_kernel, paint_kernel
 from lmdali.pipeline import jpeg_kernel as kernel
-from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment import AugmentParams
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.colour_vectors import PIXELS
 from lmdali.pipeline.jpeg_layout import JpegLayout, read_layout
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.record_codec import decode_stored, encode_jpeg
 from lmdali.pipeline.vectors import HAS_PAIR_SUMS
 

@@ -14,14 +14,15 @@ import simplejpeg
 import torch
 
 from lmdali.pipeline import jpeg_decoder, paint_kernel, record_kernel
-from lmdali.pipeline.augment import AugmentConfig, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.dataset_plan import DatasetPlan
 from lmdali.pipeline.dataset_writer import DatasetWriter
-from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import ConfigError, RecordError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.moments import Moments
+from lmdali.pipeline.pixel_transform import pixel_transform
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.record_threads import RecordThreads
 from lmdali.pipeline.records import pack_record

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lmdali.pipeline.eigenbasis import Moments
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.perceptual_hash import picture_hash
 from lmdali.tools import picture_survey
 from lmdali.tools.picture_survey import CompiledSurvey, LibrarySurvey, make_survey

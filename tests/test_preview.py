@@ -11,12 +11,13 @@ from click.testing import CliRunner
 from command_line import run
 
 from lmdali.model.pen import Pen
-from lmdali.pipeline.augment import AugmentConfig, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.pixel_transform import pixel_transform
 from lmdali.pipeline.resized_crop import resize_window
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.tools.augment_options import AUGMENTS

@@ -18,10 +18,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from lmdali.pipeline import AugmentConfig, LoaderConfig, create_loader, load_eigenbasis, load_manifest
-from lmdali.pipeline.augment import draw_params, pixel_transform
+from lmdali.pipeline.augment import draw_params
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.order_digest import batch_digest, digest_text
+from lmdali.pipeline.pixel_transform import pixel_transform
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.release import has_dali
 from lmdali.pipeline.resized_crop import _axis_weights, resize_table

@@ -228,7 +228,9 @@ def test_a_disk_that_fails_is_not_the_archives_fault() -> None:
     def failing(offset: int, size: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    with pytest.raises(StorageError, match=r"here: cannot be read at byte 0 \(Input/output error\)"):
+    with pytest.raises(
+        StorageError, match=r"here: cannot be read at byte 0: Input/output error: the disk or the way to it fails"
+    ):
         list(walk_tar(TarWindow(failing, 0, 1024, "here"), Ignored()))
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment import AugmentParams
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.transfer import DeviceTransfer, HeldMemory
 
 CPU = torch.device("cpu")

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from simulated_cuda import SimulatedCuda
 
 from lmdali.pipeline import transfer
-from lmdali.pipeline.augment import AugmentParams, PixelTransform
+from lmdali.pipeline.augment import AugmentParams
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.normaliser import DeviceNormalizer
+from lmdali.pipeline.pixel_transform import PixelTransform
 from lmdali.pipeline.transfer import DeviceTransfer, HeldMemory
 
 CPU = torch.device("cpu")

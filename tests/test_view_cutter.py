@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lmdali.pipeline import cpu
-from lmdali.pipeline.augment import AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.buffers import BufferRing
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.normaliser import DeviceNormalizer
+from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.pipeline.shard_reader import ShardReader
 from lmdali.pipeline.timing import StageTimers
 from lmdali.pipeline.verify_policy import CrcPolicy

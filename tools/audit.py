@@ -92,7 +92,7 @@ def command(
 def _check(datasets: tuple[Place, ...], out: Path | None, sheet: Path | None) -> None:
     places = [dataset.resolve() for dataset in datasets if isinstance(dataset, Path)]
     if len({place_text(dataset) for dataset in datasets}) < len(datasets):
-        raise ConfigError("a dataset is named twice: every record of it would be a leak")
+        raise ConfigError("a dataset is named twice: every record of it would be a leak: name it once")
     if sheet is not None:
         check_suffix(sheet)
     for target in (out, sheet):

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, PixelTransform, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.backend import BatchPlan, OutputSpec
 from lmdali.pipeline.cpu import BUFFER_DTYPES
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.patches import PatchCutter, Samples
+from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.pipeline.record_codec import decode_stored, ppm_header
 from lmdali.pipeline.record_threads import ImageRun
 from lmdali.pipeline.timing import StageTimers

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lmdali.pipeline.errors import InputError, RecordError, ShardError
+from lmdali.pipeline.files import system_says
 from lmdali.pipeline.image_header import read_header as read_image_header
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, ShardInfo, load_manifest
 from lmdali.pipeline.records import Record, crc_problem, parse_record
@@ -80,7 +81,7 @@ def scan_lmdb(path: Path, classes: Sequence[str] | None = None) -> tuple[Scan, L
             largest = max(largest, label)
             entries.append(os.fsdecode(key), to_ours[label] if to_ours else label, (number, offset, size))
     if not entries:
-        raise InputError(f"{str(path)!r}: the LMDB holds no record")
+        raise InputError(f"{str(path)!r}: the LMDB holds no record: give another")
     classes = classes if classes is not None else names
     class_names = tuple(classes if classes is not None else map(str, range(largest + 1)))
     return Scan(class_names, entries, Ignored()), reader
@@ -164,7 +165,7 @@ def _labels(path: Path, info: ShardInfo | None) -> Iterator[tuple[bytes, int, in
         with path.open("rb") as opened:
             mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
     except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}") from error
+        raise ShardError(f"{path}: {system_says(error)}") from error
     # No byte of an image is touched: the fields before and behind it are all that has to come from the disk.
     mapped.madvise(mmap.MADV_RANDOM)
     file = memoryview(mapped)
@@ -181,7 +182,9 @@ def _checked(path: Path, key: bytes, label: int, limit: int) -> int:
     if label < 0:
         raise InputError(f"{where}: has no label (or {label}): records without one cannot be converted")
     if label >= limit:
-        raise InputError(f"{where}: label {label} is too large; there are {limit} classes, counted from 0")
+        raise InputError(
+            f"{where}: label {label} is too large; there are {limit} classes, counted from 0: check the labels"
+        )
     return label
 
 

@@ -116,7 +116,8 @@ def _in_tar(path: Path, ignored: Ignored) -> dict[str, _ClassArchive]:
                 continue
             before = archives.get(match[1])
             if before is not None:
-                raise InputError(f"{window.where}: class {match[1]} is there twice: {before.name!r}, {member.name!r}")
+                both = f"{before.name!r}, {member.name!r}"
+                raise InputError(f"{window.where}: class {match[1]} is there twice: {both}: take one of them out")
             archives[match[1]] = _ClassArchive(0, path, member.name, member.offset, member.num_bytes)
     return archives
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.files import system_says
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.tools.class_archives import class_archive_names
 from lmdali.tools.class_folders import class_folder_names
@@ -38,7 +39,7 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{str(path)!r}: the class list cannot be read ({error.strerror})") from error
+        raise InputError(f"{str(path)!r}: the class list cannot be read ({system_says(error)})") from error
     lines = (line.rstrip(b"\r") for line in text.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
     names = tuple(os.fsdecode(line) for line in lines if line.strip())
     check_class_names(names, repr(str(path)))

@@ -71,7 +71,7 @@ def check_class_names(names: Sequence[str], where: str) -> None:
         raise InputError(f"{where}: no class names; expected one per line")
     if len(set(names)) != len(names):
         twice = next(name for position, name in enumerate(names) if name in names[:position])
-        raise InputError(f"{where}: the class {twice!r} is named twice")
+        raise InputError(f"{where}: the class {twice!r} is named twice: keep one of the lines")
 
 
 def refuse_extra_classes(found: Sequence[str], classes: Sequence[str], where: str, what: str) -> None:

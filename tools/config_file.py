@@ -44,7 +44,7 @@ def load_document(path: Path) -> dict[str, Any]:
         StorageError: it cannot be read.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file: check the path")
     with storage_errors(path):
         payload = path.read_bytes()
     try:

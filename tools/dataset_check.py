@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any
 
 from lmdali.pipeline.cpu_budget import usable_cpus
-from lmdali.pipeline.eigenbasis import Moments
 from lmdali.pipeline.errors import LmdaliError, RecordError, ShardError
 from lmdali.pipeline.manifest import RECORDS_FILE, SHARDS_DIRECTORY, Manifest, RecordIndex, ShardInfo, load_manifest
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.records import Record, key_prefix, parse_record
 from lmdali.pipeline.shard_check import check_data_file

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.files import system_says
 from lmdali.tools.class_table import read_class_table
 from lmdali.tools.source_entries import Ignored
 from lmdali.tools.tar_scan import TarWindow, latest_members, walk_tar
@@ -29,6 +30,7 @@ DEVKIT_NAMES = {
 }
 """What the kit of each challenge is called, as it comes, unpacked once, and unpacked wholly."""
 
+_OTHER_FILE = "is it the development kit of this challenge? If so, download it again"
 _MAX_DEVKIT_BYTES = 256_000_000
 _MAX_TRUTH_BYTES = 16_000_000
 _INTEGER = re.compile(rb"\d{1,9}")
@@ -118,9 +120,9 @@ def _content(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise InputError(f"{str(path)!r}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{str(path)!r}: cannot be read ({system_says(error)})") from None
     if len(data) > limit:
-        raise InputError(f"{str(path)!r}: more than {limit} bytes: not the file it should be")
+        raise InputError(f"{str(path)!r}: more than {limit} bytes: not the file it should be: check the path")
     return data
 
 
@@ -137,14 +139,14 @@ def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{str(path)!r}: does not decompress ({error}): download it again") from None
         if len(data) > _MAX_DEVKIT_BYTES:
-            raise InputError(f"{str(path)!r}: decompresses to more than {_MAX_DEVKIT_BYTES} bytes: not a devkit")
+            raise InputError(f"{str(path)!r}: decompresses to more than {_MAX_DEVKIT_BYTES} bytes: {_OTHER_FILE}")
     window = TarWindow(lambda offset, size: data[offset : offset + size], 0, len(data), repr(str(path)))
     members = latest_members(walk_tar(window, Ignored()), Ignored())
     found = {}
     for name in names:
         member = next((member for member in members if f"/{member.name}".endswith(f"/{name}")), None)
         if member is None:
-            raise InputError(f"{str(path)!r}: has no {name}: is it the development kit of this challenge?")
+            raise InputError(f"{str(path)!r}: has no {name}: {_OTHER_FILE}")
         found[name] = window.content(member)
     return found
 
@@ -154,16 +156,20 @@ def _leaf_wnids(data: bytes, id_field: str, where: str) -> tuple[str, ...]:
     wnids: dict[int, str] = {}
     for row, (number, name, num_children) in enumerate(read_class_table(data, id_field, where)):
         if not isinstance(name, str) or not WNID.fullmatch(name):
-            raise InputError(f"{where}: row {row} of synsets has the WNID {str(name)[:40]!r}; expected n and 8 digits")
+            raise _odd(where, f"row {row} of synsets has the WNID {str(name)[:40]!r}; expected n and 8 digits")
         if not _is_integer(number) or not _is_integer(num_children):
-            raise InputError(f"{where}: row {row} of synsets ({name}) has no integer {id_field} or num_children")
+            raise _odd(where, f"row {row} of synsets ({name}) has no integer {id_field} or num_children")
         if num_children == 0 and wnids.setdefault(int(number), name) != name:
-            raise InputError(f"{where}: {id_field} {int(number)} belongs to both {wnids[int(number)]} and {name}")
+            raise _odd(where, f"{id_field} {int(number)} belongs to both {wnids[int(number)]} and {name}")
     if sorted(wnids) != list(range(1, len(wnids) + 1)) or not wnids:
-        raise InputError(f"{where}: the {id_field} of its {len(wnids)} classes do not run from 1 to {len(wnids)}")
+        raise _odd(where, f"the {id_field} of its {len(wnids)} classes do not run from 1 to {len(wnids)}")
     if len(set(wnids.values())) != len(wnids):
-        raise InputError(f"{where}: a WNID belongs to two values of {id_field}")
+        raise _odd(where, f"a WNID belongs to two values of {id_field}")
     return tuple(wnids[number] for number in range(1, len(wnids) + 1))
+
+
+def _odd(where: str, what: str) -> InputError:
+    return InputError(f"{where}: {what}: {_OTHER_FILE}")
 
 
 def _is_integer(value: object) -> bool:

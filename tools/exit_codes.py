@@ -13,6 +13,7 @@ from types import FrameType
 import click
 
 from lmdali.pipeline.errors import LmdaliError, StorageError
+from lmdali.pipeline.files import system_says
 
 
 class Terminated(BaseException):
@@ -96,7 +97,7 @@ def _where_and_what(error: OSError) -> str:
     """Without the errno, and the path first, as our own messages have it."""
     if error.strerror is None or error.filename is None:
         return str(error)
-    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return f"{os.fsdecode(error.filename)}: {system_says(error)}"
 
 
 def one_line(text: str) -> str:

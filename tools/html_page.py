@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.files import system_says
 from lmdali.pipeline.tables import printable
 from lmdali.tools.page_style import PAGE_STYLE
 
@@ -176,7 +177,7 @@ def picture(path: Path, description: str) -> str:
     try:
         payload = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read ({system_says(error)})") from error
     return embedded_picture(payload, path.suffix.lower(), description)
 
 

@@ -44,7 +44,8 @@ class ImagePatch:
                 if not pattern.fullmatch(name):
                     ignored.add("other_member", member.name)
                 elif name in self._left:
-                    raise InputError(f"{str(path)!r}: has {self._left[name].name!r} and {member.name!r}: which is it?")
+                    both = f"{self._left[name].name!r} and {member.name!r}"
+                    raise InputError(f"{str(path)!r}: has {both}: which is it? Take the other out")
                 else:
                     self._left[name] = member
         self.size = len(self._left)

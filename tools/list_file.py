@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.files import system_says
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan
 
 MAX_CLASSES = 1_000_000
@@ -56,7 +57,7 @@ def scan_list_file(path: Path, root: Path, classes: Sequence[str] | None = None)
                 hashes.append(hash(posixpath.normpath(name)))
                 numbers.append(number)
     except OSError as error:
-        raise InputError(f"{str(path)!r}: the list file cannot be read ({error.strerror})") from error
+        raise InputError(f"{str(path)!r}: the list file cannot be read ({system_says(error)})") from error
     if not entries:
         raise InputError(f"{str(path)!r}: the list file has no lines; expected `path label` lines")
     _refuse_duplicates(path, entries, hashes, numbers)

@@ -111,7 +111,9 @@ def _computed(asked: EvaluationSet, network: CheckpointNetwork, ranks: Ranks) ->
         backend = loader.backend_name
     assert result.probabilities is not None and result.labels is not None
     if not torch.isfinite(result.probabilities).all():
-        raise InputError(f"{network.path}: its probabilities are not finite: its training diverged")
+        raise InputError(
+            f"{network.path}: its probabilities are not finite: its training diverged: give an earlier one"
+        )
     return Probabilities(
         values=result.probabilities.numpy(),
         labels=result.labels.numpy(),

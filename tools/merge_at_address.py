@@ -39,7 +39,9 @@ def merge_at_address(address: str, *, scratch: Path | None = None) -> MergeSumma
     try:
         plan = _NO_PLAN if staged is None else DatasetPlan.from_json(json.loads(staged))
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{store.shown}/{STAGED_PLAN}: {error!r}: the file is damaged") from error
+        raise IntegrityError(
+            f"{store.shown}/{STAGED_PLAN}: {error!r}: the file is damaged: convert again with --overwrite"
+        ) from error
     there = Destination.of(address, plan, scratch)
     writer = DatasetWriter(there.scratch, plan)
     before = there.publisher(writer).manifest_there()
@@ -48,7 +50,10 @@ def merge_at_address(address: str, *, scratch: Path | None = None) -> MergeSumma
             there.publisher(writer).tidy()
         return summarize_merge(before, start, was_complete=True)
     if staged is None:
-        raise InputError(f"{store.shown}: has no {MANIFEST_FILE} and no {STAGED_PLAN}: `lmdali convert` never began")
+        raise InputError(
+            f"{store.shown}: has no {MANIFEST_FILE} and no {STAGED_PLAN}: `lmdali convert` never began: check the "
+            "address"
+        )
     with hold_address(store, config=config) as still_held:
         with begun_at(there, writer, resume=True, overwrite=False) as publisher:
             missing = [shard.name for shard in writer.unfinished()]

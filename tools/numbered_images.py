@@ -60,7 +60,8 @@ class _Images:
             raise InputError(f"{self.where}: has images of {'_'.join(self.set)} and {path!r}: separate them")
         number = int(match[3])
         if number in self.found:
-            raise InputError(f"{self.where}: image {number} is there twice: {self.found[number][0]!r}, {path!r}")
+            both = f"{self.found[number][0]!r}, {path!r}"
+            raise InputError(f"{self.where}: image {number} is there twice: {both}: take one of them out")
         self.found[number] = name, place
 
 

@@ -40,6 +40,7 @@ PARQUET_FAILURES = (
 BUFFER_BYTES = 1 << 20
 """Read of a column at a time; without it pyarrow reads a column of a row group whole."""
 
+_AGAIN = "the file is damaged: fetch it again"
 _BATCH_ROWS = 8192
 
 
@@ -95,14 +96,14 @@ def scan_table(path: str, image: str | None = None, label: str | None = None) ->
             names = TextLabels(repr(path)) if _is_text(kind) else None
             total = file.metadata.num_rows
             if not 0 <= total <= MAX_POSITION + 1:
-                raise InputError(f"{path!r}: says it has {total} rows, which is more than a dataset can have")
+                raise InputError(f"{path!r}: says it has {total} rows, more than a dataset can have: {_AGAIN}")
             groups = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             class_names = _class_names(path, schema, label) if names is None else None
             scan = TableScan(image_column, groups, array("q"), None, [], class_names)
             for group, rows in enumerate(groups):
                 _scan_group(path, file, group, rows, label, path_column, scan, names)
     except PARQUET_FAILURES as error:
-        raise InputError(f"{path!r}: cannot be read as Parquet ({failure_text(error)})") from None
+        raise InputError(f"{path!r}: cannot be read as Parquet ({failure_text(error)}): {_AGAIN}") from None
     return scan if names is None else replace(scan, label_names=names.names())
 
 
@@ -124,9 +125,11 @@ def _scan_group(
                 found = leaf(batch.column(path_column.split(".")[0])).cast(pa.large_binary()).to_pylist()
                 scan.paths.extend(None if not name else os.fsdecode(name) for name in found)
     except PARQUET_FAILURES as error:
-        raise InputError(f"{path!r}, row group {group}: its labels cannot be read ({failure_text(error)})") from None
+        found = f"its labels cannot be read ({failure_text(error)})"
+        raise InputError(f"{path!r}, row group {group}: {found}: {_AGAIN}") from None
     if len(scan.labels) - first != rows:
-        raise InputError(f"{path!r}, row group {group}: has {len(scan.labels) - first} rows, its footer says {rows}")
+        found = f"has {len(scan.labels) - first} rows, its footer says {rows}"
+        raise InputError(f"{path!r}, row group {group}: {found}: {_AGAIN}")
 
 
 def _batches(file: Any, group: int, columns: list[str]) -> Iterator[Any]:
@@ -214,7 +217,7 @@ def _class_names(path: str, schema: Any, label: str) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"{path!r}: its schema names classes of {label!r} in a way that is no list of names")
+        raise InputError(f"{path!r}: its schema names classes of {label!r} in a way that is no list of names: {_AGAIN}")
     return tuple(names)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.files import system_says
 
 DATA_FOLDER = "data"
 """Where a repository of the Hugging Face Hub keeps them."""
@@ -51,7 +52,7 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
     try:
         files = _listed(path)
     except OSError as error:
-        raise InputError(f"{str(path)!r}: the folder cannot be listed ({error.strerror})") from error
+        raise InputError(f"{str(path)!r}: the folder cannot be listed ({system_says(error)})") from error
     if not files:
         raise InputError(f"{str(path)!r}: no {_EXTENSION} file in the folder or in its folder {DATA_FOLDER!r}")
     splits = sorted({split_of(file) for file in files})

@@ -95,7 +95,8 @@ class _OpenTable:
     def _go_to(self, row: int) -> None:
         """Read on to a row, from the beginning of its row group where it is not ahead in this one."""
         if not 0 <= row < self._first_rows[-1]:
-            raise InputError(f"{self.path!r}: has {self._first_rows[-1]} rows and no row {row}: changed since the scan")
+            found = f"has {self._first_rows[-1]} rows and no row {row}: changed since the scan"
+            raise InputError(f"{self.path!r}: {found}: convert again with --overwrite")
         group = bisect_right(self._first_rows, row) - 1
         try:
             if group != self._group or row < self._rows.start:

@@ -55,7 +55,7 @@ def scan_parquet(
         _add_rows(number, files[number], table, labels, names, entries)
         blocks += table.groups
     if first is None or labels is None or not entries:
-        raise InputError(f"{str(path)!r}: {len(files)} Parquet files without a single row")
+        raise InputError(f"{str(path)!r}: {len(files)} Parquet files without a single row: give others")
     class_names = labels.class_names()
     if first.label_names is not None:
         class_names, label_of = names.settle(classes)
@@ -88,6 +88,9 @@ def _refuse_mixture(first_file: str, first: TableScan, file: str, table: TableSc
             f"{first.image_column!r}: choose one with --image-column"
         )
     if (table.label_names is None) != (first.label_names is None):
-        raise InputError(f"{file!r}: its labels are not of the kind of those of {first_file!r}, names or numbers")
+        raise InputError(
+            f"{file!r}: its labels are not of the kind of those of {first_file!r}, names or numbers: give files of one "
+            "dataset"
+        )
     if table.class_names != first.class_names:
         raise InputError(f"{file!r}: its class names are not those of {first_file!r}: give files of one dataset")

@@ -134,12 +134,13 @@ def _common_plan(out: Path, parts: Sequence[Path]) -> DatasetPlan:
         try:
             plan = DatasetPlan.from_json(read_json(path))
         except (KeyError, TypeError) as error:
-            raise IntegrityError(f"{path}: {error!r}: the file is damaged") from error
+            raise IntegrityError(f"{path}: {error!r}: the file is damaged: make this part again") from error
         if found is None:
             found = directory, plan
         elif plan.fingerprint != found[1].fingerprint:
             different = differences(found[1].to_json(), plan.to_json()).replace(" then", f" in {found[0]}")
-            raise InputError(f"{directory}: was made with other options: {different.replace(' now', ' here')}")
+            different = different.replace(" now", " here")
+            raise InputError(f"{directory}: was made with other options: {different}: make all parts with the same")
     assert found is not None
     return found[1]
 
@@ -219,7 +220,9 @@ def _bring_all(
             raise
     if problems:
         listed = "; ".join(map(str, problems[:_NAMED])) + ("; ..." if len(problems) > _NAMED else "")
-        raise IntegrityError(f"{len(problems)} of {len(homes)} shards cannot be used: {listed}")
+        raise IntegrityError(
+            f"{len(problems)} of {len(homes)} shards cannot be used: {listed}: make or copy those again"
+        )
     del brought["kept"]
     return brought
 
@@ -232,7 +235,9 @@ def _bring(writer: DatasetWriter, shard: PlannedShard, home: ShardOutput, *, mov
     """
     info = home.figures(shard.name).info
     if (info.name, info.first_position, info.num_sources) != shard:
-        raise IntegrityError(f"{home.shard_directory(shard.name)}: its figures are those of shard {info.name}")
+        raise IntegrityError(
+            f"{home.shard_directory(shard.name)}: its figures are those of shard {info.name}: copy it again"
+        )
     staged = home.staged_files(shard.name)
     source, target = home.shard_directory(shard.name), writer.shard_directory(shard.name)
     if home is writer:

@@ -15,17 +15,10 @@ from numpy.typing import NDArray
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_place import Place, place_directory, place_shown
 from lmdali.pipeline.decode import decode_source
-from lmdali.pipeline.eigenbasis import (
-    STATISTICS_FILE,
-    Eigenbasis,
-    Moments,
-    describe,
-    load_moments,
-    save_statistics,
-    solve,
-)
+from lmdali.pipeline.eigenbasis import STATISTICS_FILE, Eigenbasis, describe, load_moments, save_statistics, solve
 from lmdali.pipeline.errors import InputError, RecordError
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, load_manifest
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_check import try_to_write
 from lmdali.pipeline.output_file import make_parents
 from lmdali.pipeline.records import Record

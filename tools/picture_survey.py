@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmdali.pipeline.decode import Pixels
-from lmdali.pipeline.eigenbasis import Moments, largest_deviation
 from lmdali.pipeline.errors import MissingExtraError
+from lmdali.pipeline.moments import Moments, largest_deviation
 from lmdali.pipeline.perceptual_hash import THUMBNAIL_SIDE, picture_hash
 
 _Kernel = Callable[[Any, Any, Any, Any], int]

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from lmdali.model.picture_file import check_suffix, save_picture
 from lmdali.model.presets import PRESETS
-from lmdali.pipeline.augment import AugmentConfig, AugmentParams, PixelTransform, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, AugmentParams, draw_params
 from lmdali.pipeline.batch import Batch
 from lmdali.pipeline.dataset_place import Place, place_directory, place_name
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import Manifest, load_manifest
+from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.tools.augment_options import AUGMENTS, augment_options, draw_options, take_augment
 from lmdali.tools.contact_sheet import Tile, draw_sheet
 from lmdali.tools.dataset_argument import DATASET

@@ -124,7 +124,9 @@ def load_profile(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a profile: write one with `lmdali profile run DATASET --json > FILE`")
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: a profile of schema version {version}, this program reads {SCHEMA_VERSION}")
+        raise InputError(
+            f"{path}: a profile of schema version {version}, this program reads {SCHEMA_VERSION}: measure again"
+        )
     if (problem := _problem(document)) is not None:
         raise InputError(f"{path}: {problem}: it was cut, edited or written by another program; measure again")
     return document

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.files import system_says
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -36,7 +37,7 @@ def readable_classes(class_names: Sequence[str], names: Path | None = None) -> t
     try:
         text = names.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise InputError(f"{names}: the synset file cannot be read ({error.strerror})") from error
+        raise InputError(f"{names}: the synset file cannot be read ({system_says(error)})") from error
     lines = [os.fsdecode(line).strip() for line in text.splitlines() if line.strip()]
     synonyms = dict(_split(line) for line in lines)
     missing = [name for name in class_names if name not in synonyms]

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmdali.pipeline.augment import AugmentConfig, draw_params, pixel_transform
+from lmdali.pipeline.augment import AugmentConfig, draw_params
 from lmdali.pipeline.augment_reference import apply_params
 from lmdali.pipeline.dataset_place import Place, open_reader, place_directory, place_shown
 from lmdali.pipeline.decode import DecodePolicy, Pixels, decode_source
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.files import system_says
 from lmdali.pipeline.manifest import RECORDS_FILE, Manifest, load_manifest
+from lmdali.pipeline.pixel_transform import pixel_transform
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.table_reader import take_rows
@@ -116,7 +118,7 @@ def read_picture_file(path: Path, size: int, recipe: Mapping[str, Any]) -> Pixel
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: the picture cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: the picture cannot be read ({system_says(error)})") from error
     try:
         decoded = decode_source(data, DecodePolicy(orientation=recipe.get("orientation", DecodePolicy().orientation)))
         resize = recipe.get("resize")

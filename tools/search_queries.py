@@ -112,7 +112,9 @@ def _encode(features: Features, pictures: Sequence[Pixels], options: QueryOption
     require_encoder(encoder, plan.source_digest, features.directory)
     vectors = encoder.encode(np.stack(pictures))
     if not np.isfinite(vectors).all():
-        raise InputError(f"{encoder.source}: its features of the queries are not finite: the training diverged")
+        raise InputError(
+            f"{encoder.source}: its features of the queries are not finite: its training diverged: take an earlier one"
+        )
     return vectors
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 from lmdali.pipeline.decode import DecodedSource
-from lmdali.pipeline.eigenbasis import Moments
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.perceptual_hash import BLANK_SPREAD
 from lmdali.pipeline.records import record_key
 from lmdali.pipeline.rejection import SourceRejected

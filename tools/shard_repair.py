@@ -19,10 +19,11 @@ from time import perf_counter
 from lmdali.pipeline.cpu_budget import usable_cpus
 from lmdali.pipeline.dataset_plan import PlannedShard
 from lmdali.pipeline.dataset_writer import clear_leftovers
-from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, save_statistics
+from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, save_statistics
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError, ShardError
 from lmdali.pipeline.files import file_sha256, read_json, storage_errors, sync_directory, write_json
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
 from lmdali.pipeline.shard_check import check_data_file, restore_offsets
 from lmdali.pipeline.shard_figures import SHARD_FILE, ShardFigures

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, Moments, describe, load_moments, solve
+from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE, describe, load_moments, solve
 from lmdali.pipeline.errors import IntegrityError, LmdaliError
 from lmdali.pipeline.files import file_sha256, is_as_written, read_sealed
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo
+from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.shard_figures import SHARD_FILE, ShardFigures
 
 _CHECKED_NUMBERS = ("mean", "std", "covariance", "eigenvalues", "eigenvalue_roots")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.files import system_says
 from lmdali.tools.caffe_lmdb import looks_like_lmdb
 from lmdali.tools.class_archives import CLASS_ARCHIVE
 from lmdali.tools.class_folders import is_hidden, listed
@@ -55,7 +56,7 @@ def detect_format(path: Path) -> SourceFormat:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
-        raise InputError(f"{str(path)!r}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{str(path)!r}: cannot be read ({system_says(error)})") from None
     refuse_compressed(head, repr(str(path)))
     if _begins_like_a_tar(head):
         return _tar_format(path)

@@ -203,17 +203,17 @@ def _path(path: Path | str | None) -> Path | None:
 
 def _open_folder(path: Path, options: SourceOptions) -> Source:
     if not path.is_dir():
-        raise InputError(f"{str(path)!r}: is a file, but the format asked for is 'folder'")
+        raise InputError(f"{str(path)!r}: is a file, but the format asked for is 'folder': leave --format out")
     scan = scan_class_folders(path, options.classes, follow_links=options.follow_links)
     return Source("folder", scan, FileReader(os.path.abspath(path)))  # noqa: PTH100
 
 
 def _open_list(path: Path, options: SourceOptions) -> Source:
     if not path.is_file():
-        raise InputError(f"{str(path)!r}: is no regular file, but the format asked for is 'list'")
+        raise InputError(f"{str(path)!r}: is no regular file, but the format asked for is 'list': leave --format out")
     folder = path.parent if options.root is None else Path(options.root)
     if not folder.is_dir():
-        raise InputError(f"{str(folder)!r}: the root of the list file is not a folder")
+        raise InputError(f"{str(folder)!r}: the root of the list file is not a folder: check --root")
     scan = scan_list_file(path, folder, options.classes)
     refuse_other_root(path, folder, scan)
     return Source("list", scan, FileReader(os.path.abspath(folder)))  # noqa: PTH100

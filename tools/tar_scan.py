@@ -17,6 +17,7 @@ from functools import partial
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from lmdali.pipeline.errors import InputError, LmdaliError, StorageError
+from lmdali.pipeline.files import system_says
 from lmdali.tools.class_folders import is_hidden
 from lmdali.tools.range_reader import open_regular, read_range
 from lmdali.tools.source_entries import Ignored
@@ -108,7 +109,7 @@ class TarWindow:
         try:
             return self._read_at(offset, num_bytes)
         except OSError as error:
-            raise StorageError(f"{self.where}: cannot be read at byte {offset} ({error.strerror})") from None
+            raise StorageError(f"{self.where}: cannot be read at byte {offset}: {system_says(error)}") from None
 
 
 @contextmanager
@@ -209,9 +210,11 @@ def _check(window: TarWindow, member: tarfile.TarInfo, begin: int, after: int, n
             f"byte {member.offset_data}: {_AGAIN}"
         )
     if len(member.name) > _MAX_NAME:
-        raise InputError(f"{window.where}: a name of {len(member.name)} characters at byte {begin}, above {_MAX_NAME}")
+        found = f"a name of {len(member.name)} characters at byte {begin}, above {_MAX_NAME}"
+        raise InputError(f"{window.where}: {found}: {_AGAIN}")
     if num_global_fields > _MAX_GLOBAL_FIELDS:
-        raise InputError(f"{window.where}: more than {_MAX_GLOBAL_FIELDS} global header fields at byte {begin}")
+        found = f"more than {_MAX_GLOBAL_FIELDS} global header fields at byte {begin}"
+        raise InputError(f"{window.where}: {found}: {_AGAIN}")
 
 
 def _reason_to_skip(member: tarfile.TarInfo) -> str | None:

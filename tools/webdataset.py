@@ -137,7 +137,8 @@ def _samples(window: TarWindow, shard: str, ignored: Ignored) -> dict[str, _Samp
         if extension in _IMAGE_EXTENSIONS:
             if sample.image is not None:
                 raise InputError(
-                    f"{window.where}: sample {match[1]!r} has two images, {sample.image.name!r} and {member.name!r}"
+                    f"{window.where}: sample {match[1]!r} has two images, {sample.image.name!r} and {member.name!r}: "
+                    "take one of them out"
                 )
             sample.image = member
         elif extension == "cls":
