@@ -182,6 +182,9 @@ def _advise_all(
                 reader.will_need(reader.locate(np.sort(records)))
                 warmth.learn(_blocks_read(), _faults())
                 inbox.is_warm = warmth.is_warm
+    # An exception out of a signal handler, such as Ctrl-C, may come when a thread has begun and nobody knows it yet:
+    # then there are two of them, and either is told once.
+    inbox.messages.put(None)
 
 
 class Warmth:

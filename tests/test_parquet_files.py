@@ -30,6 +30,7 @@ def test_a_folder_with_several_splits_asks_which(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has the splits 'train', 'validation': choose one with --split"):
         find_parquet_files(tmp_path)
     assert found(tmp_path, "train") == [Path(name).name for name in hub(3, "train")]
+    assert found(tmp_path, "all") == [Path(name).name for name in (*hub(3, "train"), *hub(1, "validation"))]
     assert found(tmp_path / "data", "validation") == ["validation-00000-of-00001.parquet"]
     with pytest.raises(InputError, match="has no split 'test'; it has 'train', 'validation'"):
         find_parquet_files(tmp_path, "test")

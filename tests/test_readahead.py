@@ -234,6 +234,29 @@ def test_a_forgotten_readahead_ends_its_thread() -> None:
     assert not thread.is_alive()
 
 
+def test_an_interrupt_while_its_thread_starts_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Ctrl-C in a notebook, where the loader is iterated again: a second thread started, and `close` waited for ever
+    # for the one of both that heard of nothing.
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        if len(started) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    ahead = open_readahead(FakeReader())
+    with pytest.raises(KeyboardInterrupt):
+        ahead.ahead(np.array([1]))
+    ahead.ahead(np.array([2]))
+    del ahead
+    gc.collect()
+    for thread in started:
+        thread.join(100)
+        assert not thread.is_alive()
+
+
 def test_a_forked_child_asks_for_nothing_and_closes_at_once() -> None:
     ahead = open_readahead(FakeReader())
     ahead.ahead(np.array([1]))

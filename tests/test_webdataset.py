@@ -170,6 +170,8 @@ def test_names_for_labels_are_classes_sorted_or_those_of_a_list(tmp_path: Path) 
         (("training_0-of-2", "extra-0"), None, ["extra-0", "training_0-of-2"]),
         (("cats-0", "dogs-0"), None, ["cats-0", "dogs-0"]),
         (("contest-0", "trainer-0"), None, ["contest-0", "trainer-0"]),
+        (("train-0", "val-0"), "all", ["train-0", "val-0"]),
+        (("all-0", "val-0"), "all", ["all-0"]),
         (("train_val-0", "train_val-1"), None, ["train_val-0", "train_val-1"]),
     ],
 )
@@ -184,7 +186,7 @@ def test_of_several_splits_one_is_taken(
 def test_several_splits_are_not_mixed(tmp_path: Path) -> None:
     for name in ("set-train-0", "set-val-0"):
         write(tmp_path / f"{name}.tar", {"a.jpg": b"1", "a.cls": b"0"})
-    assert "has the splits 'train', 'val': choose one with --split" in refusal(tmp_path)
+    assert "has the splits 'train', 'val': choose one with --split, or --split all" in refusal(tmp_path)
     assert "has no split 'test'; its tars are 'set-train', 'set-val'" in refusal(tmp_path, split="test")
     with pytest.raises(ConfigError, match="--split chooses among the files of a folder"):
         open_source(tmp_path / "set-val-0.tar", split="val")

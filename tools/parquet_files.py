@@ -13,6 +13,9 @@ from lmdali.pipeline.files import system_says
 DATA_FOLDER = "data"
 """Where a repository of the Hugging Face Hub keeps them."""
 
+ALL_SPLITS = "all"
+"""What is asked for in place of a split, where none has that name: every file."""
+
 _EXTENSION = ".parquet"
 _MAGICS = (b"PAR1", b"PARE")
 _MAX_SHOWN = 3
@@ -39,7 +42,7 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
 
     Args:
         path: a file, or a folder of the files of one split.
-        split: "train", "validation", ...: which one to take of a folder with several.
+        split: "train", "validation", ...: which one to take of a folder with several; "all" takes all of them.
 
     Raises:
         InputError: there are none, they are of several splits, or some that their names count are not there.
@@ -57,7 +60,9 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
         raise InputError(f"{str(path)!r}: no {_EXTENSION} file in the folder or in its folder {DATA_FOLDER!r}")
     splits = sorted({split_of(file) for file in files})
     if split is None and len(splits) > 1:
-        raise InputError(f"{str(path)!r}: has the splits {_shown(splits)}: choose one with --split")
+        raise InputError(f"{str(path)!r}: has the splits {_shown(splits)}: choose one with --split, or --split all")
+    if split == ALL_SPLITS and ALL_SPLITS not in splits:
+        split = None
     if split is not None and split not in splits:
         raise InputError(f"{str(path)!r}: has no split {split!r}; it has {_shown(splits)}")
     chosen = [file for file in files if split is None or split_of(file) == split]

@@ -32,7 +32,7 @@ _OPTIONS = (
         help="Class ids of ILSVRC images, one per line.  [default: from the kit, or beside test images]",
     ),
     click.option("--patch", type=_PATH, help="Archive of images that replace those of their name."),
-    click.option("--split", help="Which split of a folder of Parquet files or WebDataset tars: train, validation, ..."),
+    click.option("--split", help="Of a folder of Parquet files or WebDataset tars: train, validation, ..., or all."),
     click.option("--image-column", help="Column of images in Parquet files.  [default: looked for]"),
     click.option("--label-column", help="Column of class numbers or names in Parquet files.  [default: looked for]"),
     click.option("--split-half", type=click.Choice(HALVES), help="Only this half of each class, as for Fall 2009."),

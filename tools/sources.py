@@ -132,7 +132,7 @@ class SourceOptions:
         devkit: for ilsvrc-val: the development kit; default: the one beside the images.
         ground_truth: for ilsvrc-val: the file of class ids; default: the kit's, for test images the one beside them.
         patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
-        split: for folders of Parquet files or of WebDataset's tars: which of several splits.
+        split: for folders of Parquet files or of WebDataset's tars: which of several splits, or "all".
         image_column: for Parquet: the column of images; default: looked for.
         label_column: for Parquet: the column of class numbers; default: looked for.
         split_half: only this half of each class (`lmdali.tools.half_split`).

@@ -12,7 +12,7 @@ from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.tools.class_folders import is_hidden, listed
 from lmdali.tools.class_names import TextLabels
 from lmdali.tools.list_file import MAX_CLASSES
-from lmdali.tools.parquet_files import split_of
+from lmdali.tools.parquet_files import ALL_SPLITS, split_of
 from lmdali.tools.range_reader import RangeReader
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan
 from lmdali.tools.tar_scan import TarMember, TarWindow, latest_members, open_tar, walk_tar
@@ -45,7 +45,8 @@ def scan_webdataset(
     Args:
         path: the tar, or the folder.
         classes: class names in label order; default: the labels' own numbers as names, or all their names, sorted.
-        split: which tars of a folder that has several splits: `train` takes `train-0000.tar` and `set-train-0000.tar`.
+        split: which tars of a folder that has several splits: `train` takes `train-0000.tar` and `set-train-0000.tar`,
+            `all` takes all of them.
 
     Returns:
         What was found, in the order (name of the tar, place in it), and the reader for it.
@@ -113,6 +114,8 @@ def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
     words = {file: (name := split_of(file), *_WORD.findall(name.lower())) for file in files}
     if split is not None:
         chosen = [file for file in files if split in words[file]]
+        if not chosen and split == ALL_SPLITS:
+            return files
         if not chosen:
             shown = ", ".join(sorted({repr(own[0]) for own in words.values()})[:_MAX_SHOWN])
             raise InputError(f"{str(folder)!r}: has no split {split!r}; its tars are {shown}")
@@ -121,7 +124,7 @@ def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
     if len({frozenset(each) for each in told if each}) > 1:  # not where each is of train_val
         splits = {split: word for each in told for split, word in each.items()}
         shown = ", ".join(map(repr, sorted(splits.values())))
-        raise InputError(f"{str(folder)!r}: has the splits {shown}: choose one with --split")
+        raise InputError(f"{str(folder)!r}: has the splits {shown}: choose one with --split, or --split all")
     return files
 
 
