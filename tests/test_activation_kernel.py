@@ -30,13 +30,13 @@ def arguments(shape: tuple[int, ...], memory_format: torch.memory_format, dtype:
     return maps.requires_grad_(), bias.requires_grad_()
 
 
-@pytest.mark.parametrize("norm", [None, PRINTED, NormConstants(3, 1e-2, 0.5, 1.0), NormConstants(7, 0.1, 0.75, 2.0)])
-@pytest.mark.parametrize("rectify", [False, True])
-@pytest.mark.parametrize(
-    ("shape", "towers"),
-    [((2, 24, 5, 7), 2), ((1, 96, 9, 9), 2), ((3, 18, 3, 2), 3), ((1, 40, 3, 3), 1)],
-    ids=str,
-)
+NORMS = (None, PRINTED, NormConstants(3, 1e-2, 0.5, 1.0), NormConstants(7, 0.1, 0.75, 2.0))
+SHAPES = (((2, 24, 5, 7), 2), ((1, 96, 9, 9), 2), ((3, 18, 3, 2), 3), ((1, 40, 3, 3), 1))
+# Each normalisation with each shape, half of them rectified: so is each of them with and without.
+CASES = [(*SHAPES[s], (n + s) % 2 == 1, NORMS[n]) for n in range(len(NORMS)) for s in range(len(SHAPES))]
+
+
+@pytest.mark.parametrize(("shape", "towers", "rectify", "norm"), CASES, ids=str)
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=["last", "planes"])
 def test_one_pass_equals_the_steps(
     shape: tuple[int, ...], towers: int, memory_format: torch.memory_format, rectify: bool, norm: NormConstants | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import multiprocessing
 import os
@@ -48,6 +49,13 @@ class KillingBytes(bytes):
         os.kill(os.getpid(), signal.SIGABRT)
 
 
+def hang() -> None:
+    """One C call that holds the interpreter: no thread and no handler runs. It waits for what it has itself."""
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(256)
+    for _ in range(2):
+        library.pthread_mutex_lock(mutex)
+
+
 @dataclass(frozen=True)
 class DangerousReader:
     """Does to the process what a broken decoder would, at some paths."""
@@ -63,7 +71,7 @@ class DangerousReader:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
-                sum(range(10**14))  # one C call that holds the interpreter: no thread and no handler runs
+                hang()
             case "bloat":
                 hoard = []
                 while True:
