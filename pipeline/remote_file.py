@@ -166,6 +166,7 @@ class FileFetch:
         if self._have + len(chunk) > self._num_bytes:
             raise _BadBody(f"more than {self._num_bytes} bytes, the size in manifest.json")
         file.write(chunk)
+        file.flush()  # so that a process that is killed leaves what came
         self._hash.update(chunk)
         self._have += len(chunk)
         self.fetched_bytes += len(chunk)

@@ -286,7 +286,7 @@ def test_threads_that_the_system_refuses(
     [
         ({}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
         ({"batch_size": None}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
-        ({"num_workers": 1}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({"num_workers": 1, "multiprocessing_context": "fork"}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
         ({"num_workers": 1, "multiprocessing_context": "spawn"}, "needs no torch.utils.data.DataLoader around it"),
     ],
     ids=str,

@@ -42,8 +42,9 @@ def test_the_server_sends_files_ranges_and_what_it_counted(address: str) -> None
     assert ask(f"{address}/bucket/object", Range="bytes=5-9") == (206, CONTENT[5:10], "5")
     assert ask(f"{address}/bucket/object", Range="bytes=10000-") == (206, CONTENT[10000:], "240")
     for path in ("/bucket/none", "/bucket/../bucket/object"):
-        with pytest.raises(urllib.error.HTTPError, match="404"):
+        with pytest.raises(urllib.error.HTTPError, match="404") as refused:
             ask(address + path)
+        refused.value.close()
     counts = json.loads(ask(address + COUNTS_PATH)[1])
     assert (counts["requests"], counts["sent_bytes"]) == (6, len(CONTENT) + 5 + 240)
 

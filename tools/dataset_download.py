@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 
 from lmdali.pipeline.dataset_files import side_files
+from lmdali.pipeline.dataset_writer import clear_leftovers
 from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, RemoteError, ShardError, StorageError
 from lmdali.pipeline.file_store import FileStore
@@ -115,6 +116,7 @@ def stage_dataset(
         copy = _Copy(store, directory, payload, config, verify=verify)
         copy.bring_shards(fetches, quiet=quiet)
         copy.bring_side_files()
+        clear_leftovers(directory)
         write_atomic(directory / MANIFEST_FILE, payload)
         shutil.rmtree(copy.staging, ignore_errors=True)
     return StageSummary(
