@@ -20,6 +20,7 @@ from torch import Tensor
 from lmdali.model.alexnet_config import AlexNetConfig
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, LockedError
 from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
+from lmdali.pipeline.path_kind import exists, is_dir, is_file
 
 BEST_NAME = "best.pt"
 _FORMAT = "lmdali-checkpoint"
@@ -116,7 +117,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         IntegrityError: it is truncated, or its content is not what was written.
         StorageError: it cannot be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"{path}: no such checkpoint: give a checkpoint file, or a run directory; its {BEST_NAME} comes with the "
             "first finished epoch"
@@ -225,7 +226,7 @@ class CheckpointDirectory:
 
     def paths(self) -> list[Path]:
         """Checkpoints, oldest first, `best.pt` not among them."""
-        if not self.directory.is_dir():
+        if not is_dir(self.directory):
             return []
         found = ((_STEP_NAME.fullmatch(path.name), path) for path in self.directory.iterdir())
         return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
@@ -233,7 +234,7 @@ class CheckpointDirectory:
     def candidates(self) -> list[Path]:
         """What a run can go on from, the newest last; before all others the best one, which may outlive them."""
         best = self.directory / BEST_NAME
-        return [*([best] if best.exists() else []), *self.paths()]
+        return [*([best] if exists(best) else []), *self.paths()]
 
     def save(self, checkpoint: Checkpoint, *, step: int, best: bool = False) -> Path:
         """Write the checkpoint of `step`, point `best.pt` to it if `best`, and remove those that are too many.
@@ -265,7 +266,7 @@ class CheckpointDirectory:
                 f"{self.directory}: another run has trained here since this one looked for a checkpoint: resume again, "
                 "from its last one"
             )
-        if self.directory.is_dir():
+        if is_dir(self.directory):
             for aside in self.directory.glob(".*.tmp"):
                 aside.unlink(missing_ok=True)
             self._arrange(best)
@@ -287,9 +288,7 @@ class CheckpointDirectory:
         return None
 
     def _arrange(self, best: Path | None) -> None:
-        if best is not None and not (
-            (self.directory / BEST_NAME).exists() and best.samefile(self.directory / BEST_NAME)
-        ):
+        if best is not None and not (exists(self.directory / BEST_NAME) and best.samefile(self.directory / BEST_NAME)):
             self._mark_best(best)
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)

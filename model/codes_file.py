@@ -19,6 +19,7 @@ from lmdali.model.code_network import CodeNetwork
 from lmdali.model.hamming import WORD_BITS, pack_codes
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.files import file_sha256, npy_bytes, read_sealed, seal, storage_errors, write_atomic, write_json
+from lmdali.pipeline.path_kind import exists, is_dir, is_file
 
 ENCODER_FILE, WEIGHTS_FILE = "encoder.json", "weights.npz"
 CODES_FILE, WORDS_FILE = "codes.json", "codes.npy"
@@ -167,9 +168,9 @@ def require_room(directory: Path, own: tuple[str, ...], *, overwrite: bool) -> N
     Raises:
         InputError: naming it.
     """
-    if not directory.exists():
+    if not exists(directory):
         return
-    if not directory.is_dir():
+    if not is_dir(directory):
         raise InputError(f"{directory}: exists and is not a directory: choose another output")
     names = sorted(path.name for path in directory.iterdir() if not path.name.endswith(".tmp"))
     foreign = [name for name in names if name not in own]
@@ -189,7 +190,7 @@ def _replace(path: Path, payload: bytes, description: Path) -> None:
 
 def _read(directory: Path, name: str, kind: type[_Info], form: str, maker: str) -> _Info:
     path = directory / name
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{directory}: no {name} here: expected what {maker} makes")
     document = read_sealed(path)
     if (document.pop("format", None), document.pop("version", None)) != (form, _VERSION):
@@ -203,6 +204,6 @@ def _read(directory: Path, name: str, kind: type[_Info], form: str, maker: str) 
 
 def _require_hash(path: Path, sha256: str) -> None:
     with storage_errors(path):
-        found = file_sha256(path) if path.is_file() else "nothing"
+        found = file_sha256(path) if is_file(path) else "nothing"
     if found != sha256:
         raise IntegrityError(f"{path}: holds {found[:12]}, expected {sha256[:12]}: damaged or replaced, make it again")

@@ -22,6 +22,7 @@ from lmdali.model.features_file import INDEX_FILE, Features, require_finite
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import storage_errors, write_atomic
 from lmdali.pipeline.output_file import check_output_file
+from lmdali.pipeline.path_kind import is_file
 
 _FORMAT, _VERSION = "lmdali-faiss-index", 1
 _DIRECTIONS, _NUMBERS_PER_BYTE = 256, 4
@@ -102,7 +103,7 @@ def build_index(faiss: Any, features: Features, plan: IndexPlan, on_progress: Ca
 
 def _load(faiss: Any, path: Path, about: dict[str, Any]) -> Any:
     """The index if it is there and of these features, else None."""
-    if not path.is_file():
+    if not is_file(path):
         return None
     with storage_errors(path), path.open("rb") as file:
         head, content = file.readline(), file.read()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
 from lmdali.pipeline.files import canonical_digest, read_sealed, seal, write_json
 from lmdali.pipeline.half_kernel import from_float16
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.word_access import HAS_HALVES
 
 FEATURES_FILE, INDEX_FILE = "features.json", "index.faiss"
@@ -196,7 +197,7 @@ def load_features(directory: Path) -> Features:
         IntegrityError: it is damaged.
     """
     path = directory / FEATURES_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"{directory}: no {FEATURES_FILE} here: expected what `lmdali features` makes, and finishes with --resume"
         )

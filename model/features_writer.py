@@ -23,6 +23,7 @@ from lmdali.model.features_file import (
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
 from lmdali.pipeline.files import file_sha256, npy_bytes, read_sealed, seal, storage_errors, write_atomic, write_json
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
+from lmdali.pipeline.path_kind import exists, is_dir
 
 _PLAN_FILE = "plan.json"
 
@@ -101,7 +102,7 @@ class FeaturesWriter:
                 f"{self.directory}: {self.num_done} of {self.plan.num_records} records have features: go on with "
                 "--resume"
             )
-        if not (self.directory / FEATURES_FILE).exists():
+        if not exists(self.directory / FEATURES_FILE):
             with storage_errors(self._shards):
                 hashes = [file_sha256(self._shards / name) for name, _ in self.plan.shards()]
             save_features_file(self.directory, self.plan, hashes)
@@ -109,9 +110,9 @@ class FeaturesWriter:
         return load_features(self.directory)
 
     def _refuse_content(self, *, resume: bool, overwrite: bool) -> None:
-        if not self.directory.exists():
+        if not exists(self.directory):
             return
-        if not self.directory.is_dir():
+        if not is_dir(self.directory):
             raise InputError(f"{self.directory}: exists and is not a directory: choose another output")
         found = {path.name for path in self.directory.iterdir()}
         foreign = sorted(found - {FEATURES_FILE, INDEX_FILE, SHARDS_DIRECTORY, STAGING_DIRECTORY})
@@ -145,9 +146,9 @@ class FeaturesWriter:
 
     def _stored_plan(self) -> FeaturesPlan | None:
         """The plan of what is there already; None where nothing of it can be believed."""
-        if (self.directory / FEATURES_FILE).exists():
+        if exists(self.directory / FEATURES_FILE):
             return load_features(self.directory).plan
-        if not self._plan_path.exists():
+        if not exists(self._plan_path):
             return None
         document = read_sealed(self._plan_path)
         try:

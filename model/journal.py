@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from lmdali.pipeline.errors import InputError, IntegrityError, MissingExtraError
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.json_keys import require_keys
+from lmdali.pipeline.path_kind import exists, is_file
 
 METRICS_FILE = "metrics.jsonl"
 EPOCH_FIGURES = (
@@ -64,7 +65,7 @@ class Journal:
         self.path = run_dir / METRICS_FILE
         self.shortfall_bytes = 0
         kept = b""
-        if resume_bytes is not None and self.path.exists():
+        if resume_bytes is not None and exists(self.path):
             with storage_errors(self.path):
                 kept = _earlier_part(self.path.read_bytes(), resume_bytes, resume_step, resume_epoch)
             _parsed(kept, self.path)
@@ -111,7 +112,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         InputError: there is no such file, or the line of an epoch has no number where one belongs.
         IntegrityError: another line is not a JSON object with a `kind`.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file: give a run directory with a {METRICS_FILE}")
     with storage_errors(path):
         payload = path.read_bytes()

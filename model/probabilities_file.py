@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError
 from lmdali.pipeline.files import canonical_digest, storage_errors
 from lmdali.pipeline.output_file import write_output
+from lmdali.pipeline.path_kind import is_file
 
 PROBABILITIES_SUFFIX = ".npz"
 _FORMAT, _VERSION = "lmdali probabilities", 1
@@ -125,7 +126,7 @@ def load_probabilities(path: Path) -> Probabilities:
         IntegrityError: it is damaged.
         StorageError: it cannot be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file: give one of `lmdali eval --save-probabilities`")
     with storage_errors(path):
         payload = path.read_bytes()

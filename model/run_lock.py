@@ -12,6 +12,7 @@ from pathlib import Path
 from lmdali.pipeline.errors import InputError, LockedError
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.manifest import MANIFEST_FILE
+from lmdali.pipeline.path_kind import exists, is_dir
 
 LOCK_FILE = ".lock"
 ABLATION_FILE = "ablation.json"
@@ -26,11 +27,11 @@ def make_run_directory(run_dir: Path) -> None:
             of the run would replace.
         StorageError: it cannot be made.
     """
-    if run_dir.exists() and not run_dir.is_dir():
+    if exists(run_dir) and not is_dir(run_dir):
         raise InputError(f"{run_dir}: exists and is not a directory: choose another --run-dir")
-    if (run_dir / MANIFEST_FILE).exists():
+    if exists(run_dir / MANIFEST_FILE):
         raise InputError(f"{run_dir}: holds a dataset: choose another --run-dir")
-    if (run_dir / ABLATION_FILE).exists():
+    if exists(run_dir / ABLATION_FILE):
         raise InputError(f"{run_dir}: holds an ablation: choose another --run-dir")
     with storage_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from lmdali.model.train_step import TrainStep
 from lmdali.model.weight_layout import Network, weights_of
 from lmdali.pipeline.batch import Batch, Loader
 from lmdali.pipeline.errors import InputError, IntegrityError, LmdaliError
+from lmdali.pipeline.path_kind import exists
 
 CHECKPOINT_DIR = "checkpoints"
 
@@ -164,7 +165,7 @@ class Trainer:
         """
 
         def check() -> None:
-            if not self._may_replace and (self.checkpoints.candidates() or (self.run_dir / METRICS_FILE).exists()):
+            if not self._may_replace and (self.checkpoints.candidates() or exists(self.run_dir / METRICS_FILE)):
                 raise InputError(f"{self.run_dir}: holds a run: continue it with --resume, or use another --run-dir")
             make_run_directory(self.run_dir)
 

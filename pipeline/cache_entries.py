@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.shard_header import DATA_FILE
 
 WHOLE, UNFINISHED, DATASETS = "shards", "partial", "sets"
@@ -81,7 +82,7 @@ def remove_datasets(directory: Path) -> tuple[int, int]:
             kept += 1
         else:
             shutil.rmtree(entry.path, ignore_errors=True)
-            removed += 0 if entry.path.exists() else entry.num_bytes  # another user's stays
+            removed += 0 if exists(entry.path) else entry.num_bytes  # another user's stays
     return removed, kept
 
 

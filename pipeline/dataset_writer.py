@@ -35,6 +35,7 @@ from lmdali.pipeline.output_check import (
     refuse_undecodable,
 )
 from lmdali.pipeline.output_lock import LOCK_FILE, STAGING_DIRECTORY, hold_part, hold_plan, hold_whole, part_lock_name
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_index import OFFSETS_FILE
 from lmdali.pipeline.shard_output import PLAN_FILE, ShardOutput
@@ -79,10 +80,10 @@ class DatasetWriter(ShardOutput):
                 yield
             except BaseException:
                 # A run that was refused leaves no trace in a finished dataset.
-                if (self.directory / MANIFEST_FILE).exists() and not (self.staging / PLAN_FILE).exists():
+                if exists(self.directory / MANIFEST_FILE) and not exists(self.staging / PLAN_FILE):
                     shutil.rmtree(self.staging, ignore_errors=True)
                 raise
-            if (self.directory / MANIFEST_FILE).exists():
+            if exists(self.directory / MANIFEST_FILE):
                 # The run that wrote it may have been killed before it could sync its name.
                 with storage_errors(self.directory):
                     sync_directory(self.directory)
@@ -92,13 +93,13 @@ class DatasetWriter(ShardOutput):
         """Clear or check what is there, remove what dead runs left, write the plan."""
         if resume and not overwrite:
             self._check_plan()
-        if overwrite or not (self._is_planned() or (self.directory / MANIFEST_FILE).exists()):
+        if overwrite or not (self._is_planned() or exists(self.directory / MANIFEST_FILE)):
             self._clear()
         with storage_errors(self.staging):
             (self.directory / SHARDS_DIRECTORY).mkdir(exist_ok=True)
             sync_directory(self.directory)
             clear_leftovers(self.directory)
-            if not (self.directory / MANIFEST_FILE).exists():
+            if not exists(self.directory / MANIFEST_FILE):
                 self.discard([shard.name for shard in self.plan.shards()], finished=False)
         write_json(self.staging / PLAN_FILE, self.plan.to_json())
 
@@ -106,7 +107,7 @@ class DatasetWriter(ShardOutput):
         """The same beside other parts that are at work: only what belongs to this part is touched."""
         with hold_plan(self.directory):
             self._check_plan()
-            if (self.directory / MANIFEST_FILE).exists():
+            if exists(self.directory / MANIFEST_FILE):
                 raise InputError(f"{self.directory}: was published meanwhile: part {self.part} has nothing left to do")
             if not self._is_planned():
                 with storage_errors(self.directory):
@@ -119,17 +120,17 @@ class DatasetWriter(ShardOutput):
 
     def _is_planned(self) -> bool:
         """Whether shards here can be believed; without a plan they are what a run left that died clearing them away."""
-        return (self.staging / PLAN_FILE).exists()
+        return exists(self.staging / PLAN_FILE)
 
     def is_complete(self) -> bool:
         """Whether this very plan was published here before."""
-        if not (self.directory / MANIFEST_FILE).exists():
+        if not exists(self.directory / MANIFEST_FILE):
             return False
         return load_manifest(self.directory).source.get("plan") == self.plan.fingerprint
 
     def tidy(self) -> None:
         """Remove what a run leaves that was killed after its last step, once the dataset is complete."""
-        if self.staging.exists():
+        if exists(self.staging):
             with self.hold(resume=True, overwrite=False):
                 pass
 
@@ -203,22 +204,22 @@ class DatasetWriter(ShardOutput):
         refuse_foreign(self.directory, is_part=self.part is not None, overwrite=overwrite)
         if resume or overwrite:
             return
-        if self.part is None or (self.directory / MANIFEST_FILE).exists():
+        if self.part is None or exists(self.directory / MANIFEST_FILE):
             refuse_content(self.directory)
             return
-        begun = (self.staging / part_lock_name(self.part)).exists()
+        begun = exists(self.staging / part_lock_name(self.part))
         if begun or len(self.unfinished()) < len(self.shards()):
-            if (self.staging / LOCK_FILE).exists():
+            if exists(self.staging / LOCK_FILE):
                 with hold_part(self.directory, self.part):
                     pass
             raise already_holds(self.directory, f"some of part {self.part}")
 
     def _check_plan(self) -> None:
         """Refuse a plan that is not the one begun or published here, naming what differs."""
-        if (self.directory / MANIFEST_FILE).exists() and not self.is_complete():
+        if exists(self.directory / MANIFEST_FILE) and not self.is_complete():
             raise other_options(self.directory, load_manifest(self.directory), self.plan)
         path = self.staging / PLAN_FILE
-        different = differences(read_json(path), self.plan.to_json()) if path.exists() else ""
+        different = differences(read_json(path), self.plan.to_json()) if exists(path) else ""
         if different:
             next_step = (
                 "start again with --overwrite"
@@ -242,10 +243,10 @@ class DatasetWriter(ShardOutput):
 
     def _clear_shards(self, kept: str) -> None:
         """Remove all shards and what is staged, but for names that match `kept`."""
-        if (self.directory / SHARDS_DIRECTORY).exists():
+        if exists(self.directory / SHARDS_DIRECTORY):
             shutil.rmtree(self.directory / SHARDS_DIRECTORY)
         for staged in self.staging.iterdir():
-            if staged.is_dir():
+            if is_dir(staged):
                 shutil.rmtree(staged)
             elif not staged.match(kept):
                 staged.unlink()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import npy_bytes, read_json, seal, write_atomic, write_json
 from lmdali.pipeline.moments import Moments
+from lmdali.pipeline.path_kind import is_file
 
 STATISTICS_FILE = "statistics.json"
 MEAN_FILE = "mean.npy"
@@ -136,7 +137,7 @@ def load_moments(directory: Path) -> tuple[Moments, str]:
         IntegrityError: the file is missing, damaged, or does not agree with its mean image.
     """
     path = directory / STATISTICS_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise IntegrityError(f"{path}: no such file: run `lmdali pca {directory}` to write it")
     document = read_json(path)
     try:

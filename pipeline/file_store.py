@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.files import storage_errors, sync_directory, write_atomic
+from lmdali.pipeline.path_kind import is_dir
 from lmdali.pipeline.remote_retry import Attempts, TransientError
 from lmdali.pipeline.remote_store import CHUNK_BYTES, Body, RemoteStat, not_allowed, not_found
 
@@ -76,7 +77,7 @@ class FileStore:
         path = self.folder / name
         with storage_errors(path):
             path.unlink(missing_ok=True)
-            if path.parent != self.folder and path.parent.is_dir() and not any(path.parent.iterdir()):
+            if path.parent != self.folder and is_dir(path.parent) and not any(path.parent.iterdir()):
                 path.parent.rmdir()
 
     def _chunks(self, name: str, start: int) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import InputError, IntegrityError, StorageError
+from lmdali.pipeline.path_kind import exists
 
 MAX_JSON_BYTES = 256_000_000
 """A manifest names shards, not records: 14 million records need 100 kB. More than this is not a manifest."""
@@ -215,7 +216,7 @@ def disk_full(path: Path) -> StorageError:
 
 def free_bytes(directory: Path) -> int:
     """Bytes a user may still write on the filesystem of `directory` (or of its nearest existing parent)."""
-    while not directory.exists():
+    while not exists(directory):
         directory = directory.parent
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize

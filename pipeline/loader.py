@@ -16,6 +16,7 @@ from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, MissingExtraError
 from lmdali.pipeline.loader_config import LoaderConfig as LoaderConfig
 from lmdali.pipeline.loader_state import STATE_VERSION
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.pixel_transform import PixelTransform, pixel_transform
 from lmdali.pipeline.readahead import Readahead
 from lmdali.pipeline.release import has_dali, lmdali_version
@@ -249,7 +250,7 @@ def _transform(config: LoaderConfig, reader: ShardReader | None, identity: Datas
     if not config.augment.needs_basis:
         return pixel_transform(config.augment, None, identity.image_size)
     directory = reader.directory if config.basis is None else place_directory(config.basis, cache_dir=config.cache_dir)
-    if config.basis is not None and not (directory / STATISTICS_FILE).is_file():
+    if config.basis is not None and not is_file(directory / STATISTICS_FILE):
         raise InputError(f"{directory}: no {STATISTICS_FILE} here: give the training set's directory as basis")
     basis = load_eigenbasis(directory)
     if config.basis is None and basis.dataset_digest != identity.digest:

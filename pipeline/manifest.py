@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import InputError, IntegrityError, ManifestError
 from lmdali.pipeline.files import canonical_digest, parse_json, read_json, seal, write_json
+from lmdali.pipeline.path_kind import is_dir, is_file
 
 MANIFEST_FILE = "manifest.json"
 SHARDS_DIRECTORY = "shards"
@@ -129,7 +130,7 @@ def load_manifest(directory: Path) -> Manifest:
         ManifestError: the manifest is damaged, was edited, or was written by a newer major version.
     """
     path = directory / MANIFEST_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(_not_a_dataset(directory))
     try:
         document = read_json(path)
@@ -258,11 +259,11 @@ def _check(manifest: Manifest, path: Path | str) -> None:
 
 
 def _not_a_dataset(directory: Path) -> str:
-    if directory.is_file():
+    if is_file(directory):
         return f"{directory}: is a file: give the directory that `lmdali convert` made"
-    if not directory.is_dir():
+    if not is_dir(directory):
         return f"{directory}: no such directory: expected a dataset made by `lmdali convert`"
-    if (directory / SHARDS_DIRECTORY).is_dir():
+    if is_dir(directory / SHARDS_DIRECTORY):
         return (
             f"{directory}: has shards but no {MANIFEST_FILE}, so its conversion did not finish: "
             "run the same `lmdali convert` again with --resume; parts (--part) become one by `lmdali merge`"

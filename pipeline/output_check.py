@@ -14,6 +14,7 @@ from lmdali.pipeline.errors import InputError, StorageError
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.manifest import MANIFEST_FILE, RECORDS_FILE, REJECTS_FILE, SHARDS_DIRECTORY
 from lmdali.pipeline.output_lock import LOCK_FILE, STAGING_DIRECTORY, hold_whole
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.pipeline.shard_output import PLAN_FILE
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX
 
@@ -40,7 +41,7 @@ def check_output(directory: Path, *, is_part: bool, resume: bool, overwrite: boo
     if not is_part and not (resume or overwrite):
         refuse_content(directory)
     # A finished dataset on a read-only disk may be resumed: there is nothing to do.
-    if not (resume and not overwrite and (directory / MANIFEST_FILE).exists()):
+    if not (resume and not overwrite and exists(directory / MANIFEST_FILE)):
         try_to_write(directory, needs_room=not overwrite)
 
 
@@ -56,9 +57,9 @@ def refuse_undecodable(directory: Path) -> None:
 
 def refuse_foreign(directory: Path, *, is_part: bool, overwrite: bool) -> None:
     """Raises InputError where the output is no directory, or holds what a run must not touch."""
-    if not directory.exists():
+    if not exists(directory):
         return
-    if not directory.is_dir():
+    if not is_dir(directory):
         raise InputError(f"{directory}: exists and is not a directory: choose another output")
     found = _names_in(directory)
     foreign = [name for name in found if name not in _OURS and not is_leftover(name)]
@@ -73,8 +74,8 @@ def refuse_foreign(directory: Path, *, is_part: bool, overwrite: bool) -> None:
 
 def refuse_content(directory: Path) -> None:
     """Raises InputError, or LockedError where another run is at it, if there is anything in the output."""
-    if directory.exists() and (found := _names_in(directory)):
-        if (directory / STAGING_DIRECTORY / LOCK_FILE).exists():
+    if exists(directory) and (found := _names_in(directory)):
+        if exists(directory / STAGING_DIRECTORY / LOCK_FILE):
             with hold_whole(directory, writable=False):
                 pass
         raise already_holds(directory, "a finished dataset" if MANIFEST_FILE in found else "an unfinished conversion")
@@ -107,9 +108,9 @@ def try_to_write(directory: Path, *, needs_room: bool = True) -> None:
         StorageError: it cannot be written: read-only, full, or not allowed.
     """
     place = directory
-    while not place.exists() and not place.is_symlink():
+    while not exists(place) and not place.is_symlink():
         place = place.parent
-    if not place.is_dir():
+    if not is_dir(place):
         raise StorageError(f"{directory}: cannot be made, because {place} is no directory: choose another output")
     # Without a name where the kernel can do that; else with one that the next run would clear away.
     with (

@@ -7,6 +7,7 @@ from pathlib import Path
 from lmdali.pipeline.errors import StorageError
 from lmdali.pipeline.files import storage_errors, write_atomic
 from lmdali.pipeline.output_check import try_to_write
+from lmdali.pipeline.path_kind import is_dir
 
 
 def check_output_file(path: Path) -> None:
@@ -17,7 +18,7 @@ def check_output_file(path: Path) -> None:
     Raises:
         StorageError: it is a directory, or its folder cannot be written: read-only, full, or not allowed.
     """
-    if path.is_dir():
+    if is_dir(path):
         raise StorageError(f"{path}: is a directory: name a file in it")
     try_to_write(path.parent)
 

@@ -20,6 +20,7 @@ from typing import IO
 from lmdali.pipeline.dataset_plan import Part
 from lmdali.pipeline.errors import LockedError, StorageError
 from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.path_kind import exists
 
 STAGING_DIRECTORY = ".staging"
 LOCK_FILE = "lock"
@@ -123,7 +124,7 @@ def _take(
         try:
             fcntl.flock(lock, how if wait else how | fcntl.LOCK_NB)
             # Whoever finishes a dataset removes `.staging/`, perhaps between our opening and our locking.
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            if exists(path) and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 return lock
         except BlockingIOError:
             lock.close()

@@ -15,6 +15,7 @@ from lmdali.pipeline.eigenbasis import MEAN_FILE, STATISTICS_FILE
 from lmdali.pipeline.errors import RemoteError
 from lmdali.pipeline.files import MAX_JSON_BYTES, file_sha256, storage_errors, write_atomic
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, parse_manifest
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.shard_header import DATA_FILE
@@ -80,7 +81,7 @@ class RemoteDataset:
         """
         for name, sha256 in manifest.tables.items():
             path = directory / name
-            if path.is_file() and file_sha256(path) == sha256:
+            if is_file(path) and file_sha256(path) == sha256:
                 continue
             payload = fetch_small(self.store, name, max_bytes=_MAX_TABLE_BYTES, config=self._config)
             if hashlib.sha256(payload).hexdigest() != sha256:

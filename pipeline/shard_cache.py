@@ -26,6 +26,7 @@ from lmdali.pipeline.cache_entries import UNFINISHED, WHOLE, CacheEntry, cache_e
 from lmdali.pipeline.errors import ConfigError, ShardError
 from lmdali.pipeline.files import free_bytes, storage_errors, sync_directory
 from lmdali.pipeline.manifest import ShardInfo
+from lmdali.pipeline.path_kind import exists, is_dir, is_file
 from lmdali.pipeline.range_locks import RangeLocks, lock_byte
 from lmdali.pipeline.shard_check import restore_offsets
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
@@ -77,7 +78,7 @@ class ShardCache:
     def _limit_with(self, entries: Iterable[CacheEntry]) -> int:
         """`limit_bytes`, where somebody has listed the cache already."""
         directory = self.directory
-        while not directory.exists():
+        while not exists(directory):
             directory = directory.parent
         free, status = free_bytes(directory), os.statvfs(directory)
         if self.given_bytes is None:
@@ -136,7 +137,7 @@ class ShardCache:
         """A shard that is `MINE` will not come; what came of it stays, to be gone on with."""
         partial = self._partial(info)
         with storage_errors(partial):
-            if not (partial / DATA_FILE).is_file() or not (partial / DATA_FILE).stat().st_size:
+            if not is_file(partial / DATA_FILE) or not (partial / DATA_FILE).stat().st_size:
                 _remove(partial)
         self._let_go(info.sha256)
 
@@ -200,14 +201,14 @@ class ShardCache:
         with self._locks.gate(), storage_errors(self.directory):
             _remove(self.shard_directory(info))
             partial = self._partial(info)
-            if not partial.is_dir():
+            if not is_dir(partial):
                 if not self._make_room(info.file_bytes):
                     return Claim.FULL
                 partial.mkdir(parents=True)
         return Claim.MINE
 
     def _has_file(self, info: ShardInfo) -> bool:
-        return (self.shard_directory(info) / DATA_FILE).is_file()
+        return is_file(self.shard_directory(info) / DATA_FILE)
 
     def _is_sound(self, info: ShardInfo) -> bool:
         path = self.shard_directory(info) / DATA_FILE
@@ -246,7 +247,7 @@ class ShardCache:
     def _touch(self, directory: Path) -> None:
         clock = self.directory / "clock"
         with self._locks.gate(), storage_errors(clock):
-            text = clock.read_text() if clock.is_file() else ""
+            text = clock.read_text() if is_file(clock) else ""
             count = int(text) + 1 if text.isdecimal() else 1
             # Written over in place, never emptied: a process that is killed here must not set it back.
             descriptor = os.open(clock, os.O_WRONLY | os.O_CREAT, 0o666)

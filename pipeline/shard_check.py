@@ -7,6 +7,7 @@ from pathlib import Path
 from lmdali.pipeline.errors import ShardError, StorageError
 from lmdali.pipeline.files import file_sha256, system_says
 from lmdali.pipeline.manifest import ShardInfo
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE, save_offsets
 from lmdali.pipeline.shard_walk import kept_offsets_fit, lmdb_offsets
@@ -35,7 +36,7 @@ def restore_offsets(directory: Path, info: ShardInfo) -> bool:
         ShardError: `data.mdb` is damaged.
         StorageError: the disk refuses.
     """
-    if (directory / OFFSETS_FILE).exists() and kept_offsets_fit(directory, info):
+    if exists(directory / OFFSETS_FILE) and kept_offsets_fit(directory, info):
         return False
     save_offsets(directory, lmdb_offsets(directory))
     return True

@@ -21,6 +21,7 @@ from lmdali.pipeline.files import canonical_digest, file_sha256, npy_bytes, read
 from lmdali.pipeline.manifest import RECORDS_FILE, REJECTS_FILE, SHARDS_DIRECTORY, ShardInfo
 from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.shard_figures import SHARD_FILE, ShardFigures
 from lmdali.pipeline.shard_writer import TEMPORARY_SUFFIX, ShardWriter
 from lmdali.pipeline.tables import RecordRow, RejectRow, concatenate, staged_bytes
@@ -60,7 +61,7 @@ class ShardOutput:
     def is_begun(self) -> bool:
         """Whether the plan of these shards is being carried out here, as far as this machine sees."""
         path = self.staging / PLAN_FILE
-        return path.is_file() and canonical_digest(read_json(path)) == self.plan_fingerprint
+        return is_file(path) and canonical_digest(read_json(path)) == self.plan_fingerprint
 
     def shard_directory(self, name: str) -> Path:
         """Where a finished shard is."""
@@ -68,7 +69,7 @@ class ShardOutput:
 
     def has(self, name: str) -> bool:
         """Whether a shard is finished, with all that publishing it needs; a published one no longer has that."""
-        return (self.shard_directory(name) / SHARD_FILE).is_file() and self.staged(name, HASHES_SUFFIX).is_file()
+        return is_file(self.shard_directory(name) / SHARD_FILE) and is_file(self.staged(name, HASHES_SUFFIX))
 
     def staged(self, name: str, suffix: str) -> Path:
         """A file staged for a shard: `records`, `rejects`, `npy` or `hashes`."""
@@ -125,7 +126,7 @@ class ShardOutput:
             raise IntegrityError(f"{hashes_file}: missing: {_AGAIN.format(name=name)}") from error
         for suffix in STAGED_SUFFIXES[:-1]:
             path = self.staged(name, suffix)
-            if not path.is_file() or file_sha256(path) != hashes.get(suffix):
+            if not is_file(path) or file_sha256(path) != hashes.get(suffix):
                 raise IntegrityError(f"{path}: missing or damaged: {_AGAIN.format(name=name)}")
         return [self.staged(name, suffix) for suffix in STAGED_SUFFIXES]
 

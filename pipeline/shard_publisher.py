@@ -20,6 +20,7 @@ from lmdali.pipeline.errors import InputError, IntegrityError, RemoteError
 from lmdali.pipeline.files import MAX_JSON_BYTES, storage_errors, sync_directory, write_atomic
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, parse_manifest
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.remote_file import fetch_small
 from lmdali.pipeline.remote_retry import RetryConfig
 from lmdali.pipeline.remote_store import WritableStore
@@ -156,9 +157,7 @@ class ShardPublisher:
     def unsent(self, names: list[str]) -> list[str]:
         """Those of some shards that are finished here, and not sent yet."""
         return [
-            name
-            for name in names
-            if (self._writer.shard_directory(name) / DATA_FILE).exists() and self._writer.has(name)
+            name for name in names if exists(self._writer.shard_directory(name) / DATA_FILE) and self._writer.has(name)
         ]
 
     def finish(self, manifest: Manifest) -> None:
@@ -209,7 +208,7 @@ class ShardPublisher:
 
     def _restore(self, name: str) -> None:
         if self._writer.has(name):
-            if not (self._writer.shard_directory(name) / DATA_FILE).exists() and not self._is_there(name):
+            if not exists(self._writer.shard_directory(name) / DATA_FILE) and not self._is_there(name):
                 self._writer.discard([name], finished=True)
         elif read_remote(self._store, f"{STAGING_DIRECTORY}/{name}.{HASHES_SUFFIX}", self._config) is not None:
             self._bring_back(name)

@@ -24,6 +24,7 @@ from lmdali.pipeline.errors import LmdaliError, RecordError, ShardError, Storage
 from lmdali.pipeline.files import system_says
 from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex, ShardInfo
 from lmdali.pipeline.mapped_files import MappedFiles
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.records import Record, crc_problem, key_prefix, parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size
 from lmdali.pipeline.shard_index import load_offsets, value_offsets, walk_values
@@ -290,6 +291,6 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size if path.is_file() else None
+        return path.stat().st_size if is_file(path) else None
     except OSError:
         return None

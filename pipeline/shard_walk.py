@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import ShardError
 from lmdali.pipeline.manifest import ShardInfo
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.records import Record, parse_record
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE, load_offsets, value_offsets, walk_values
@@ -58,7 +59,7 @@ def kept_offsets_fit(directory: Path, info: ShardInfo) -> bool:
     Raises:
         ShardError: the LMDB file is missing, truncated or damaged.
     """
-    if not (directory / OFFSETS_FILE).exists():
+    if not exists(directory / OFFSETS_FILE):
         return True
     kept = load_offsets(directory, num_records=info.num_records, file_bytes=info.file_bytes)
     return kept is not None and np.array_equal(kept, lmdb_offsets(directory))

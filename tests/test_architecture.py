@@ -116,6 +116,14 @@ def test_files_and_functions_are_short_and_documented() -> None:
     assert not found
 
 
+def test_what_is_at_a_path_is_asked_of_path_kind() -> None:
+    """Since Python 3.14 pathlib's own methods say no where they cannot tell. Directory entries still raise."""
+    asked = re.compile(r"^.*\b(?!entry\b)\w+\)?\.(?:exists|is_file|is_dir)\(.*$", re.MULTILINE)
+    assert asked.findall("if (path / name).exists():") and not asked.findall("entry.is_dir()")
+    found = {file: wrong for file, (text, _) in texts_and_trees().items() if (wrong := asked.findall(text))}
+    assert not found
+
+
 def test_files_are_named_after_a_thing() -> None:
     assert not [path for _, path in FILES if path.stem in FORBIDDEN_NAMES]
 

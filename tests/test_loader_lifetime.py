@@ -281,12 +281,15 @@ def test_threads_that_the_system_refuses(
     assert our_threads() <= before
 
 
+NO_ITEMS = "a DatasetLoader has no item 0, for it yields batches: iterate over it"
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
-        ({"batch_size": None}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
-        ({"num_workers": 1, "multiprocessing_context": "fork"}, "a DatasetLoader has no item 0, for it yields batches: iterate over it"),
+        ({}, NO_ITEMS),
+        ({"batch_size": None}, NO_ITEMS),
+        ({"num_workers": 1, "multiprocessing_context": "fork"}, NO_ITEMS),
         ({"num_workers": 1, "multiprocessing_context": "spawn"}, "needs no torch.utils.data.DataLoader around it"),
     ],
     ids=str,

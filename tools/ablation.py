@@ -17,6 +17,7 @@ from lmdali.pipeline.dataset_place import Place, place_manifest
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.json_keys import read_keys
+from lmdali.pipeline.path_kind import exists, is_file
 from lmdali.tools.image_errors import ImageErrors, image_errors
 from lmdali.tools.loader_options import LoaderOptions
 from lmdali.tools.recipe import Recipe
@@ -195,7 +196,7 @@ def _train(
 
 def _ended(directory: Path) -> VariantRun | None:
     path = directory / RESULT_FILE
-    if not path.is_file():
+    if not is_file(path):
         return None
     document = read_keys(path, _RESULT_KEYS, cure="remove it, and the run is read again")
     return VariantRun(**{name: document[name] for name in _RESULT_KEYS})
@@ -214,8 +215,8 @@ def _require_plan(config: AblationConfig) -> None:
         **_flat(config.recipe.values()),
     }
     path = config.run_dir / ABLATION_FILE
-    if not path.is_file():
-        if (config.run_dir / METRICS_FILE).exists():
+    if not is_file(path):
+        if exists(config.run_dir / METRICS_FILE):
             raise InputError(f"{config.run_dir}: holds a run of `lmdali train`: choose another --run-dir")
         make_run_directory(config.run_dir)
         write_json(path, {"settings": plan})

@@ -10,6 +10,7 @@ from lmdali.model.journal import METRICS_FILE, read_metrics
 from lmdali.model.variants import BASELINE, Variant
 from lmdali.pipeline.dataset_place import place_name, place_shown
 from lmdali.pipeline.output_file import write_output
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.ablation import AblationConfig, AblationReport, ended_errors
 from lmdali.tools.ablation_table import (
@@ -155,7 +156,7 @@ def _curve(report: AblationReport, variant: Variant, run_dir: Path) -> Line:
     errors: dict[int, list[float]] = {}
     for run in report.runs:
         path = run_dir / variant.name / f"seed-{run.seed}" / METRICS_FILE
-        if run.variant != variant.name or not path.is_file():
+        if run.variant != variant.name or not is_file(path):
             continue
         for record in read_metrics(path):
             if record["kind"] == "epoch" and record.get("val_top1_error") is not None:

@@ -17,6 +17,7 @@ from lmdali.pipeline.errors import InputError, RecordError, ShardError
 from lmdali.pipeline.files import system_says
 from lmdali.pipeline.image_header import read_header as read_image_header
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, ShardInfo, load_manifest
+from lmdali.pipeline.path_kind import is_dir, is_file
 from lmdali.pipeline.records import Record, crc_problem, parse_record
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
@@ -36,8 +37,8 @@ _MAGIC = b"\xde\xc0\xef\xbe"
 def looks_like_lmdb(path: Path) -> bool:
     """Whether a path is an LMDB file, a directory of one, or a dataset of ours."""
     try:
-        if path.is_dir():
-            return (path / DATA_FILE).is_file() or _is_dataset(path)
+        if is_dir(path):
+            return is_file(path / DATA_FILE) or _is_dataset(path)
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
@@ -59,14 +60,14 @@ def scan_lmdb(path: Path, classes: Sequence[str] | None = None) -> tuple[Scan, L
     """
     names: Sequence[str] | None = None
     files: list[tuple[Path, ShardInfo | None]]
-    if _is_dataset(path) and not (path / DATA_FILE).is_file():
+    if _is_dataset(path) and not is_file(path / DATA_FILE):
         manifest = load_manifest(path)
         names = manifest.class_names
         files = [(path / SHARDS_DIRECTORY / info.name / DATA_FILE, info) for info in manifest.shards]
-    elif path.is_dir() and not (path / DATA_FILE).is_file():
+    elif is_dir(path) and not is_file(path / DATA_FILE):
         raise InputError(f"{str(path)!r}: has no {DATA_FILE} and no {MANIFEST_FILE}: give the directory of an LMDB")
     else:
-        files = [(path / DATA_FILE if path.is_dir() else path, None)]
+        files = [(path / DATA_FILE if is_dir(path) else path, None)]
     if names is not None and classes is not None:
         refuse_extra_classes(names, classes, repr(str(path)), "classes")
         label_of = {name: label for label, name in enumerate(classes)}
@@ -189,4 +190,4 @@ def _checked(path: Path, key: bytes, label: int, limit: int) -> int:
 
 
 def _is_dataset(directory: Path) -> bool:
-    return (directory / MANIFEST_FILE).is_file() and (directory / SHARDS_DIRECTORY).is_dir()
+    return is_file(directory / MANIFEST_FILE) and is_dir(directory / SHARDS_DIRECTORY)

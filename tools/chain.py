@@ -15,6 +15,7 @@ from lmdali.pipeline.dataset_place import place_shown
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import storage_errors, write_json
 from lmdali.pipeline.json_keys import read_keys
+from lmdali.pipeline.path_kind import is_file
 from lmdali.tools.initial_weights import checkpoint_file
 from lmdali.tools.report_table import print_pairs, print_table
 from lmdali.tools.stages import Stage
@@ -213,7 +214,7 @@ def _identity(stage: Stage) -> dict[str, Any]:
 def _finished(stage: Stage, directory: Path, *, resume: bool) -> dict[str, Any] | None:
     """The report of a stage that has finished, or None."""
     path = directory / STAGE_FILE
-    if not path.is_file():
+    if not is_file(path):
         return None
     if not resume:
         raise InputError(f"{directory}: holds a stage: continue the chain with --resume, or use another --run-dir")

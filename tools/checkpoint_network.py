@@ -16,6 +16,7 @@ from lmdali.pipeline.augment import AugmentConfig
 from lmdali.pipeline.dataset_place import Place, parse_place, place_directory, place_shown
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_moments
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.path_kind import is_file
 from lmdali.tools.initial_weights import checkpoint_file
 
 
@@ -110,7 +111,7 @@ def _find_basis(stored: Checkpoint, path: Path, given: Place | None, cache_dir: 
     recorded = [path.parent.parent, parse_place(stored.loader_config["dataset"])]
     places = [given] if given is not None else recorded
     for place in (place_directory(each, cache_dir=cache_dir) for each in places):
-        if (place / STATISTICS_FILE).is_file():
+        if is_file(place / STATISTICS_FILE):
             digest = load_moments(place)[1]
             if digest != stored.manifest_digest:
                 raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.path_kind import is_dir
 from lmdali.tools.class_folders import has_image_extension, is_hidden, listed
 from lmdali.tools.class_names import refuse_extra_classes
 from lmdali.tools.image_patch import ImagePatch
@@ -53,7 +54,7 @@ def scan_class_archives(
         InputError: no such archives, a damaged one, or a class that `classes` does not have.
     """
     ignored = Ignored()
-    listing = _class_archives(path, ignored) if path.is_dir() else {}
+    listing = _class_archives(path, ignored) if is_dir(path) else {}
     files = [archive.path for archive in listing.values()] or [path]
     reader = RangeReader.over(files if patch is None else [*files, patch])  # as they are before anything is read
     archives = listing or _class_archives(path, ignored)
@@ -85,7 +86,7 @@ def class_archive_names(path: Path) -> tuple[str, ...]:
 
 
 def _class_archives(path: Path, ignored: Ignored) -> dict[str, _ClassArchive]:
-    archives = _in_folder(path, ignored) if path.is_dir() else _in_tar(path, ignored)
+    archives = _in_folder(path, ignored) if is_dir(path) else _in_tar(path, ignored)
     if not archives:
         raise InputError(f"{str(path)!r}: no archives of classes in it (ignored: {ignored.summary()}): expected n*.tar")
     return archives

@@ -8,6 +8,7 @@ from pathlib import Path
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import system_says
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
+from lmdali.pipeline.path_kind import exists, is_dir, is_file
 from lmdali.tools.class_archives import class_archive_names
 from lmdali.tools.class_folders import class_folder_names
 from lmdali.tools.class_names import check_class_names
@@ -27,9 +28,9 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
     path = Path(path)
     if path.name == MANIFEST_FILE:
         path = path.parent
-    if (path / MANIFEST_FILE).exists():
+    if exists(path / MANIFEST_FILE):
         return load_manifest(path).class_names
-    kind = detect_format(path) if path.is_dir() or path.is_file() else "list"
+    kind = detect_format(path) if is_dir(path) or is_file(path) else "list"
     if kind == "folder":
         return class_folder_names(path)
     if kind == "ilsvrc-train":

@@ -13,6 +13,7 @@ from typing import Any
 from lmdali.model.presets import PRESETS
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.path_kind import is_file
 from lmdali.tools.recipe_fields import DERIVED, FIELDS
 
 ORIGINS = "origins"
@@ -43,7 +44,7 @@ def load_document(path: Path) -> dict[str, Any]:
         InputError: there is no such file, or it is not what its name says.
         StorageError: it cannot be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file: check the path")
     with storage_errors(path):
         payload = path.read_bytes()

@@ -31,6 +31,7 @@ from lmdali.pipeline.files import (
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.output_check import refuse_foreign
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
+from lmdali.pipeline.path_kind import exists, is_file
 from lmdali.pipeline.remote_file import FileFetch, fetch_small
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
 from lmdali.pipeline.remote_store import Store
@@ -107,7 +108,7 @@ def stage_dataset(
     if isinstance(store, FileStore):
         refuse_overlap(store.folder, directory)
     refuse_foreign(directory, is_part=False, overwrite=False)
-    if isinstance(store, FileStore) and not (store.folder / MANIFEST_FILE).exists():
+    if isinstance(store, FileStore) and not exists(store.folder / MANIFEST_FILE):
         load_manifest(store.folder)  # which says what is there instead
     payload = fetch_small(store, MANIFEST_FILE, max_bytes=MAX_JSON_BYTES, config=config)
     _refuse_others(directory, payload)
@@ -133,12 +134,12 @@ def stage_dataset(
 def _refuse_others(directory: Path, payload: bytes) -> None:
     """What is in the directory must be this dataset, or a part of it that an earlier run brought."""
     staged = directory / STAGING_DIRECTORY / MANIFEST_FILE
-    if (directory / STAGING_DIRECTORY / PLAN_FILE).exists():
+    if exists(directory / STAGING_DIRECTORY / PLAN_FILE):
         raise InputError(f"{directory}: holds an unfinished conversion: choose another directory")
     for path, what in ((directory / MANIFEST_FILE, "another dataset"), (staged, "a part of another dataset")):
-        if path.exists() and path.read_bytes() != payload:
+        if exists(path) and path.read_bytes() != payload:
             raise InputError(f"{directory}: holds {what}: remove it, or choose another directory")
-    if (directory / SHARDS_DIRECTORY).exists() and not ((directory / MANIFEST_FILE).exists() or staged.exists()):
+    if exists(directory / SHARDS_DIRECTORY) and not (exists(directory / MANIFEST_FILE) or exists(staged)):
         raise InputError(f"{directory}: holds shards of unknown origin: remove it, or choose another directory")
 
 
@@ -147,7 +148,7 @@ class _Copy:
 
     def __init__(self, store: Store, directory: Path, payload: bytes, config: RetryConfig, *, verify: bool) -> None:
         self._store, self._directory, self._config = store, directory, config
-        self._was_complete, self._verify = (directory / MANIFEST_FILE).exists(), verify
+        self._was_complete, self._verify = exists(directory / MANIFEST_FILE), verify
         self.staging = directory / STAGING_DIRECTORY
         write_atomic(self.staging / MANIFEST_FILE, payload)
         self.manifest: Manifest = load_manifest(self.staging)
@@ -188,7 +189,7 @@ class _Copy:
     def bring_side_files(self) -> None:
         """Tables, statistics and mean image, each as the manifest says or as they agree with each other."""
         files = side_files(self.manifest)
-        if self._was_complete and not self._verify and all((self._directory / f.name).is_file() for f in files):
+        if self._was_complete and not self._verify and all(is_file(self._directory / f.name) for f in files):
             return
         for name, _, sha256, _ in files:
             if sha256 is not None:
@@ -238,7 +239,7 @@ class _Copy:
             self.fetched_shards += 1
 
     def _bring_data(self, info: ShardInfo, path: Path) -> None:
-        if self._cache is not None and not path.exists() and (self._cache / info.sha256 / DATA_FILE).is_file():
+        if self._cache is not None and not exists(path) and is_file(self._cache / info.sha256 / DATA_FILE):
             try:
                 self._fetch(FileStore(self._cache / info.sha256), DATA_FILE, info, path)
                 return
@@ -268,9 +269,9 @@ class _Copy:
     def _shard_problems(self, folder: Path, info: ShardInfo) -> list[str]:
         """What is wrong with the files beside a shard; one that is missing is no problem of a copy."""
         problems = []
-        if (folder / OFFSETS_FILE).is_file() and not kept_offsets_fit(folder, info):
+        if is_file(folder / OFFSETS_FILE) and not kept_offsets_fit(folder, info):
             problems.append(f"{OFFSETS_FILE}: does not fit")
-        if (folder / SHARD_FILE).is_file():
+        if is_file(folder / SHARD_FILE):
             try:
                 if ShardFigures.load(folder).info != info:
                     problems.append(f"{SHARD_FILE}: does not say what {MANIFEST_FILE} says")
@@ -280,7 +281,7 @@ class _Copy:
 
     def _bring_table(self, name: str, sha256: str) -> None:
         path, aside = self._directory / name, self.staging / name
-        if path.is_file() and file_sha256(path) == sha256:
+        if is_file(path) and file_sha256(path) == sha256:
             return
         attempts = Attempts(f"{self._store.shown}/{name}", self._config, self._clock)
         with closing(attempts.run(lambda: self._store.open(name, 0))) as body:
@@ -309,7 +310,7 @@ class _Copy:
                     if not error.is_missing:
                         raise
                     path.unlink(missing_ok=True)
-            found = problems() if all(path.is_file() for path in files.values()) else []
+            found = problems() if all(is_file(path) for path in files.values()) else []
             if not found:
                 return
         raise RemoteError(

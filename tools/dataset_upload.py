@@ -16,6 +16,7 @@ from lmdali.pipeline.errors import InputError, StorageError
 from lmdali.pipeline.file_store import FileStore
 from lmdali.pipeline.files import storage_errors
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, load_manifest
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.remote_retry import Attempts, RetryConfig
 from lmdali.pipeline.remote_store import WritableStore
 from lmdali.pipeline.remote_upload import FileUpload
@@ -178,7 +179,7 @@ class _Sending:
         """Some files, one after the other."""
         for name, _, sha256, is_needed in files:
             path = self._directory / name
-            if not path.is_file():
+            if not is_file(path):
                 if is_needed:
                     raise StorageError(f"{path}: missing: run `lmdali verify`, then `lmdali repair`")
                 continue

@@ -18,6 +18,7 @@ from lmdali.model.presets import PRESETS, Preset
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.tools.conversion import ConvertConfig
 from lmdali.tools.conversion_report import ConvertSummary
 from lmdali.tools.conversion_run import convert
@@ -187,17 +188,17 @@ def demo_recipe(config: DemoConfig) -> Preset:
 
 def _make_room(out: Path) -> None:
     """Remove an earlier demo, and nothing else."""
-    if not out.exists():
+    if not exists(out):
         out.mkdir(parents=True)
         return
-    if not out.is_dir():
+    if not is_dir(out):
         raise InputError(f"{out}: exists and is not a directory: choose another --out")
     foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in _PARTS)
     if foreign:
         raise InputError(f"{out}: holds {foreign[0]!r}, which no demo made: choose an empty --out")
     for name in _PARTS:
         path = out / name
-        if path.is_dir():
+        if is_dir(path):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

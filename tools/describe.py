@@ -10,6 +10,7 @@ import numpy as np
 from lmdali.pipeline.dataset_place import Place, place_directory, place_manifest, place_shown
 from lmdali.pipeline.eigenbasis import STATISTICS_FILE, load_eigenbasis
 from lmdali.pipeline.manifest import FORMAT_VERSION, Manifest, load_manifest
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.tables import printable
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.loader_options import cache_dir_option
@@ -44,7 +45,7 @@ def dataset_facts(dataset: Place, *, cache_dir: Place | None = None) -> dict[str
         "source": manifest.source,
         "statistics": None,
     }
-    if (directory / STATISTICS_FILE).exists():
+    if exists(directory / STATISTICS_FILE):
         basis = load_eigenbasis(directory)
         facts["statistics"] = {
             "mean": basis.mean.tolist(),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import system_says
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.tools.class_table import read_class_table
 from lmdali.tools.source_entries import Ignored
 from lmdali.tools.tar_scan import TarWindow, latest_members, walk_tar
@@ -69,7 +70,7 @@ def find_devkit(beside: Path, challenge: str) -> Path:
     folder = Path(os.path.abspath(beside)).parent  # noqa: PTH100
     names = DEVKIT_NAMES.get(challenge, ())
     for name in names:
-        if (folder / name).exists():
+        if exists(folder / name):
             return folder / name
     raise InputError(
         f"{str(beside)!r}: labels of these images are in the development kit of {challenge}, and {str(folder)!r} has "
@@ -85,7 +86,7 @@ def read_devkit(path: Path, challenge: str) -> Devkit:
         MissingExtraError: scipy is not installed, which reads its class table.
     """
     meta, truth = "data/meta.mat", f"data/{challenge}_validation_ground_truth.txt"
-    files = _from_folder(path, (meta, truth)) if path.is_dir() else _from_archive(path, (meta, truth))
+    files = _from_folder(path, (meta, truth)) if is_dir(path) else _from_archive(path, (meta, truth))
     return Devkit(repr(str(path)), _leaf_wnids(files[meta], f"{challenge}_ID", f"{str(path)!r}, {meta}"), files[truth])
 
 

@@ -15,6 +15,7 @@ from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.dataset_place import Place, place_manifest, place_text
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
+from lmdali.pipeline.path_kind import exists
 from lmdali.tools.dataset_argument import DATASET
 from lmdali.tools.exit_codes import Terminated, termination_as_exception
 from lmdali.tools.feature_encoder import FeatureEncoder, open_encoder
@@ -152,7 +153,7 @@ def command(dataset: Place, checkpoint: str, out: Path, as_json: bool, **options
         with termination_as_exception():
             features = compute_features(dataset, checkpoint, out, FeaturesConfig(**options))
     except (KeyboardInterrupt, Terminated):
-        if out.exists():
+        if exists(out):
             click.echo(f"finished shards are kept in {out}: the same command with --resume goes on from them", err=True)
         raise
     plan = features.plan

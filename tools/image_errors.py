@@ -21,6 +21,7 @@ from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.dataset_place import Place, place_manifest
 from lmdali.pipeline.errors import IntegrityError
 from lmdali.pipeline.files import npy_bytes, write_atomic
+from lmdali.pipeline.path_kind import is_file
 from lmdali.tools.member_probabilities import EvaluationSet, member_probabilities
 
 IMAGE_ERRORS_FILE = "image_errors.npy"
@@ -48,7 +49,7 @@ def image_errors(run_dir: Path, val: Place, *, device: str, loader_arguments: Ma
     """
     manifest = place_manifest(val, cache_dir=loader_arguments.get("cache_dir"))
     path = run_dir / IMAGE_ERRORS_FILE
-    if path.is_file():
+    if is_file(path):
         return _load(path, manifest.num_records)
     checkpoints = CheckpointDirectory(run_dir / CHECKPOINT_DIR).paths()
     if not checkpoints:

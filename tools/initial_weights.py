@@ -10,6 +10,7 @@ from lmdali.model.checkpoint import BEST_NAME, load_checkpoint
 from lmdali.model.trainer import CHECKPOINT_DIR, Trainer
 from lmdali.model.weight_layout import load_layout, weights_of
 from lmdali.model.weight_transfer import transfer_layers
+from lmdali.pipeline.path_kind import is_dir
 
 ALL_BUT_THE_HEAD = "all-but-fc8"
 """What is copied unless said otherwise: a head of other classes cannot be."""
@@ -32,7 +33,7 @@ _SURROUNDINGS = (
 
 def checkpoint_file(path: Path) -> Path:
     """A checkpoint as it was named: a file, or a run directory, which means its best checkpoint."""
-    return path / CHECKPOINT_DIR / BEST_NAME if path.is_dir() else path
+    return path / CHECKPOINT_DIR / BEST_NAME if is_dir(path) else path
 
 
 def begin_from(trainer: Trainer, path: Path, layers: str) -> str:

@@ -19,6 +19,7 @@ from time import perf_counter, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.thread_start import start_thread
 from lmdali.tools.stage_detail import Calls
 
@@ -148,7 +149,7 @@ def processor_wait() -> Iterator[Callable[[], float]]:
 
     It keeps Python's lock: a wait for that would otherwise come between a reading and the clock.
     """
-    if not SCHEDSTAT.exists():
+    if not exists(SCHEDSTAT):
         yield lambda: 0.0
         return
     text = ctypes.create_string_buffer(64)

@@ -22,6 +22,7 @@ from lmdali.pipeline.dataset_place import Place, place_directory, place_shown
 from lmdali.pipeline.errors import InputError, IntegrityError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import RECORDS_FILE, Manifest
+from lmdali.pipeline.path_kind import is_dir
 from lmdali.pipeline.table_reader import read_integers
 from lmdali.tools.checkpoint_network import CheckpointNetwork, open_network
 from lmdali.tools.progress import progress_bar
@@ -56,7 +57,7 @@ class EvaluationSet:
 
 def is_probabilities_file(path: Path) -> bool:
     """Whether a path names a file of probabilities, not a checkpoint or run directory."""
-    return path.suffix == PROBABILITIES_SUFFIX and not path.is_dir()
+    return path.suffix == PROBABILITIES_SUFFIX and not is_dir(path)
 
 
 def agreed_views(sources: Sequence[Path], views: int | None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from lmdali.model.exact_search import Neighbours
 from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import InputError
+from lmdali.pipeline.path_kind import is_dir
 from lmdali.tools.record_pictures import record_rows
 from lmdali.tools.report_table import print_table
 
@@ -29,7 +30,7 @@ def dataset_at(
         InputError: there is another dataset in that place, or none where `given` says.
     """
     place = given or parse_place(recorded)
-    if given is None and isinstance(place, Path) and not place.is_dir():
+    if given is None and isinstance(place, Path) and not is_dir(place):
         return None
     found = place_manifest(place, cache_dir=cache_dir).digest
     if found != digest:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.tools.class_folders import is_hidden, listed
 from lmdali.tools.class_names import refuse_extra_classes
 from lmdali.tools.devkit import Devkit, find_devkit, parse_ground_truth, read_devkit, read_ground_truth
@@ -86,7 +87,7 @@ def scan_numbered_images(
     ignored = Ignored()
     images = _Images(repr(str(path)), ignored)
     reader: RangeReader | FileReader
-    if path.is_dir():
+    if is_dir(path):
         if patch is not None:
             raise ConfigError("a patch is for archives: unpack it over the folder, or leave it out")
         reader = FileReader(os.path.abspath(path))  # noqa: PTH100
@@ -123,7 +124,7 @@ def _labels(path: Path, images: tuple[str, str], labels: LabelFiles) -> tuple[De
     truth = labels.ground_truth
     if truth is None and split == "test":
         truth = Path(os.path.abspath(path)).parent / f"{challenge}_test_ground_truth.txt"  # noqa: PTH100
-        if not truth.exists():
+        if not exists(truth):
             raise InputError(
                 f"{str(path)!r}: test images, and {str(truth)!r} is not there: say which file has their labels "
                 "(--ground-truth); those of 2012 were never published"

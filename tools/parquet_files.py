@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmdali.pipeline.errors import ConfigError, InputError
 from lmdali.pipeline.files import system_says
+from lmdali.pipeline.path_kind import is_dir, is_file
 
 DATA_FOLDER = "data"
 """Where a repository of the Hugging Face Hub keeps them."""
@@ -27,9 +28,9 @@ _SERIAL = re.compile(r"(.*?)[-_.]?\d*")
 def looks_like_parquet(path: Path) -> bool:
     """Whether a path is a Parquet file, by its name or first bytes, or a folder with such files in it or its `data`."""
     try:
-        if path.is_dir():
+        if is_dir(path):
             return bool(_listed(path))
-        if path.suffix == _EXTENSION and path.is_file():
+        if path.suffix == _EXTENSION and is_file(path):
             return True
         with path.open("rb") as file:
             return file.read(4) in _MAGICS
@@ -48,7 +49,7 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
         InputError: there are none, they are of several splits, or some that their names count are not there.
         ConfigError: a split of a single file.
     """
-    if not path.is_dir():
+    if not is_dir(path):
         if split is not None:
             raise ConfigError(f"{str(path)!r}: --split chooses among the files of a folder, this is a file")
         return [path]
@@ -72,7 +73,7 @@ def find_parquet_files(path: Path, split: str | None = None) -> list[Path]:
 
 def _listed(folder: Path) -> list[Path]:
     for place in (folder, folder / DATA_FOLDER):
-        if place.is_dir():
+        if is_dir(place):
             with os.scandir(place) as entries:
                 names = [e.name for e in entries if e.name.endswith(_EXTENSION) and not e.name.startswith(".")]
             if names:

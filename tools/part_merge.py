@@ -21,6 +21,7 @@ from lmdali.pipeline.errors import ConfigError, InputError, IntegrityError, Lmda
 from lmdali.pipeline.files import read_json, storage_errors, sync_directory, sync_file
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole, parts_seen
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.pipeline.shard_check import check_data_file, restore_offsets
 from lmdali.pipeline.shard_figures import SHARD_FILE
 from lmdali.pipeline.shard_header import DATA_FILE
@@ -79,8 +80,8 @@ def merge_parts(
     if len(set(places)) != len(places):
         raise ConfigError("a directory is named twice: name the output once, and each directory of parts once")
     staging = out / STAGING_DIRECTORY
-    if (out / MANIFEST_FILE).exists() and not (staging / PLAN_FILE).exists() and not parts:
-        if staging.exists():  # a merge was killed while it removed it, its very last step
+    if exists(out / MANIFEST_FILE) and not exists(staging / PLAN_FILE) and not parts:
+        if exists(staging):  # a merge was killed while it removed it, its very last step
             with hold_whole(out):
                 shutil.rmtree(staging, ignore_errors=True)
         return summarize_merge(load_manifest(out), start, was_complete=True)
@@ -95,7 +96,7 @@ def merge_parts(
             for part in parts:
                 stack.enter_context(hold_whole(part, writable=move))
             others = [ShardOutput(part, writer.image_size, writer.plan_fingerprint) for part in parts]
-            if not (staging / PLAN_FILE).exists():  # no shard here counts, so what is refused now leaves no trace
+            if not exists(staging / PLAN_FILE):  # no shard here counts, so what is refused now leaves no trace
                 _find_shards(writer, others)
             stack.enter_context(writer.hold(resume=True, overwrite=False))
             homes = _find_shards(writer, [writer, *others])
@@ -125,7 +126,7 @@ def _common_plan(out: Path, parts: Sequence[Path]) -> DatasetPlan:
     found: tuple[Path, DatasetPlan] | None = None
     for directory in (out, *parts):
         path = directory / STAGING_DIRECTORY / PLAN_FILE
-        if not path.exists():
+        if not exists(path):
             if directory == out and parts:
                 continue
             raise InputError(
@@ -151,7 +152,7 @@ def _find_shards(writer: DatasetWriter, outputs: Sequence[ShardOutput]) -> list[
     planned = {shard.name for shard in shards}
     for output in outputs:
         folder = output.directory / SHARDS_DIRECTORY
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        names = sorted(path.name for path in folder.iterdir()) if is_dir(folder) else []
         foreign = [name for name in names if name not in planned and not name.startswith(".")]
         if foreign:
             raise InputError(f"{folder}: {foreign[0]!r} is no shard of the plan: take it away")

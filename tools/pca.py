@@ -21,6 +21,7 @@ from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, load_manif
 from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_check import try_to_write
 from lmdali.pipeline.output_file import make_parents
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.pipeline.records import Record
 from lmdali.pipeline.rejection import SourceRejected
 from lmdali.pipeline.shard_header import DATA_FILE, read_header
@@ -55,9 +56,9 @@ def dataset_moments(
         IntegrityError: a shard or record is damaged.
     """
     directory = place_directory(dataset, cache_dir=cache_dir)
-    if (directory / MANIFEST_FILE).exists() or (directory / SHARDS_DIRECTORY).exists():
+    if exists(directory / MANIFEST_FILE) or exists(directory / SHARDS_DIRECTORY):
         manifest = load_manifest(directory)
-        if not recompute and (directory / STATISTICS_FILE).exists():
+        if not recompute and exists(directory / STATISTICS_FILE):
             moments, digest = load_moments(directory)
             if digest != manifest.digest:
                 raise InputError(f"{directory / STATISTICS_FILE}: belongs to another dataset: add --recompute")
@@ -70,9 +71,9 @@ def dataset_moments(
             )
         parts = [directory / SHARDS_DIRECTORY / shard.name for shard in manifest.shards]
         return count_moments(parts, manifest.num_records, quiet=quiet), manifest.digest
-    if (directory / DATA_FILE).exists():
+    if exists(directory / DATA_FILE):
         return count_moments([directory], read_header(directory / DATA_FILE).num_entries, quiet=quiet), ""
-    if not directory.is_dir():
+    if not is_dir(directory):
         load_manifest(directory)  # which says what is there instead
     raise InputError(
         f"{directory}: neither a dataset ({MANIFEST_FILE}) nor an LMDB directory ({DATA_FILE}): give what "
@@ -178,7 +179,7 @@ def command(
 
 def _lacks_statistics(directory: Path, recompute: bool) -> bool:
     """Whether a dataset of ours gets new ones; a plain LMDB gets none."""
-    return (directory / MANIFEST_FILE).exists() and (recompute or not (directory / STATISTICS_FILE).exists())
+    return exists(directory / MANIFEST_FILE) and (recompute or not exists(directory / STATISTICS_FILE))
 
 
 def _report(basis: Eigenbasis, moments: Moments, datasets: tuple[Place, ...]) -> None:

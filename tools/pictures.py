@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from lmdali.pipeline.errors import ConfigError, InputError, MachineError, StorageError
+from lmdali.pipeline.path_kind import exists
 from lmdali.tools.filekinds import BROKEN, EVERYDAY, ODD, FileKind
 from lmdali.tools.motifs import MOTIFS
 from lmdali.tools.process_start import children_deaf_to_signals
@@ -92,7 +93,7 @@ def write_dataset(
     plans = [*plan_split("train", num_train, seed), *plan_split("val", num_val, seed)]
     try:
         for split in SPLITS:
-            if (root / split).exists():
+            if exists(root / split):
                 raise InputError(f"{root / split} already exists: remove it or give another folder")
         shutil.rmtree(unfinished, ignore_errors=True)
         for split in SPLITS:

@@ -14,6 +14,7 @@ from lmdali.pipeline.eigenbasis import STATISTICS_FILE
 from lmdali.pipeline.errors import LmdaliError
 from lmdali.pipeline.filesystem import filesystem_of, network_disk
 from lmdali.pipeline.manifest import MANIFEST_FILE, Manifest, load_manifest
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.pipeline.shard_cache import cache_bytes, cache_directory
 from lmdali.tools.finding import Finding, first_line
 from lmdali.tools.machine_checks import available_memory
@@ -39,12 +40,12 @@ def place_findings(place: Place) -> Iterator[Finding]:
     try:
         if isinstance(place, str):
             yield _address(what, place)
-        elif (place / MANIFEST_FILE).exists():
+        elif exists(place / MANIFEST_FILE):
             yield from _dataset(what, place)
-        elif place.is_dir():
+        elif is_dir(place):
             yield _folder(what, place)
         else:
-            found = "no directory" if place.exists() else "no such directory"
+            found = "no directory" if exists(place) else "no such directory"
             yield Finding(what, found, "problem", "name a dataset, or a directory to write datasets into")
     except OSError as error:  # a folder on the way that may not be entered, or a name that is too long
         yield Finding(what, first_line(error), "problem", "look at its permissions, or choose another directory")
@@ -69,7 +70,7 @@ def _dataset(what: str, directory: Path) -> Iterator[Finding]:
     fits = memory is not None and manifest.file_bytes < memory
     size = "" if memory is None else f", {'fits into' if fits else 'more than'} the memory that is available"
     yield Finding(what, f"{_contents(manifest)}{size}; {_disk(directory)}")
-    if not (directory / STATISTICS_FILE).exists():
+    if not exists(directory / STATISTICS_FILE):
         yield Finding(what, "has no statistics: no mean, no lighting", "caution", f"lmdali pca {what}")
     kind = network_disk(directory)
     if kind is not None:

@@ -21,6 +21,7 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
 from lmdali.pipeline.nvtx_ranges import marked
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.remote_address import redacted
 from lmdali.tools.accelerator_command import au_command
 from lmdali.tools.augment_options import WHAT_IS_DONE, augment_options, take_augment
@@ -194,7 +195,7 @@ class _Profiles(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.commands and ("://" in args[0] or Path(args[0]).exists()):
+        if args[0] not in self.commands and ("://" in args[0] or exists(Path(args[0]))):
             given = redacted(args[0])
             ctx.fail(f"No such command {given!r}. Did you mean `lmdali profile run {given}`?")
         return super().resolve_command(ctx, args)

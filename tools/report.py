@@ -15,6 +15,7 @@ from lmdali.model.trainer import CHECKPOINT_DIR
 from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError, InputError, LmdaliError
 from lmdali.pipeline.output_file import write_output
+from lmdali.pipeline.path_kind import exists, is_dir
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.checkpoint_network import open_network, read_checkpoint
 from lmdali.tools.dataset_argument import DATASET
@@ -84,7 +85,7 @@ def write_report(run_dir: Path, out: Path, config: ReportConfig | None = None) -
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{out}: the name of a page ends in .html")
     best = run_dir / CHECKPOINT_DIR / BEST_NAME
-    stored = read_checkpoint(run_dir)[1] if best.exists() else None
+    stored = read_checkpoint(run_dir)[1] if exists(best) else None
     run = read_run(run_dir, stored)
     left_out: list[str] = []
     sections = [result_section(run)]
@@ -125,7 +126,7 @@ def _network_sections(run: RunRecord, config: ReportConfig, left_out: list[str])
         body = paragraph(told) + errors_part(report)
         sections += [Section(title="Evaluation", body=body), *evaluation_sections(report), _predictions(report)]
     features = config.features or run.run_dir / FEATURES_DIR
-    if config.features is None and not features.is_dir():
+    if config.features is None and not is_dir(features):
         left_out.append(f"neighbours: no {features}: `lmdali features TRAIN {run.run_dir} {features}` makes it")
         return sections
     try:

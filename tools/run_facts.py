@@ -14,6 +14,7 @@ import torch
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import write_json
 from lmdali.pipeline.json_keys import read_keys, require_keys
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.release import lmdali_version
 from lmdali.tools.machine import machine_facts
 
@@ -83,7 +84,7 @@ def load_run_facts(run_dir: Path) -> RunFacts | None:
         StorageError: it cannot be read.
     """
     path = run_dir / RUN_FILE
-    if not path.exists():
+    if not exists(path):
         return None
     texts = dict.fromkeys(("train", "val", "train_digest", "val_digest"), "a text")
     document = read_keys(path, {**texts, "recipe": "an object or null", "sessions": "a list"}, cure=_CURE)

@@ -25,6 +25,7 @@ from lmdali.pipeline.files import file_sha256, read_json, storage_errors, sync_d
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo, load_manifest
 from lmdali.pipeline.moments import Moments
 from lmdali.pipeline.output_lock import STAGING_DIRECTORY, hold_whole
+from lmdali.pipeline.path_kind import is_dir
 from lmdali.pipeline.shard_check import check_data_file, restore_offsets
 from lmdali.pipeline.shard_figures import SHARD_FILE, ShardFigures
 from lmdali.pipeline.shard_header import DATA_FILE
@@ -236,7 +237,7 @@ class _Repair:
         made, place = self._made.shard_directory(name), self._directory / SHARDS_DIRECTORY / name
         with storage_errors(place):
             place.parent.mkdir(exist_ok=True)
-            if place.is_dir():
+            if is_dir(place):
                 for file in (DATA_FILE, OFFSETS_FILE, SHARD_FILE):
                     (made / file).replace(place / file)
                 sync_directory(place)

@@ -11,6 +11,7 @@ from lmdali.pipeline.errors import IntegrityError, LmdaliError
 from lmdali.pipeline.files import file_sha256, is_as_written, read_sealed
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, Manifest, ShardInfo
 from lmdali.pipeline.moments import Moments
+from lmdali.pipeline.path_kind import is_file
 from lmdali.pipeline.shard_figures import SHARD_FILE, ShardFigures
 
 _CHECKED_NUMBERS = ("mean", "std", "covariance", "eigenvalues", "eigenvalue_roots")
@@ -29,7 +30,7 @@ def damaged_tables(directory: Path, manifest: Manifest) -> dict[str, str]:
     found = {}
     for name, digest in manifest.tables.items():
         path = directory / name
-        if not path.is_file():
+        if not is_file(path):
             found[name] = "missing"
         elif file_sha256(path) != digest:
             found[name] = "sha256 differs from the manifest's"

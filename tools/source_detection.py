@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from lmdali.pipeline.errors import InputError
 from lmdali.pipeline.files import system_says
+from lmdali.pipeline.path_kind import is_dir, is_file
 from lmdali.tools.caffe_lmdb import looks_like_lmdb
 from lmdali.tools.class_archives import CLASS_ARCHIVE
 from lmdali.tools.class_folders import is_hidden, listed
@@ -44,11 +45,11 @@ def detect_format(path: Path) -> SourceFormat:
     Raises:
         InputError: like nothing that can be converted; says what it looks like and what there is.
     """
-    if not path.is_dir() and not path.is_file():
+    if not is_dir(path) and not is_file(path):
         raise InputError(f"{str(path)!r}: neither a folder nor a regular file: {_expected()}")
     if looks_like_lmdb(path):
         return "caffe-lmdb"
-    if path.is_dir():
+    if is_dir(path):
         return _folder_format(path)
     if looks_like_parquet(path):
         return "parquet"

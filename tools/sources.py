@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.path_kind import is_dir, is_file
 from lmdali.tools.caffe_lmdb import scan_lmdb
 from lmdali.tools.class_archives import scan_class_archives
 from lmdali.tools.class_folders import scan_class_folders
@@ -202,17 +203,17 @@ def _path(path: Path | str | None) -> Path | None:
 
 
 def _open_folder(path: Path, options: SourceOptions) -> Source:
-    if not path.is_dir():
+    if not is_dir(path):
         raise InputError(f"{str(path)!r}: is a file, but the format asked for is 'folder': leave --format out")
     scan = scan_class_folders(path, options.classes, follow_links=options.follow_links)
     return Source("folder", scan, FileReader(os.path.abspath(path)))  # noqa: PTH100
 
 
 def _open_list(path: Path, options: SourceOptions) -> Source:
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{str(path)!r}: is no regular file, but the format asked for is 'list': leave --format out")
     folder = path.parent if options.root is None else Path(options.root)
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise InputError(f"{str(folder)!r}: the root of the list file is not a folder: check --root")
     scan = scan_list_file(path, folder, options.classes)
     refuse_other_root(path, folder, scan)

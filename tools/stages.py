@@ -21,6 +21,7 @@ from lmdali.model.saved_run import require_same_names
 from lmdali.model.weight_transfer import transfer_layers
 from lmdali.pipeline.dataset_place import Place, parse_place, place_manifest, place_shown
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.path_kind import is_file
 from lmdali.tools.config_file import GivenSettings, load_document, load_settings, read_settings, unknown
 from lmdali.tools.initial_weights import ALL_BUT_THE_HEAD, checkpoint_file
 from lmdali.tools.recipe import Recipe, resolve_recipe
@@ -179,7 +180,7 @@ def _source(init_from: str, earlier: list[Stage], names: list[str]) -> AlexNetCo
     if init_from in names:
         raise ConfigError(f"init_from {init_from} is not an earlier stage")
     path = checkpoint_file(Path(init_from))
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"init_from {init_from} is neither an earlier stage nor a checkpoint: no {path}")
     return AlexNetConfig.from_json(load_checkpoint(path).model_config)
 

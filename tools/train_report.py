@@ -14,6 +14,7 @@ from lmdali.model.train_state import TrainResult
 from lmdali.model.trainer import Trainer
 from lmdali.model.weight_layout import weights_of
 from lmdali.pipeline.errors import InputError, IntegrityError, MissingExtraError
+from lmdali.pipeline.path_kind import exists
 from lmdali.tools.initial_weights import checkpoint_file
 from lmdali.tools.report_table import print_pairs
 
@@ -74,7 +75,7 @@ def finished_report(trainer: Trainer, result: TrainResult, backend: str, progres
     return TrainReport(
         result=result,
         run_dir=trainer.run_dir,
-        best_checkpoint=best if best.exists() else None,
+        best_checkpoint=best if exists(best) else None,
         learning_curve=curve,
         kernels=save_kernels(weights_of(trainer.model)["conv1.weight"], trainer.run_dir / KERNELS_FILE),
         device=device_names(trainer),

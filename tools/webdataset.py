@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.path_kind import is_dir
 from lmdali.tools.class_folders import is_hidden, listed
 from lmdali.tools.class_names import TextLabels
 from lmdali.tools.list_file import MAX_CLASSES
@@ -57,9 +58,9 @@ def scan_webdataset(
         ConfigError: a split of a single tar.
     """
     ignored = Ignored()
-    if split is not None and not path.is_dir():
+    if split is not None and not is_dir(path):
         raise ConfigError(f"{str(path)!r}: --split chooses among the files of a folder, this is a file")
-    files = _shard_files(path, ignored) if path.is_dir() else [path]
+    files = _shard_files(path, ignored) if is_dir(path) else [path]
     if not files:
         raise InputError(f"{str(path)!r}: no .tar in it (ignored: {ignored.summary()})")
     files = _of_split(path, files, split)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdali.pipeline.errors import ConfigError
+from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.rejection import Rejection
 
 EXIT_OUT_OF_MEMORY = 71
@@ -75,6 +76,6 @@ def describe_end(exit_code: int) -> str:
 
 def _data_bytes() -> int:
     """What counts towards RLIMIT_DATA already; 0 where the system does not tell (there the limit is kept loosely)."""
-    if not _STATM.exists():
+    if not exists(_STATM):
         return 0
     return int(_STATM.read_text().split()[5]) * resource.getpagesize()
