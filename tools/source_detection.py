@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import system_says
+from lmdali.pipeline.system_error import system_says
 from lmdali.tools.caffe_lmdb import looks_like_lmdb
 from lmdali.tools.class_archives import CLASS_ARCHIVE
 from lmdali.tools.class_folders import is_hidden, listed
