@@ -18,23 +18,10 @@ from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import InputError, IntegrityError, StorageError
 from lmdali.pipeline.path_kind import exists
+from lmdali.pipeline.system_error import system_says
 
 MAX_JSON_BYTES = 256_000_000
 """A manifest names shards, not records: 14 million records need 100 kB. More than this is not a manifest."""
-
-_NEXT_STEPS = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions or its owner"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit on open files (ulimit -n)"),
-    **dict.fromkeys((errno.ESTALE, errno.EHOSTDOWN), "mount the network disk again"),
-    errno.EFBIG: "its filesystem, or a limit (ulimit -f), takes no file of this size: choose another disk",
-    errno.EIO: "the disk or the way to it fails: see the system's log",
-    errno.ELOOP: "it is a link that leads to itself: remove it",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOENT: "check the path; it may have been removed meanwhile",
-    errno.ENOTDIR: "a part of its path is a file: choose another path",
-    errno.EROFS: "choose a place that can be written",
-}
-"""What to do about an error of the system."""
 
 
 def write_atomic(path: Path, payload: bytes) -> None:
@@ -198,12 +185,6 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(path) from error
         raise StorageError(f"{path}: {system_says(error)}") from error
-
-
-def system_says(error: OSError) -> str:
-    """What the system says of a file, and what to do about it where that is known."""
-    said, step = error.strerror or str(error), _NEXT_STEPS.get(error.errno or 0)
-    return said if step is None else f"{said}: {step}"
 
 
 def disk_full(path: Path) -> StorageError:

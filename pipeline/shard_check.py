@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmdali.pipeline.errors import ShardError, StorageError
-from lmdali.pipeline.files import file_sha256, system_says
+from lmdali.pipeline.files import file_sha256
 from lmdali.pipeline.manifest import ShardInfo
 from lmdali.pipeline.path_kind import exists
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import OFFSETS_FILE, save_offsets
 from lmdali.pipeline.shard_walk import kept_offsets_fit, lmdb_offsets
+from lmdali.pipeline.system_error import system_says
 
 
 def check_data_file(directory: Path, info: ShardInfo) -> None:

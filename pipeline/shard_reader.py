@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmdali.pipeline.errors import LmdaliError, RecordError, ShardError, StorageError
-from lmdali.pipeline.files import system_says
 from lmdali.pipeline.manifest import SHARDS_DIRECTORY, Manifest, RecordIndex, ShardInfo
 from lmdali.pipeline.mapped_files import MappedFiles
 from lmdali.pipeline.path_kind import is_file
@@ -29,6 +28,7 @@ from lmdali.pipeline.records import Record, crc_problem, key_prefix, parse_recor
 from lmdali.pipeline.shard_header import DATA_FILE, LmdbHeader, check_size
 from lmdali.pipeline.shard_index import load_offsets, value_offsets, walk_values
 from lmdali.pipeline.shard_walk import iterate_keys
+from lmdali.pipeline.system_error import system_says
 
 _T = TypeVar("_T")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from lmdali.pipeline.errors import InputError, RecordError, ShardError
-from lmdali.pipeline.files import system_says
 from lmdali.pipeline.image_header import read_header as read_image_header
 from lmdali.pipeline.manifest import MANIFEST_FILE, SHARDS_DIRECTORY, ShardInfo, load_manifest
 from lmdali.pipeline.path_kind import is_dir, is_file
@@ -22,6 +21,7 @@ from lmdali.pipeline.records import Record, crc_problem, parse_record
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.pipeline.shard_header import DATA_FILE, check_size
 from lmdali.pipeline.shard_index import walk_values
+from lmdali.pipeline.system_error import system_says
 from lmdali.tools.class_names import refuse_extra_classes
 from lmdali.tools.list_file import MAX_CLASSES
 from lmdali.tools.range_reader import RangeReader

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import system_says
 from lmdali.pipeline.manifest import MANIFEST_FILE, load_manifest
 from lmdali.pipeline.path_kind import exists, is_dir, is_file
+from lmdali.pipeline.system_error import system_says
 from lmdali.tools.class_archives import class_archive_names
 from lmdali.tools.class_folders import class_folder_names
 from lmdali.tools.class_names import check_class_names

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import system_says
 from lmdali.pipeline.path_kind import exists, is_dir
+from lmdali.pipeline.system_error import system_says
 from lmdali.tools.class_table import read_class_table
 from lmdali.tools.source_entries import Ignored
 from lmdali.tools.tar_scan import TarWindow, latest_members, walk_tar

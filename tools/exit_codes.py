@@ -13,7 +13,7 @@ from types import FrameType
 import click
 
 from lmdali.pipeline.errors import LmdaliError, StorageError
-from lmdali.pipeline.files import system_says
+from lmdali.pipeline.system_error import system_says
 
 
 class Terminated(BaseException):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import system_says
+from lmdali.pipeline.system_error import system_says
 from lmdali.pipeline.tables import printable
 from lmdali.tools.page_style import PAGE_STYLE
 

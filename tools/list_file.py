@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import system_says
+from lmdali.pipeline.system_error import system_says
 from lmdali.tools.source_entries import EntryTable, Ignored, Scan
 
 MAX_CLASSES = 1_000_000

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.files import system_says
 from lmdali.pipeline.path_kind import is_dir, is_file
+from lmdali.pipeline.system_error import system_says
 
 DATA_FOLDER = "data"
 """Where a repository of the Hugging Face Hub keeps them."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import system_says
+from lmdali.pipeline.system_error import system_says
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 

@@ -16,11 +16,11 @@ from lmdali.pipeline.dataset_place import Place, open_reader, place_directory, p
 from lmdali.pipeline.decode import DecodePolicy, Pixels, decode_source
 from lmdali.pipeline.eigenbasis import load_eigenbasis
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.files import system_says
 from lmdali.pipeline.manifest import RECORDS_FILE, Manifest, load_manifest
 from lmdali.pipeline.pixel_transform import pixel_transform
 from lmdali.pipeline.record_codec import decode_stored
 from lmdali.pipeline.rejection import SourceRejected
+from lmdali.pipeline.system_error import system_says
 from lmdali.pipeline.table_reader import take_rows
 from lmdali.tools.resize import ResizeRecipe, resize_and_crop
 

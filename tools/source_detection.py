@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lmdali.pipeline.errors import InputError
-from lmdali.pipeline.files import system_says
 from lmdali.pipeline.path_kind import is_dir, is_file
+from lmdali.pipeline.system_error import system_says
 from lmdali.tools.caffe_lmdb import looks_like_lmdb
 from lmdali.tools.class_archives import CLASS_ARCHIVE
 from lmdali.tools.class_folders import is_hidden, listed

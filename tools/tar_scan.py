@@ -17,7 +17,7 @@ from functools import partial
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from lmdali.pipeline.errors import InputError, LmdaliError, StorageError
-from lmdali.pipeline.files import system_says
+from lmdali.pipeline.system_error import system_says
 from lmdali.tools.class_folders import is_hidden
 from lmdali.tools.range_reader import open_regular, read_range
 from lmdali.tools.source_entries import Ignored
