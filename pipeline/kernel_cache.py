@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import pickle
 import re
 from contextlib import suppress
 from functools import cache
@@ -34,6 +35,20 @@ _UNUSED_DAYS = 90
 One that is missed is compiled again, so whoever is wrong here loses seconds."""
 
 _IMPORT = re.compile(rb"^from ([\w.]+) import (\([^)]*\)|.*)", re.MULTILINE)
+
+
+class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
+    """numba's index and data, with a hash: what a crash of the machine has left holes in would be run."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        content = self._dump(data)
+        super()._save_data(name, (hashlib.sha256(content).digest(), content))
+
+    def _load_data(self, name: str) -> Any:
+        digest, content = super()._load_data(name)
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError(f"{name} is damaged")
+        return pickle.loads(content)
 
 
 class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
@@ -75,7 +90,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
         base = f"{self._impl.filename_base}.{self._sources}.{name}"
         self._index = Path(self._cache_path, f"{base}.nbi")
-        self._cache_file = IndexDataCacheFile(self._cache_path, base, source_stamp=self._sources)
+        self._cache_file = _CheckedFiles(self._cache_path, base, source_stamp=self._sources)
         return key
 
 

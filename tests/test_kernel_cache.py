@@ -87,6 +87,11 @@ def test_a_damaged_cache_is_made_again(package: Path, answer: Callable[..., tupl
         file.write_bytes(file.read_bytes()[:7])
         assert answer() == (1, 0)
         assert answer() == (1, 1)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 100] = bytes(100)  # machine code that would be run
+    file.write_bytes(content)
+    assert answer() == (1, 0)
 
 
 def test_a_full_disk_keeps_no_kernel_and_nobody_from_it(package: Path, answer: Callable[..., tuple[int, int]]) -> None:
