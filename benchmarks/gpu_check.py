@@ -137,7 +137,9 @@ class Ledger:
             sys.stdout.flush()
 
     def close(self, batch_size: int) -> None:
-        """Print the table, and everything as JSON."""
+        """Print the table, and everything as JSON; the file has all of it."""
+        if self._file is not None:
+            self._file.close()
         print_table(
             f"{self.facts.get('gpu') or 'no GPU'}, {self.facts.get('num_cpus', '?')} CPUs, batches of {batch_size}",
             ("part", "what", "result", ""),

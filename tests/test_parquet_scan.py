@@ -65,10 +65,15 @@ def test_names_for_labels_are_classes_sorted_or_those_of_a_list(tmp_path: Path, 
     assert [entry.label for entry in source.entries] == [2, 1, 0, 2]
     given = open_source(tmp_path, classes=("hat", "dress", "coat"))
     assert [entry.label for entry in given.entries] == [0, 1, 2, 0]
-    with pytest.raises(InputError, match=r"1 labels are not in the class list of 2 names \('coat'\)"):
-        open_source(tmp_path, classes=("hat", "dress"))
-    write(tmp_path / "train-2.parquet", hub_table([b"x"], [0]))
-    with pytest.raises(InputError, match=r"train-2\.parquet': its labels are not of the kind of those of"):
+
+
+def test_names_that_a_list_lacks_and_numbers_beside_names_are_refused(tmp_path: Path) -> None:
+    named = hub_table([b"x"] * 2, [0, 0]).set_column(1, "label", pa.array(["hat", "dress"]))
+    write(tmp_path / "train-0.parquet", named)
+    with pytest.raises(InputError, match=r"1 labels are not in the class list of 1 names \('dress'\)"):
+        open_source(tmp_path, classes=("hat",))
+    write(tmp_path / "train-1.parquet", hub_table([b"x"], [0]))
+    with pytest.raises(InputError, match=r"train-1\.parquet': its labels are not of the kind of those of"):
         open_source(tmp_path)
 
 

@@ -121,27 +121,32 @@ def test_what_time_is_not_left_for_is_not_begun(runner: Any) -> None:
     assert rows[-1]["what"] == "TimeoutError" and left == ["good"]
 
 
-def check(arguments: list[str], **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--device", "cpu", "--batch-size", "8", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **options)
+def given(*only: str, out: Path | None = None) -> argparse.Namespace:
+    """What the command line says."""
+    return argparse.Namespace(
+        device="cpu", batch_size=8, seconds=2.0, minutes=9.0, out=out, skip_tests=False, only=list(only)
+    )
 
 
-def test_the_check_goes_on_with_what_a_file_has(small_raw_dataset: Path, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    gone = str(tmp_path / "gone")
-    first = check([gone, "--raw", str(small_raw_dataset), "--out", str(file), "--only", "decode all", "auto"])
-    out, _ = first.communicate()
-    assert first.returncode == 1 and "auto: InputError" in out and "gone: no such directory" in out
+def test_the_check_goes_on_with_what_a_file_has(
+    small_raw_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, deadline = tmp_path / "rows.jsonl", time.monotonic() + 540
+    datasets = [tmp_path / "gone", small_raw_dataset]
+    assert gpu_check.check(given("decode all", "auto", out=file), datasets, deadline) == 1
+    out = capfd.readouterr().out
+    assert "auto: InputError" in out and "gone: no such directory" in out
     document = {"row": {"part": "auto", "what": "kept", "result": "of before", "passed": True}}
     file.write_text(f'{json.dumps(document)}\n{{"end": "auto"}}\n{{"row": {{"part": "torn')
-    second = check([str(small_raw_dataset), "--out", str(file), "--only", "auto"])
-    out, _ = second.communicate()
-    assert second.returncode == 0 and json.loads(out.splitlines()[-1])["rows"] == [document["row"]]
+    assert gpu_check.check(given("auto", out=file), [small_raw_dataset], deadline) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["rows"] == [document["row"]]
 
 
 def test_a_check_that_is_ended_from_outside_prints_what_it_has(raw_dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    running = check([str(raw_dataset), "--seconds", "600", "--out", str(file), "--only", "auto", "loaders"])
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), str(raw_dataset), "--device", "cpu"]
+    command += ["--batch-size", "8", "--seconds", "600", "--out", str(file), "--only", "auto", "loaders"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert running.stdout is not None
     seen = []
     while len(seen) < 2:  # `auto` has two rows; `loaders` would measure for an hour
@@ -154,11 +159,8 @@ def test_a_check_that_is_ended_from_outside_prints_what_it_has(raw_dataset: Path
 
 
 def test_parts_that_are_not_there_are_named(small_raw_dataset: Path) -> None:
-    given = argparse.Namespace(
-        device="cpu", batch_size=8, seconds=1.0, minutes=1.0, out=None, skip_tests=False, only=["auto", "tests"]
-    )
     with pytest.raises(SystemExit, match=r"no part tests here, there are parity, .*auto"):
-        gpu_check.check(given, [small_raw_dataset], time.monotonic() + 60)
+        gpu_check.check(given("auto", "tests"), [small_raw_dataset], time.monotonic() + 60)
 
 
 def test_tests_that_hang_are_killed_and_those_that_passed_are_counted(
