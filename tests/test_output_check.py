@@ -167,7 +167,8 @@ def test_the_command_refuses_before_it_looks_at_the_source(
 ) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", failing(errno.EROFS))
     assert run("convert", tmp_path / "no-source", tmp_path / "out", *options) == 4
-    assert capsys.readouterr().err == f"lmdali: StorageError: {tmp_path / 'out'}: Read-only file system\n"
+    refused = f"{tmp_path / 'out'}: Read-only file system: choose a place that can be written"
+    assert capsys.readouterr().err == f"lmdali: StorageError: {refused}\n"
     assert run("convert", tmp_path / "no-source", tmp_path / "out", "--dry-run") == 3, "which writes nothing"
 
 
@@ -193,6 +194,6 @@ mount -o remount,ro {disk} || exit 97
     full, *read_only = done.stderr.splitlines()
     assert full.startswith(f"lmdali: StorageError: {disk}/out: the disk is full (0 bytes free)")
     assert [line.split(": ", 2)[2] for line in read_only] == [
-        f"{disk}/out: Read-only file system",
-        f"{disk}/old: Read-only file system",
+        f"{disk}/out: Read-only file system: choose a place that can be written",
+        f"{disk}/old: Read-only file system: choose a place that can be written",
     ]
