@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -165,6 +165,8 @@ class FsspecStore:
             raise
         except TimeoutError:
             raise TransientError("no answer in time") from None
+        except CancelledError:
+            raise TransientError("interrupted") from None
         except Exception as error:  # each package has errors of its own: connections, time limits, statuses
             if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
                 raise not_allowed(shown, type(error).__name__) from None

@@ -167,8 +167,8 @@ def test_the_command_refuses_before_it_looks_at_the_source(
 ) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", failing(errno.EROFS))
     assert run("convert", tmp_path / "no-source", tmp_path / "out", *options) == 4
-    said = f"lmdali: StorageError: {tmp_path / 'out'}: Read-only file system: choose a place that can be written\n"
-    assert capsys.readouterr().err == said
+    refused = f"{tmp_path / 'out'}: Read-only file system: choose a place that can be written"
+    assert capsys.readouterr().err == f"lmdali: StorageError: {refused}\n"
     assert run("convert", tmp_path / "no-source", tmp_path / "out", "--dry-run") == 3, "which writes nothing"
 
 

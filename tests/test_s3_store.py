@@ -255,5 +255,5 @@ def test_who_waits_for_a_store_that_does_not_answer_can_be_interrupted(sent: Sen
         store.interrupt()
         thread.join(0.01)
     held.release.set()
-    assert isinstance(found[0], TransientError) and not store._asked
+    assert isinstance(found[0], TransientError) and found[0].reason == "interrupted" and not store._asked
     assert b"".join(store.open("file", 0).chunks) == b"content"
