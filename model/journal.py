@@ -154,9 +154,11 @@ def _parsed(payload: bytes, path: Path) -> list[dict[str, Any]]:
 
 def _earlier_part(payload: bytes, known_bytes: int, step: int, epoch: int) -> bytes:
     """The lines that were there when a checkpoint was taken after `step`, in `epoch`, and `known_bytes` long."""
-    if known_bytes == 0 or payload[known_bytes - 1 : known_bytes] == b"\n":
-        return payload[:known_bytes]
-    # Cut within a line, the next one written would be a part of it.
+    known = payload[:known_bytes]
+    is_whole = len(known) == known_bytes and (not known or known.endswith(b"\n"))
+    if is_whole and not any(_is_later(line, step, epoch) for line in known.split(b"\n")):
+        return known
+    # Cut within a line, the next one written would be a part of it; cut behind a later one, that would be there twice.
     earlier = b""
     for line in payload.split(b"\n")[:-1]:
         if _is_later(line, step, epoch):

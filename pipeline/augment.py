@@ -23,12 +23,8 @@ Crop = Literal["random", "resized", "center", "ten"]
 Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "imagenet", "none"]
 MeanWindow = Literal["aligned", "center"]
 Lighting = Literal["none", "eigenvalues", "roots"]
-_CHOICES = {
-    "crop": get_args(Crop),
-    "normalize": get_args(Normalize),
-    "mean_window": get_args(MeanWindow),
-    "lighting": get_args(Lighting),
-}
+_NAMED = {"crop": Crop, "normalize": Normalize, "mean_window": MeanWindow, "lighting": Lighting}
+_CHOICES = {name: get_args(kind) for name, kind in _NAMED.items()}
 
 _CROP_STREAM, _LIGHTING_STREAMS, _CHUNK_STREAM = 0, (1, 2), 3
 
@@ -131,7 +127,13 @@ class AugmentConfig:
         return cls(crop="resized", normalize="channel_mean_std", lighting="none")
 
     def evaluation(self, views: int = 1) -> AugmentConfig:
-        """For the validation set of such a training: its normalisation and crop size, 1 view or 10, nothing drawn."""
+        """For the validation set of such a training: its normalisation and crop size, 1 view or 10, nothing drawn.
+
+        Raises:
+            ConfigError: another number of views.
+        """
+        if views not in (1, 10):
+            raise ConfigError(f"views must be 1 or 10, found {views!r}")
         chosen = AugmentConfig.center() if views == 1 else AugmentConfig.ten_crop()
         return replace(chosen, crop_size=self.crop_size, normalize=self.normalize, mean_window=self.mean_window)
 

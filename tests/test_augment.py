@@ -406,6 +406,12 @@ def test_evaluation_is_normalised_as_training_is(name: str, views: int, crop: st
     assert not held_out.flip and held_out.lighting == "none" and held_out.evaluation(views) == held_out
 
 
+@pytest.mark.parametrize("views", [0, 2, 5])
+def test_evaluation_has_one_view_or_ten(views: int) -> None:
+    with pytest.raises(ConfigError, match=f"views must be 1 or 10, found {views}"):
+        AugmentConfig.paper().evaluation(views)
+
+
 def test_a_constant_channel_does_not_divide_by_zero() -> None:
     transform = pixel_transform(AugmentConfig(normalize="channel_mean_std"), basis_of([[7, 7, 7], [7, 8, 9]]), 256)
     assert np.isfinite(transform.scale).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +72,12 @@ def test_lines_that_were_edited_since_are_told_from_later_ones_by_what_they_say(
         resumed.close()
         assert [record["step"] for record in read_metrics(journal.path)] == [*steps, 9]
         assert (resumed.shortfall_bytes > 0) == lost
+    # A line as long as the first later one was removed: the length is again a line's end.
+    same = [{"kind": "step", "epoch": 0, "step": step} for step in (1, 2, 3)]
+    rows = [json.dumps(record).encode() + b"\n" for record in same]
+    journal.path.write_bytes(rows[1] + rows[2])
+    Journal(tmp_path, resume_bytes=len(rows[0] + rows[1]), resume_step=2, resume_epoch=0).close()
+    assert read_metrics(journal.path) == same[1:2]
     # Stopped behind the last step of an epoch, before it was validated: its line is to come again.
     journal.path.write_bytes(whole.replace(b"1.5", b"1.50"))
     Journal(tmp_path, resume_bytes=known, resume_step=2, resume_epoch=0).close()

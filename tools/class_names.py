@@ -30,10 +30,8 @@ class TextLabels:
         """The name's number until they are settled.
 
         Raises:
-            InputError: an empty name, or more names than there can be classes.
+            InputError: more names than there can be classes.
         """
-        if not text.strip():
-            raise InputError(f"{self._where}: a label is an empty text: leave the sample out")
         number = self._numbers.setdefault(text, len(self._numbers))
         if number >= MAX_CLASSES:
             raise InputError(

@@ -142,7 +142,10 @@ def _add_labels(path: str, column: Any, labels: array[int], names: TextLabels | 
         row = len(labels) + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(f"{path!r}, row {row}: the label is null: leave the row out")
     if names is not None:
-        labels.extend(map(names.number, column.to_pylist()))
+        texts = column.to_pylist()
+        if (row := next((row for row, text in enumerate(texts) if not text.strip()), -1)) >= 0:
+            raise InputError(f"{path!r}, row {len(labels) + row}: the label is an empty text: leave the row out")
+        labels.extend(map(names.number, texts))
         return
     values = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
     if len(values) and values.min() < 0:

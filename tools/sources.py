@@ -135,7 +135,7 @@ class SourceOptions:
         patch: for ilsvrc-train and ilsvrc-val archives: an archive of corrected images (`patch_images.tar`).
         split: for folders of Parquet files or of WebDataset's tars: which of several splits, or "all".
         image_column: for Parquet: the column of images; default: looked for.
-        label_column: for Parquet: the column of class numbers; default: looked for.
+        label_column: for Parquet: the column of class numbers or names; default: looked for.
         split_half: only this half of each class (`lmdali.tools.half_split`).
     """
 
