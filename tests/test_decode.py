@@ -475,6 +475,7 @@ def test_want_of_memory_is_told_apart_from_damage(format: str, options: dict[str
     def outcome(memory_mb: int) -> str:
         command = [sys.executable, "-c", STARVED, str(memory_mb)]
         done = subprocess.run(command, input=data, capture_output=True, text=True, timeout=250)
+        assert done.stdout, (done.returncode, done.stderr)
         return done.stdout.strip().removeprefix("_Array")
 
     assert outcome(110) == "(2500, 2600, 3)"
