@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_files import open_files
 
-from lmdali.pipeline.errors import ConfigError, InputError
+from lmdali.pipeline.errors import ConfigError, InputError, StorageError
 from lmdali.pipeline.rejection import Rejection, SourceRejected
 from lmdali.tools.class_list import read_class_names
 from lmdali.tools.file_reader import FileReader
@@ -226,6 +226,17 @@ def test_a_pattern_is_told_from_a_missing_folder(tmp_path: Path) -> None:
         tmp_path / "{0000..0003}.tar"
     )
     assert refusal(tmp_path / "nothing").endswith("no such file or folder")
+
+
+def test_a_source_that_cannot_be_looked_at_is_not_taken_for_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(StorageError, match=r"Permission denied: change its permissions"):
+        open_source(tmp_path / "locked" / "pictures")
 
 
 def test_class_folders_without_images_are_refused_with_what_was_ignored(tmp_path: Path) -> None:

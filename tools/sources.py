@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmdali.pipeline.errors import ConfigError, InputError
-from lmdali.pipeline.path_kind import is_dir, is_file
+from lmdali.pipeline.files import storage_errors
+from lmdali.pipeline.path_kind import exists, is_dir, is_file
 from lmdali.tools.caffe_lmdb import scan_lmdb
 from lmdali.tools.class_archives import scan_class_archives
 from lmdali.tools.class_folders import scan_class_folders
@@ -173,7 +174,9 @@ def open_source(path: Path | str, format: SourceFormat = "auto", **options: Any)
         raise ConfigError(
             "allow_missing_classes is for a source of a given class list: give that (--classes), or leave it out"
         )
-    if not os.path.lexists(path):
+    with storage_errors(path):
+        is_there = exists(path) or path.is_symlink()
+    if not is_there:
         if address := _ADDRESS.match(str(path)):
             raise InputError(
                 f"the source is an address ({address[1]}://): images are converted from a disk: copy them here first"
