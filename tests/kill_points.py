@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset  # noqa: F401  # what parquet imports when it first reads; not in every child
+
 
 def in_child(work: Callable[[], object]) -> int:
     """The exit code of a forked process that does `work`."""
     pid = os.fork()
     if pid == 0:
         code = 1
+        gc.freeze()  # or the child's collector would write to all that it shares with its parent
         try:
             work()
             code = 0

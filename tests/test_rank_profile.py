@@ -53,7 +53,7 @@ def profiled_by_rank(ranks: Ranks, dataset: Path, out: Path) -> None:
                 time.sleep(0.02 * is_slow)
                 yield torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
 
-    Ranks.averaging = averaging  # type: ignore[method-assign]
+    Ranks.averaging = averaging  # type: ignore[assignment, method-assign]
     # A process can meet the others only once, and this is to be one start of torchrun.
     profiler.process_group = foreign_profile.process_group = lambda *_, **__: nullcontext(ranks)  # type: ignore
     sys.modules["slow_job"] = SimpleNamespace(Batches=Batches)  # type: ignore[assignment]
