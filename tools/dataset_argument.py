@@ -10,9 +10,10 @@ import click
 
 from lmdali.pipeline.dataset_place import Place, parse_place
 from lmdali.pipeline.remote_address import redacted
+from lmdali.tools.param_type import ParamType
 
 
-class DatasetArgument(click.ParamType[Any]):
+class DatasetArgument(ParamType[Any]):
     """A `Path`, or an address as it is.
 
     Args:

@@ -19,6 +19,7 @@ from lmdali.pipeline.block_order import OrderName
 from lmdali.pipeline.decode_choice import Decode
 from lmdali.pipeline.loader_config import LoaderConfig
 from lmdali.pipeline.verify_policy import Verify
+from lmdali.tools.param_type import ParamType
 
 BACKENDS = tuple(name for name in get_args(BackendName) if name != "synthetic")
 """Those that deliver a dataset's pictures."""
@@ -168,7 +169,7 @@ def swept_options(defaults: Mapping[str, tuple[Any, ...]]) -> Callable[[Callable
     return lambda function: _decorate(function, options, defaults)
 
 
-class _Several(click.ParamType[Any]):
+class _Several(ParamType[Any]):
     """Values of a kind with commas between them, as a tuple that has each once."""
 
     name = "list"

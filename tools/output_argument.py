@@ -13,12 +13,13 @@ from lmdali.pipeline.errors import ConfigError
 from lmdali.pipeline.output_check import try_to_write
 from lmdali.pipeline.output_file import check_output_file
 from lmdali.pipeline.remote_address import file_address_path, is_remote, redacted, scheme_of
+from lmdali.tools.param_type import ParamType
 
 _ONE_SLASH = re.compile(r"(s3|gs|https?|file):/?(?=[^/])")
 """An address with a slash too few, which would make a folder `s3:` here."""
 
 
-class Output(click.ParamType[Path | str]):
+class Output(ParamType[Path | str]):
     """A path, or an address as text: `Path("s3://bucket")` would lose a slash. `file://` is a path."""
 
     name = "path"
@@ -36,7 +37,7 @@ class Output(click.ParamType[Path | str]):
         return file_address_path(value) if scheme_of(value) == "file" else str(value)
 
 
-class OutputFile(click.ParamType[Path]):
+class OutputFile(ParamType[Path]):
     """The path of one file to write, refused at once where it cannot be; folders above it are made with it."""
 
     name = "path"
@@ -51,7 +52,7 @@ class OutputFile(click.ParamType[Path]):
         return path
 
 
-class OutputDirectory(click.ParamType[Path]):
+class OutputDirectory(ParamType[Path]):
     """The path of a directory to write a few files in, refused at once where they cannot be; it is made if missing."""
 
     name = "path"

@@ -12,6 +12,7 @@ from lmdali.model.presets import PRESETS
 from lmdali.pipeline.errors import ConfigError
 from lmdali.tools.config_file import GivenSettings, load_settings
 from lmdali.tools.given_option import is_given
+from lmdali.tools.param_type import ParamType
 from lmdali.tools.recipe import COMMAND_LINE, DEFAULT_PRESET
 from lmdali.tools.recipe_fields import FIELDS, NONE, RecipeField
 
@@ -24,7 +25,7 @@ _TITLES = {
 }
 
 
-class _FieldType(click.ParamType[Any]):
+class _FieldType(ParamType[Any]):
     """Texts for optional fields and lists, by the field's own rule."""
 
     def __init__(self, field: RecipeField) -> None:
