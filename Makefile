@@ -9,12 +9,13 @@ comma := ,
 DALI := $(if $(filter Linux,$(shell uname -s)),dali-cuda13$(comma),)
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test soak lint types clean help
+.PHONY: demo test soak oldest lint types clean help
 
 help:
 	@echo 'make demo   the whole journey on a built-in dataset, a few minutes'
 	@echo 'make test   lint, strict types and all tests, against a normal install'
 	@echo 'make soak   the fault tests over long ranges, an hour or two'
+	@echo 'make oldest all tests with the oldest versions that are taken of every package, in a .venv-oldest'
 	@echo 'make lint   style alone     make types   types alone     make clean   remove .venv and build leftovers'
 
 demo: $(VENV)/installed-demo
@@ -32,6 +33,17 @@ soak: $(VENV)/installed-test
 		$(BIN)/python -m pytest -o timeout=7200 -s tests/test_power_cuts.py tests/test_damage.py tests/test_manifest.py \
 		tests/test_storage_faults.py tests/test_convert.py tests/test_png_chunks.py tests/test_saved_run.py \
 		tests/test_shard_cache.py tests/test_conversion_upload.py
+
+# All tests with the oldest version of every package that setup.py takes. torch 2.10 comes with a Triton whose
+# interpreter does not run the GPU kernels of the tests.
+oldest:
+	rm -rf build *.egg-info
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -c oldest.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,remote,faiss]' \
+		pytest pytest-timeout pytest-xdist hypothesis pillow 'moto[server]'
+	.venv-oldest/bin/python -m pip install --quiet --no-deps triton==3.7.0
+	rm -rf build *.egg-info
+	.venv-oldest/bin/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -58,4 +70,4 @@ $(VENV)/installed-test: $(BIN)/python $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,9 +13,9 @@ ROOMS = ["pipeline", "model", "tools"]
 CORE = [
     "numpy>=2.0",
     # The headless build is the same cv2 without GUI libraries; never install it beside `opencv-python`.
-    "opencv-python-headless>=4.10",
+    "opencv-python-headless>=4.12",  # older ones read no GIF
     "lmdb>=2.3",  # older ones: double-open crashes, false MDB_CORRUPTED, CVE-2019-16224 to -16228
-    "click>=8.1",
+    "click>=8.2",
     "rich>=13",
     "simplejpeg>=1.8",
     "crc32c>=2.7",
@@ -24,9 +24,11 @@ CORE = [
 # numba compiles the one pass that crops, flips, subtracts and reorders a decoded image on the CPU.
 TRAIN = ["torch>=2.10", "numba>=0.61"]
 REPORT = ["matplotlib>=3.9"]
-IMAGENET = ["scipy>=1.11"]  # reads the class table of the development kits, a MATLAB file
-FAISS = ["faiss-cpu>=1.8"]  # `lmdali search --index faiss`
-REMOTE = ["fsspec>=2024.6", "s3fs>=2024.6"]  # s3://; http(s):// and file:// need nothing
+IMAGENET = ["scipy>=1.13"]  # reads the class table of the development kits, a MATLAB file
+FAISS = ["faiss-cpu>=1.14.2"]  # `lmdali search --index faiss`
+# s3://; http(s):// and file:// need nothing. s3fs leaves out what an older botocore does not know: the condition that
+# makes a lock one.
+REMOTE = ["fsspec>=2025.7", "s3fs>=2025.7", "aiobotocore>=2.16"]
 DASK = ["dask>=2024.8", "distributed>=2024.8"]  # shards made by many machines
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "pillow>=10"]
 DEV += ["mypy>=1.11", "ruff>=0.6"]
@@ -51,13 +53,14 @@ setup(
         "report": REPORT,
         "imagenet": IMAGENET,
         "tensorboard": ["tensorboard>=2.17"],
-        # `pip install nvidia-dali` is a placeholder package; the real ones are named by CUDA major version.
-        "dali-cuda12": ["nvidia-dali-cuda120>=1.50"],
-        "dali-cuda13": ["nvidia-dali-cuda130>=2.0"],
+        # `pip install nvidia-dali` is a placeholder package; the real ones are named by CUDA major version. Older ones
+        # turn pictures as their EXIF says, and cannot be told not to.
+        "dali-cuda12": ["nvidia-dali-cuda120>=2.2"],
+        "dali-cuda13": ["nvidia-dali-cuda130>=2.2"],
         "faiss": FAISS,
         "dask": DASK,
         "remote": REMOTE,
-        "gcs": ["fsspec>=2024.6", "gcsfs>=2024.6"],
+        "gcs": ["fsspec>=2025.7", "gcsfs>=2025.7"],
         "dev": DEV,
     },
     entry_points={"console_scripts": ["lmdali = lmdali.tools.cli:main"]},

@@ -214,7 +214,7 @@ def _decode_with_cv2(data: bytes, header: ImageHeader) -> Pixels:
     if decoded is None:
         _check_memory(header)
         if header.format == "gif" and _imdecode(_ONE_PIXEL_GIF, _CV2_FLAGS) is None:
-            raise SourceRejected(Rejection.UNSUPPORTED, f"OpenCV {cv2.__version__} reads no GIF: install 4.11 or later")
+            raise SourceRejected(Rejection.UNSUPPORTED, f"OpenCV {cv2.__version__} reads no GIF: install 4.12 or later")
         raise SourceRejected(Rejection.CORRUPT, f"the decoder refused this {header.format.upper()}")
     if header.maximum != 255:
         return rgb_from_samples(decoded, header.maximum if decoded.dtype == np.uint16 or not is_deep else 255)
