@@ -15,7 +15,7 @@ CORE = [
     # The headless build is the same cv2 without GUI libraries; never install it beside `opencv-python`.
     "opencv-python-headless>=4.12",  # older ones read no GIF
     "lmdb>=2.3",  # older ones: double-open crashes, false MDB_CORRUPTED, CVE-2019-16224 to -16228
-    "click>=8.2",
+    "click>=8.2.1",
     "rich>=13",
     "simplejpeg>=1.8",
     "crc32c>=2.7",

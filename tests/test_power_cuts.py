@@ -180,7 +180,7 @@ def test_parts_and_their_merge(
     shutil.rmtree(out)
     cuts = PowerCuts(server, {95: made[95]}, tmp_path / "log", STATES // 16, "out/all/")
     cuts.replay(before, resume_share=0)
-    assert cuts.published > 5 and cuts.with_shards > 100
+    assert cuts.published > 2 and cuts.with_shards > 100
     print(f"{cuts.states} states, {cuts.published} with a manifest, 0 wrong")
 
 
