@@ -43,13 +43,12 @@ from lmdali.pipeline.backend import BackendName, DType
 from lmdali.pipeline.dataset_loader import DatasetLoader
 from lmdali.pipeline.loader import LoaderConfig, create_loader
 from lmdali.pipeline.manifest import load_manifest
+from lmdali.pipeline.pixel_transform import IMAGENET_DEVIATION
 
 ARITHMETIC_LIMIT = 1e-3
 LIBJPEG_LIMIT, LIBJPEG_MEAN_LIMIT = 1.0, 0.1
 RESIZE_LIMIT, RESIZE_MEAN_LIMIT = 2.0, 0.05
 NVJPEG_MEAN_LIMIT = 1.0
-_IMAGENET_DEVIATION = 57.0
-"""Gray levels in a value that `normalize="imagenet"` has divided: 57 or 58, by channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +167,9 @@ def _differences(
     """What a `ParityRow` has of them; `border` pixels of each side are left out."""
     count, values, largest, total = 0, 0, 0.0, 0.0
     of_channels = torch.zeros(3, dtype=torch.float64)
-    unit = _IMAGENET_DEVIATION if config.augment.normalize == "imagenet" else 1.0
+    unit = torch.ones(3)
+    if config.augment.normalize == "imagenet":
+        unit = torch.from_numpy(IMAGENET_DEVIATION).to(torch.float32)
     with ExitStack() as stack:
         reference = stack.enter_context(_open(config, "cpu", "cpu"))
         other = stack.enter_context(_open(config, backend, device))

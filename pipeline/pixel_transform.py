@@ -14,7 +14,9 @@ from lmdali.pipeline.augment import AugmentConfig, AugmentParams
 from lmdali.pipeline.eigenbasis import Eigenbasis
 from lmdali.pipeline.errors import ConfigError
 
-_IMAGENET = 255 * np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # mean and deviation, as torchvision has
+_IMAGENET_MEAN = 255 * np.array([0.485, 0.456, 0.406])
+IMAGENET_DEVIATION = 255 * np.array([0.229, 0.224, 0.225])
+"""(3,) gray levels: what `normalize="imagenet"` divides by, as torchvision does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ def pixel_transform(config: AugmentConfig, basis: Eigenbasis | None, image_size:
     mean = np.zeros((image_size, image_size, 3), np.float32)
     scale, vectors = np.ones(3, np.float32), np.zeros((3, 3), np.float32)
     if config.normalize == "imagenet":
-        mean, scale = mean + _IMAGENET[0].astype(np.float32), (1 / _IMAGENET[1]).astype(np.float32)
+        mean, scale = mean + _IMAGENET_MEAN.astype(np.float32), (1 / IMAGENET_DEVIATION).astype(np.float32)
     if not config.needs_basis:
         return PixelTransform(mean, scale, vectors)
     if basis is None:
