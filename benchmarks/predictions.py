@@ -153,7 +153,7 @@ def compare(jpeg: Path, raw: Path, *, batch_size: int, plan: WindowPlan, disk_me
         baseline = rates["steps" if "gpus" in question else "loader"]
         model = batch_size / step if "gpus" in question else None
         situation = _situation(rates["loader"], baseline, model, manifest.image_size, batch_size)
-        prediction = answer(question, situation, manifest.payload_bytes / manifest.num_records)
+        prediction = answer(question, situation, manifest.mean_record_bytes)
         predicted, middle = prediction.predicted_images_per_second or 0.0, baseline.images_per_second
         # Round by round: what slows the machine down slows both; a disk's rate is what it is.
         pairs = zip(baseline.per_window, rates[question].per_window, strict=True)

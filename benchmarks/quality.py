@@ -116,7 +116,7 @@ def compare(
     rows = measure_rates(datasets, plan, num_threads=loader["num_threads"], batch_size=loader["batch_size"])
     for name, dataset in datasets.items():
         manifest = load_manifest(dataset)
-        rows[name]["bytes_per_image"] = manifest.payload_bytes / manifest.num_records
+        rows[name]["bytes_per_image"] = manifest.mean_record_bytes
         rows[name]["psnr_db"] = None if name == "raw" else mean_psnr(dataset, resized)
         rows[name]["num_records"] = manifest.num_records
     return rows

@@ -137,7 +137,7 @@ def measured_choice(
         resized=spec.resized,
         image_size=manifest.image_size,
         encoding=manifest.encoding,
-        mean_record_bytes=rounded_bytes(manifest.payload_bytes / manifest.num_records),
+        mean_record_bytes=rounded_bytes(manifest.mean_record_bytes),
         versions=software_versions(),
     )
     plan = sample_plan(augment, transform, records, batch_size=spec.batch_size, image_size=manifest.image_size)

@@ -26,6 +26,9 @@ FORMAT_VERSION = (1, 0)
 MAX_IMAGE_SIZE = 65_535
 """The largest side a JPEG can have."""
 
+_AGAIN = "restore it or convert again"
+_RESTORE = f"the file was edited or damaged; {_AGAIN}"
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TABLE = re.compile(r"\w[\w-]*\.parquet", re.ASCII)
 """Hashes and names of tables become paths wherever a dataset is copied to: a stranger's must not lead elsewhere."""
@@ -99,6 +102,11 @@ class Manifest:
     def payload_bytes(self) -> int:
         """Stored image bytes of all shards."""
         return sum(shard.payload_bytes for shard in self.shards)
+
+    @property
+    def mean_record_bytes(self) -> float:
+        """Stored image bytes of a record, in the mean."""
+        return self.payload_bytes / self.num_records
 
     @property
     def file_bytes(self) -> int:
@@ -185,10 +193,6 @@ def _from_json(document: dict[str, Any], path: Path | str) -> Manifest:
     except ManifestError as error:
         raise ManifestError(f"{error}: {_RESTORE}") from None
     return manifest
-
-
-_AGAIN = "restore it or convert again"
-_RESTORE = f"the file was edited or damaged; {_AGAIN}"
 
 
 _KINDS = {"int": int, "str": str, "dict[str, Any]": dict, "dict[str, str]": dict}

@@ -105,11 +105,9 @@ def measure_au(
         MachineError: the device or a package is missing.
     """
     config = config or AuConfig()
-    workload, manifest, device = (
-        config.workload,
-        place_manifest(dataset, cache_dir=config.cache_dir),
-        pick_device(config.device),
-    )
+    workload = config.workload
+    manifest = place_manifest(dataset, cache_dir=config.cache_dir)
+    device = pick_device(config.device)
     loader_config = LoaderConfig(
         dataset=dataset,
         batch_size=workload.batch_size,
@@ -142,7 +140,7 @@ def measure_au(
         epochs=epochs,
         whole_epochs=whole,
         seed_given=config.seed is not None,
-        mean_record_bytes=manifest.payload_bytes / manifest.num_records,
+        mean_record_bytes=manifest.mean_record_bytes,
         workload=workload,
     )
     return AuReport(
@@ -150,7 +148,7 @@ def measure_au(
         epochs=tuple(epochs),
         calibration_au=calibration,
         rules=rules,
-        mean_record_bytes=manifest.payload_bytes / manifest.num_records,
+        mean_record_bytes=manifest.mean_record_bytes,
     )
 
 

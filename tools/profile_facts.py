@@ -46,7 +46,7 @@ def setting_of(
         dataset_digest=manifest.digest,
         num_samples=manifest.num_records,
         encoding=manifest.encoding,
-        mean_record_bytes=manifest.payload_bytes / manifest.num_records,
+        mean_record_bytes=manifest.mean_record_bytes,
         batch_size=config.batch_size,
         steps_per_epoch=len(loader),
         num_threads=config.usable_threads,

@@ -221,7 +221,7 @@ def _first_step(probe: SettingProbe) -> None:
 def _cautions(
     settings: Sequence[SweptSetting], manifests: Mapping[Path, Manifest], config: SweepConfig
 ) -> Iterator[str]:
-    sizes = {str(home): found.payload_bytes / found.num_records for home, found in manifests.items()}
+    sizes = {str(home): found.mean_record_bytes for home, found in manifests.items()}
     states = [CacheState.seen(each.rate, None, None, sizes[each.dataset]).state for each in settings]
     if set(states) == {"warm"}:
         yield "all reads came from the page cache, not from the disk: a dataset larger than memory is slower"

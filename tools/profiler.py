@@ -123,7 +123,7 @@ def _profile(
     manifest = load_manifest(dataset)
     loader_config = config.loader_config(dataset, augment)
     paths = data_files(dataset)
-    record_bytes = manifest.payload_bytes / manifest.num_records
+    record_bytes = manifest.mean_record_bytes
     plan, cold = config.window_plan(), None
     if config.cold:  # first: later the dataset is mapped, and mapped pages cannot be dropped
         cold = measure_cold(loader_config, plan, record_bytes=record_bytes, quiet=quiet)
