@@ -7,6 +7,7 @@ SOURCES := $(shell find $(ROOMS) -name '*.py') setup.py pyproject.toml constrain
 # DALI has Linux wheels only; elsewhere everything but its backend works.
 comma := ,
 DALI := $(if $(filter Linux,$(shell uname -s)),dali-cuda13$(comma),)
+EXTRAS := $(DALI)train,report,tensorboard,imagenet,dask,remote
 DEMO_OUT ?= demo-out
 
 .PHONY: demo test soak oldest lint types clean help
@@ -39,7 +40,7 @@ soak: $(VENV)/installed-test
 oldest:
 	rm -rf build *.egg-info
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet -c oldest.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,remote,faiss]' \
+	.venv-oldest/bin/python -m pip install --quiet -c oldest.txt '.[$(EXTRAS),faiss]' \
 		pytest pytest-timeout pytest-xdist hypothesis pillow 'moto[server]'
 	.venv-oldest/bin/python -m pip install --quiet --no-deps triton==3.7.0
 	rm -rf build *.egg-info
@@ -65,7 +66,7 @@ $(VENV)/installed-demo: $(BIN)/python $(SOURCES)
 
 $(VENV)/installed-test: $(BIN)/python $(SOURCES)
 	rm -rf build *.egg-info
-	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(DALI)train,report,tensorboard,imagenet,dask,remote,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(EXTRAS),dev]'
 	rm -rf build *.egg-info
 	touch $@
 

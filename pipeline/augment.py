@@ -23,8 +23,12 @@ Crop = Literal["random", "resized", "center", "ten"]
 Normalize = Literal["mean_image", "channel_mean", "channel_mean_std", "imagenet", "none"]
 MeanWindow = Literal["aligned", "center"]
 Lighting = Literal["none", "eigenvalues", "roots"]
-_NAMED = {"crop": Crop, "normalize": Normalize, "mean_window": MeanWindow, "lighting": Lighting}
-_CHOICES = {name: get_args(kind) for name, kind in _NAMED.items()}
+_CHOICES = {
+    "crop": get_args(Crop),
+    "normalize": get_args(Normalize),
+    "mean_window": get_args(MeanWindow),
+    "lighting": get_args(Lighting),
+}
 
 _CROP_STREAM, _LIGHTING_STREAMS, _CHUNK_STREAM = 0, (1, 2), 3
 

@@ -142,8 +142,8 @@ class Attempts:
         seconds = self._clock.now() - self._try_begin
         rate = self._config.min_bytes_per_second
         if self._seconds_left() < 0:
-            seconds = self._clock.now() - self._begin
-            raise RemoteError(f"{self._what}: {self._bytes} bytes in {seconds:.0f} s: too slow: {_LATER}")
+            since = self._clock.now() - self._begin
+            raise RemoteError(f"{self._what}: {self._bytes} bytes in {since:.0f} s: too slow: {_LATER}")
         if seconds > self._config.read_timeout_seconds + self._try_bytes / rate:
             raise TransientError(f"{self._try_bytes} bytes in {seconds:.0f} s, fewer than {rate:.0f} a second")
 
